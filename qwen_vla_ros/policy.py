@@ -1,0 +1,208 @@
+"""
+Observation -> ActionChunk: the one verb that every policy wears.
+
+LocalPolicy (the model in this process), RemotePolicy (remote.py, the model in another process),
+ConstantPolicy (holds still) and AblatedPolicy (a baseline that is denied a part of its input) are
+interchangeable. What a policy needs and gives stands in its metadata, which comes from the
+checkpoint and is compared with the robot's contract by name before anything moves.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.types import ActionChunk, Observation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qwen_vla_ros.embodiment import Embodiment
+    from qwen_vla_ros.model.qwen_vla import QwenVLA
+    from qwen_vla_ros.transforms import Pipeline
+
+
+class PolicyMismatch(QwenVlaError):
+    """A policy and a robot do not fit; the message names each difference."""
+
+
+class Policy(Protocol):
+    """What the rest of the stack knows of a policy."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the JSON-able facts that describe_policy() lists."""
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """
+        Return the chunk that starts at the observation's stamp.
+
+        prefix, float32 [d, A] in SI units, are the first d rows that will be executed anyway; the
+        rest of the chunk continues them (real-time chunking).
+        """
+
+    def reset(self) -> None:
+        """Forget everything that belongs to the running task."""
+
+
+def describe_policy(embodiment: 'Embodiment', layout: str | None = None) -> dict[str, Any]:
+    """Return the metadata of a policy that fits a contract exactly."""
+    groups = embodiment.action_groups(layout)
+    return {
+        'embodiment': embodiment.name,
+        'layout': layout or embodiment.default_layout,
+        'action_names': list(embodiment.action_names(layout)),
+        'action_units': [unit for group in groups for unit in group.units],
+        'state_names': list(embodiment.state_names),
+        'views': [camera.view for camera in embodiment.cameras],
+        'rate_hz': float(embodiment.rate_hz),
+        'horizon': int(embodiment.horizon),
+    }
+
+
+def refuse_mismatch(metadata: Mapping[str, Any], embodiment: 'Embodiment', layout: str) -> None:
+    """Raise PolicyMismatch that names every fact in which policy and contract differ."""
+    wanted = describe_policy(embodiment, layout)
+    differences = [
+        f'{key}: the policy has {metadata.get(key)!r}, the robot {value!r}'
+        for key, value in wanted.items()
+        if metadata.get(key) != value
+    ]
+    if differences:
+        raise PolicyMismatch(
+            f'policy {metadata.get("checkpoint", "?")} does not fit robot {embodiment.name} '
+            f'(layout {layout}); choose a checkpoint trained for it. ' + '; '.join(differences)
+        )
+
+
+class ConstantPolicy:
+    """Hold the observed joints: the policy of a dry run and of tests (absolute layouts only)."""
+
+    def __init__(self, embodiment: 'Embodiment', layout: str | None = None) -> None:
+        """Wear the metadata of a policy that fits the contract."""
+        self._metadata = {**describe_policy(embodiment, layout), 'checkpoint': 'constant'}
+        self._step_s = embodiment.step_s
+        absent = set(self._metadata['action_names']) - set(embodiment.state_names)
+        if absent:
+            raise QwenVlaError(f'constant policy: no state field for the actions {sorted(absent)}')
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the contract's own facts."""
+        return self._metadata
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Return H equal rows: where the robot is."""
+        names = tuple(self._metadata['action_names'])
+        row = [observation.state[observation.state_names.index(name)] for name in names]
+        actions = np.tile(np.asarray(row, np.float32), (self._metadata['horizon'], 1))
+        return ActionChunk(actions, names, observation.stamp_ns, self._step_s)
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+class AblatedPolicy:
+    """
+    A baseline: the same policy, denied one part of its input.
+
+    'language': every episode gets the instruction of an object drawn at random from the scene.
+    'image': the policy sees the images of another scene, taken once.
+    """
+
+    def __init__(self, policy: Policy, replace: Mapping[str, Any]) -> None:
+        """Replace fields of each observation (keys of Observation) before the policy sees it."""
+        self._policy = policy
+        self._replace = dict(replace)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the inner policy's metadata."""
+        return self._policy.metadata
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Infer from the observation with the named fields replaced."""
+        from dataclasses import replace
+
+        return self._policy.infer(replace(observation, **self._replace), prefix)
+
+    def reset(self) -> None:
+        """Reset the inner policy."""
+        self._policy.reset()
+
+
+class LocalPolicy:
+    """The model in this process: forward transforms, model, the same transforms inversed."""
+
+    def __init__(
+        self, model: 'QwenVLA', pipeline: 'Pipeline', metadata: Mapping[str, Any], steps: int
+    ) -> None:
+        """Join a model and the transforms it was trained with; steps = denoising steps."""
+        self._model, self._pipeline, self._metadata = model, pipeline, dict(metadata)
+        self._steps = steps
+        self.reset()
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return what the checkpoint says of itself."""
+        return self._metadata
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Run the policy once; the noise of the n-th call after a reset is always the same."""
+        import torch
+
+        sample = self._pipeline.forward(
+            {
+                'images': observation.images,
+                'state': observation.state,
+                'instruction': observation.instruction,
+                'prefix': prefix,
+            }
+        )
+        batch = self._model.collate([sample])
+        noise = torch.randn(self._model.noise_shape(1), generator=self._generator)
+        actions = self._model.sample_actions(
+            batch, self._steps, noise=noise, prefix=batch.get('prefix')
+        )
+        rows = self._pipeline.inverse({**sample, 'actions': actions[0].float().cpu().numpy()})
+        chunk = np.asarray(rows['actions'], np.float32)
+        if not np.isfinite(chunk).all():
+            raise QwenVlaError('policy: the model returned a number that is not finite')
+        return ActionChunk(
+            chunk,
+            tuple(self._metadata['action_names']),
+            observation.stamp_ns,
+            1.0 / self._metadata['rate_hz'],
+            self._metadata.get('frame', ''),
+        )
+
+    def reset(self) -> None:
+        """Start the noise sequence anew, so an episode is repeatable."""
+        import torch
+
+        self._generator = torch.Generator().manual_seed(0)
+
+
+def load_policy(
+    checkpoint: 'str | Path',
+    embodiment: 'Embodiment | None' = None,
+    device: str = 'auto',
+    layout: str | None = None,
+    steps: int | None = None,
+) -> LocalPolicy:
+    """
+    Load a checkpoint folder; refuse it by name when it was trained for another robot.
+
+    Configuration, statistics and layouts come from the checkpoint, never from the local files;
+    embodiment, when given, is what they are compared with. device 'auto' takes CUDA when there
+    is one. steps overrides the checkpoint's number of denoising steps.
+    """
+    from qwen_vla_ros.model.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint, device)
+    if embodiment is not None:
+        refuse_mismatch(loaded.metadata, embodiment, layout or embodiment.default_layout)
+    return LocalPolicy(
+        loaded.model, loaded.pipeline, loaded.metadata, steps or loaded.denoising_steps
+    )
