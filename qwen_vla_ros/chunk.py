@@ -1,0 +1,385 @@
+"""
+ActionChunk -> the row for this instant.
+
+A plan is a sequence of quintic Hermite segments through the rows of a chunk, and exactly through
+them. Its position, velocity and acceleration are continuous everywhere (C2): inside a chunk, at
+the seam between two chunks, out of a hold and into a stop.
+
+  ordinary channels   natural cubic spline (solved over the whole chunk)
+  monotone channels   harmonic-mean slopes, acceleration zero at the rows: between two rows the
+                      value never leaves them (grippers)
+  seam                new plan + a quintic that takes the difference of position, velocity and
+                      acceleration at the seam to zero; when the difference is constant this is
+                      the smootherstep blend of old and new. It is stretched where the blend
+                      itself would ask for more than half of the acceleration limit.
+  stop                velocity and acceleration go to zero in the time the limit asks for
+
+Time comes from the caller, in int nanoseconds; there is no clock here.
+"""
+
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.types import ActionChunk
+
+MAX_STRETCH = 4.0  # a blend takes at most this many times blend_s
+SHORTEST_STOP_S = 0.05
+# Peak acceleration of the bridge: 10/sqrt(3) * difference / T^2 and 3.94 * velocity / T.
+POSITION_BRIDGE_PEAK = 10.0 / 3.0**0.5
+VELOCITY_BRIDGE_PEAK = 3.94
+STOP_PEAK = 1.5
+
+# (x0, v0, a0, x1, v1, a1) of the unit segment [0, 1] -> its coefficients of s^0..s^5.
+QUINTIC = np.array(
+    [
+        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.5, 0.0, 0.0, 0.0],
+        [-10.0, -6.0, -1.5, 10.0, -4.0, 0.5],
+        [15.0, 8.0, 1.5, -15.0, 7.0, -1.0],
+        [-6.0, -3.0, -0.5, 6.0, -3.0, 0.5],
+    ]
+)
+# Coefficients of a polynomial -> those of itself, its first and its second derivative.
+DERIVATIVES = [np.linalg.matrix_power(np.diag(np.arange(1.0, 6.0), 1), order) for order in range(3)]
+
+
+class ChunkRefused(QwenVlaError):
+    """A chunk that may not run: other names, expired, older than what runs, not finite."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Position, velocity and acceleration float64 [A] of one instant, in the plan's units."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """N equal segments from start_ns; after the last one the end's position, at rest."""
+
+    start_ns: int
+    step_s: float
+    table: np.ndarray  # float64 [N, 6, 3 * A]: power -> position, velocity, acceleration
+    final: np.ndarray  # float64 [A]
+
+    def motion(self, time_ns: int) -> np.ndarray:
+        """Return float64 [3, A]: position, velocity, acceleration at an instant."""
+        s = (time_ns - self.start_ns) * 1e-9 / self.step_s
+        index = int(s)
+        if index >= len(self.table):
+            if s > len(self.table):
+                return self._rest()
+            index = len(self.table) - 1
+        if s < 0:
+            return self._before(s * self.step_s)
+        s -= index
+        s2 = s * s
+        powers = np.array((1.0, s, s2, s2 * s, s2 * s2, s2 * s2 * s))
+        return (powers @ self.table[index]).reshape(3, -1)
+
+    def _rest(self) -> np.ndarray:
+        motion = np.zeros((3, len(self.final)))
+        motion[0] = self.final
+        return motion
+
+    def _before(self, seconds: float) -> np.ndarray:
+        """Return the straight line into the first row: C2, as the path's start is natural."""
+        motion = self.table[0, 0].reshape(3, -1).copy()
+        motion[0] += motion[1] * seconds
+        motion[2] = 0.0
+        return motion
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What runs: segments, the bridge that leads onto them, and when they end."""
+
+    path: _Segments
+    bridge: _Segments | None
+    end_ns: int | None  # None: a hold, which never ends
+    observed_ns: int | None  # start of the chunk; None: a hold or a stop
+
+    def motion(self, time_ns: int) -> np.ndarray:
+        """Return float64 [3, A]."""
+        motion = self.path.motion(time_ns)
+        if self.bridge is not None:
+            motion = motion + self.bridge.motion(max(time_ns, self.bridge.start_ns))
+        return motion
+
+    def ended(self, time_ns: int) -> bool:
+        """Tell whether an instant lies after the last row."""
+        return self.end_ns is not None and time_ns > self.end_ns
+
+
+class ChunkExecutor:
+    """
+    Splice chunks into one smooth motion and tell the row for any instant.
+
+    All methods may be called from any thread. Rows are float64 [A], ordered as names.
+    """
+
+    def __init__(
+        self,
+        blend_s: float,
+        names: tuple[str, ...],
+        monotone: tuple[str, ...] = (),
+        acceleration: np.ndarray | None = None,
+    ) -> None:
+        """
+        Set up with nothing running.
+
+        blend_s       s, the shortest time from the old plan onto a new one
+        names         the A action names that every chunk must carry
+        monotone      names that may never overshoot a row (grippers)
+        acceleration  [A] limits in rad/s^2 or m/s^2, for stretching blends and sizing stops;
+                      None: neither is stretched
+        """
+        if not blend_s > 0:
+            raise QwenVlaError(f'chunk executor: blend_s must be positive, got {blend_s}')
+        unknown = set(monotone) - set(names)
+        if unknown:
+            raise QwenVlaError(
+                f'chunk executor: monotone channels {sorted(unknown)} are not among {names}'
+            )
+        self._blend_s = blend_s
+        self._names = tuple(names)
+        self._monotone = np.array([name in monotone for name in names])
+        self._acceleration = None if acceleration is None else np.asarray(acceleration, float)
+        if self._acceleration is not None and self._acceleration.shape != (len(names),):
+            raise QwenVlaError(
+                f'chunk executor: {self._acceleration.shape} acceleration limits for '
+                f'{len(names)} names'
+            )
+        self._lock = threading.Lock()
+        self._plan: _Plan | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the action names, in the order of every row."""
+        return self._names
+
+    @property
+    def expires_ns(self) -> int | None:
+        """Return the instant of the running chunk's last row; None for a hold or nothing."""
+        plan = self._plan
+        return None if plan is None else plan.end_ns
+
+    @property
+    def observed_ns(self) -> int | None:
+        """Return the stamp of the observation behind the running chunk; None for a hold."""
+        plan = self._plan
+        return None if plan is None else plan.observed_ns
+
+    def put(self, chunk: ActionChunk, now_ns: int) -> None:
+        """
+        Lead the motion onto a chunk, from now on; raise ChunkRefused when it may not run.
+
+        The rows that are already past are skipped. Something must run or hold before, so that
+        there is a place to start from: see hold().
+        """
+        if chunk.names != self._names:
+            raise ChunkRefused(
+                f'chunk refused: it names {list(chunk.names)}, this robot takes '
+                f'{list(self._names)} in that order; choose a checkpoint of this layout'
+            )
+        if not np.isfinite(chunk.actions).all():
+            row, column = np.argwhere(~np.isfinite(chunk.actions))[0]
+            raise ChunkRefused(
+                f'chunk refused: row {row}, {chunk.names[column]} is '
+                f'{chunk.actions[row, column]}, not a finite number'
+            )
+        if chunk.end_ns <= now_ns:
+            raise ChunkRefused(
+                f'chunk refused: its last row was due {(now_ns - chunk.end_ns) * 1e-9:.3f} s '
+                'ago; the policy is slower than its horizon'
+            )
+        if chunk.start_ns > now_ns + round(self._blend_s * 1e9):
+            raise ChunkRefused(
+                f'chunk refused: it starts {(chunk.start_ns - now_ns) * 1e-9:.3f} s in the '
+                'future; compare the clocks of policy and robot'
+            )
+        with self._lock:
+            self._plan = self._spliced(chunk, now_ns)
+
+    def hold(self, row: np.ndarray, now_ns: int) -> None:
+        """Stand still at a row [A] from now on, without end, until a chunk is put."""
+        row = np.array(row, np.float64)
+        if row.shape != self._names_shape or not np.isfinite(row).all():
+            raise QwenVlaError(
+                f'chunk executor: a hold takes {len(self._names)} finite values, got {row}'
+            )
+        knots = np.zeros((2, 3, len(row)))
+        knots[:, 0] = row
+        with self._lock:
+            self._plan = _Plan(_through(now_ns, 1.0, knots), None, None, None)
+
+    def stop(self, now_ns: int) -> None:
+        """
+        Come to rest within the acceleration limits and hold there; nothing when nothing runs.
+
+        The way travelled is half the velocity times the stopping time. Without limits the
+        stopping time is blend_s.
+        """
+        with self._lock:
+            motion = self._motion(now_ns)
+            if motion is None:
+                return
+            seconds = self._blend_s
+            if self._acceleration is not None:
+                seconds = np.max(STOP_PEAK * np.abs(motion[1]) / self._acceleration)
+                seconds = max(float(seconds), SHORTEST_STOP_S)
+            knots = np.zeros((2, 3, len(self._names)))
+            knots[0] = motion
+            knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
+            self._plan = _Plan(_through(now_ns, seconds, knots), None, None, None)
+
+    def clear(self) -> None:
+        """Forget everything that runs; the next chunk needs a hold before it."""
+        with self._lock:
+            self._plan = None
+
+    def at(self, now_ns: int) -> np.ndarray | None:
+        """Return the row float64 [A] for an instant; None when nothing runs or it expired."""
+        found = self.sample(now_ns)
+        return None if found is None else found[0]
+
+    def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return position and velocity, float64 [A] each; None when nothing runs."""
+        motion = self.motion(now_ns)
+        return None if motion is None else (motion.position, motion.velocity)
+
+    def motion(self, now_ns: int) -> Motion | None:
+        """Return position, velocity and acceleration; None when nothing runs or it expired."""
+        plan = self._plan
+        return None if plan is None or plan.ended(now_ns) else Motion(*plan.motion(now_ns))
+
+    def points(
+        self, now_ns: int, lookahead_s: float, dt_s: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """
+        Return the near future as trajectory points: at dt_s, 2 dt_s, ... up to lookahead_s.
+
+        times float64 [N] in s after now, positions and velocities float64 [N, A]. A plan that
+        ends before gives fewer points, the last one at its end; None when none is left.
+        """
+        plan = self._plan
+        if plan is None:
+            return None
+        times = dt_s * np.arange(1, int(lookahead_s / dt_s + 1e-6) + 1)
+        if plan.end_ns is not None:
+            left = (plan.end_ns - now_ns) * 1e-9
+            if left <= 0:
+                return None
+            if times[-1] > left:
+                times = np.append(times[times < left - dt_s / 2], left)
+        motion = np.array([plan.motion(now_ns + round(time * 1e9)) for time in times])
+        return times, motion[:, 0], motion[:, 1]
+
+    def prefix(self, start_ns: int, rows: int, step_s: float) -> np.ndarray | None:
+        """Return what will run anyway from start_ns on: float32 [<= rows, A]; None if nothing."""
+        plan = self._plan
+        if plan is None:
+            return None
+        times = [start_ns + round(row * step_s * 1e9) for row in range(rows)]
+        found = [plan.motion(time)[0] for time in times if not plan.ended(time)]
+        return np.array(found, np.float32) if found else None
+
+    @property
+    def _names_shape(self) -> tuple[int]:
+        return (len(self._names),)
+
+    def _motion(self, now_ns: int) -> np.ndarray | None:
+        """Return [3, A] also after the end, where a plan stands still at its last row."""
+        return None if self._plan is None else self._plan.motion(now_ns)
+
+    def _spliced(self, chunk: ActionChunk, now_ns: int) -> _Plan:
+        running = self._plan
+        if running is None:
+            raise ChunkRefused(
+                'chunk refused: nothing runs or holds, so there is no place to start from; call '
+                'hold(measured joints) first'
+            )
+        if running.observed_ns is not None and chunk.start_ns < running.observed_ns:
+            raise ChunkRefused(
+                f'chunk refused: it is {(running.observed_ns - chunk.start_ns) * 1e-9:.3f} s '
+                'older than the one that runs'
+            )
+        path = _path(chunk, self._monotone)
+        knots = np.zeros((2, 3, len(self._names)))
+        knots[0] = running.motion(now_ns) - path.motion(now_ns)
+        bridge = _through(now_ns, self._bridge_seconds(knots[0]), knots)
+        return _Plan(path, bridge, chunk.end_ns, chunk.start_ns)
+
+    def _bridge_seconds(self, difference: np.ndarray) -> float:
+        """Return T that keeps the bridge of [3, A] under half of the acceleration limits."""
+        if self._acceleration is None:
+            return self._blend_s
+        share = self._acceleration / 2
+        position = POSITION_BRIDGE_PEAK * np.abs(difference[0])
+        velocity = VELOCITY_BRIDGE_PEAK * np.abs(difference[1])
+        needed = (velocity + np.sqrt(velocity**2 + 4 * share * position)) / (2 * share)
+        return float(np.clip(needed.max(), self._blend_s, MAX_STRETCH * self._blend_s))
+
+
+def _through(start_ns: int, step_s: float, knots: np.ndarray) -> _Segments:
+    """Return the quintics through knots [N + 1, 3, A] of position, velocity, acceleration."""
+    scale = step_s ** np.arange(3)
+    unit = knots * scale[:, None]
+    ends = np.concatenate([unit[:-1], unit[1:]], axis=1)
+    coefficients = QUINTIC @ ends
+    orders = np.stack([derivative @ coefficients for derivative in DERIVATIVES], axis=2)
+    orders /= scale[:, None]
+    return _Segments(start_ns, step_s, orders.reshape(*orders.shape[:2], -1), knots[-1, 0])
+
+
+def _path(chunk: ActionChunk, monotone: np.ndarray) -> _Segments:
+    """Return the C2 curve through the rows of a chunk; monotone bool [A] picks the kind."""
+    rows = chunk.actions.astype(np.float64)
+    slopes = np.diff(rows, axis=0) / chunk.step_s
+    knots = np.empty((len(rows), 3, rows.shape[1]))
+    knots[:, 0] = rows
+    knots[:, 1:] = _spline(slopes, chunk.step_s)
+    if monotone.any():
+        knots[:, 1, monotone] = _monotone_velocities(slopes[:, monotone])
+        knots[:, 2, monotone] = 0.0
+    return _through(chunk.start_ns, chunk.step_s, knots)
+
+
+def _spline(slopes: np.ndarray, step_s: float) -> np.ndarray:
+    """Return [H, 2, A]: velocity and acceleration of the natural cubic spline at each row."""
+    bends = np.zeros((len(slopes) + 1, slopes.shape[1]))
+    bends[1:-1] = _natural(len(slopes) - 1) @ np.diff(slopes, axis=0) * (6.0 / step_s)
+    velocity = np.empty_like(bends)
+    velocity[:-1] = slopes - step_s * (2 * bends[:-1] + bends[1:]) / 6
+    velocity[-1] = slopes[-1] + step_s * (bends[-2] + 2 * bends[-1]) / 6
+    return np.stack([velocity, bends], axis=1)
+
+
+@lru_cache(maxsize=8)
+def _natural(size: int) -> np.ndarray:
+    """Return the inverse of the spline's tridiagonal matrix (1, 4, 1)."""
+    off = np.ones(max(size - 1, 0))
+    return np.linalg.inv(4 * np.eye(size) + np.diag(off, 1) + np.diag(off, -1))
+
+
+def _monotone_velocities(slopes: np.ndarray) -> np.ndarray:
+    """
+    Return [H, A]: the harmonic mean of both slopes where they agree in sign, else zero.
+
+    It is at most twice the smaller slope; with acceleration zero at the rows the quintic between
+    two rows is then monotone.
+    """
+    left, right = slopes[:-1], slopes[1:]
+    velocities = np.zeros((len(slopes) + 1, slopes.shape[1]))
+    same = left * right > 0
+    total = np.where(same, left + right, 1.0)
+    velocities[1:-1] = np.where(same, 2 * left * right / total, 0.0)
+    return velocities
