@@ -1,0 +1,293 @@
+"""
+Every choice of the model, by name, with what the paper says and what it leaves open.
+
+The paper is arXiv 2605.30280. A field that the paper does not settle says "open", what we chose
+and why. Presets: `4b`, `2b`, `0.8b` have the published backbones and the published decoder;
+`small` is the one trained in this repository; `tiny` is for tests.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from qwen_vla_ros.errors import QwenVlaError
+
+
+@dataclass(frozen=True)
+class ActionDecoderConfig:
+    """
+    The DiT flow-matching decoder (paper 2.2).
+
+    width         paper: open, but "VLM->DiT 3.9 M" of a 2560-wide state pins 1536
+    blocks        paper: 16
+    heads         paper: open; ours: head size 64, the backbone's 64 rotary channels exactly
+    ffn           paper: open; ours: SwiGLU 10240, the reading that gives 70.8 M a block with one
+                  set of weights for context and action tokens ("single-stream")
+    action_dim    K; paper: fixed, value open (4.9 M pins 42..73); ours: 64
+    horizon       H; paper: fixed maximum, value open; ours: 16, the SFT horizon
+    attention     'joint': context and actions attend to each other and both see the timestep, as
+                  published, recomputed each denoising step. 'prefix': context attends to itself
+                  only, at timestep 0, so its keys and values are computed once. Same parameters.
+    state_input   'none': as published (default). 'continuous': one token from the normalised
+                  proprioception (paper, Table 12, second variant)
+    state_dim     S, width of the state token's input, padded like the actions
+    rotary_*      paper: "multi-section RoPE aligned with the backbone"; ours: the backbone's own
+                  theta and interleaved sections, scaled to the head size
+    """
+
+    width: int = 1536
+    blocks: int = 16
+    heads: int = 24
+    ffn: int = 10240
+    action_dim: int = 64
+    horizon: int = 16
+    attention: str = 'joint'
+    state_input: str = 'none'
+    state_dim: int = 64
+    rotary_theta: float = 1e7
+    rotary_sections: tuple[int, ...] = (11, 11, 10)
+    timestep_channels: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that cannot be built."""
+        for key, value, allowed in (
+            ('attention', self.attention, ('joint', 'prefix')),
+            ('state_input', self.state_input, ('none', 'continuous')),
+        ):
+            if value not in allowed:
+                raise QwenVlaError(f'model config: decoder.{key}: {value!r} is not one of {allowed}')
+        if self.width % self.heads:
+            raise QwenVlaError(
+                f'model config: decoder.heads: {self.heads} does not divide width {self.width}'
+            )
+        if sum(self.rotary_sections) * 2 > self.width // self.heads:
+            raise QwenVlaError('model config: decoder.rotary_sections exceed the head size')
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """
+    Flow matching (paper 2.5): tau 0 = clean, tau 1 = noise, target noise - clean.
+
+    distribution    p(tau). 'logit_normal' (paper: T2A) or 'beta' (paper: CPT, SFT)
+    beta            (a, b) of Beta; paper: open; ours: (1.5, 1), the field's pair
+    dense_end       the end of tau where 'beta' is dense. The paper's text says 'clean', its peers'
+                    code says 'noise'; open, a switch
+    prefix_rate     share of training samples whose first 1..4 rows are given clean, with their own
+                    timestep 0 (trained-prefix real-time chunking, arXiv 2512.05964). Beyond the
+                    paper; 0 = as published
+    denoising_steps Euler steps at inference; paper: "a few"; ours: 10
+    """
+
+    distribution: str = 'beta'
+    beta: tuple[float, float] = (1.5, 1.0)
+    dense_end: str = 'noise'
+    prefix_rate: float = 0.0
+    denoising_steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse names that are not there."""
+        if self.distribution not in ('beta', 'logit_normal', 'uniform'):
+            raise QwenVlaError(f'model config: flow.distribution: {self.distribution!r} is unknown')
+        if self.dense_end not in ('noise', 'clean'):
+            raise QwenVlaError(f'model config: flow.dense_end: {self.dense_end!r} is unknown')
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """
+    How an observation becomes tokens (paper 2.3, 3.2.1).
+
+    image_sizes   view -> (height, width) in pixels after resizing; multiples of patch x merge
+    order         'images_first': as published (Fig. 2). 'prompt_first': image tokens can see the
+                  instruction, which lets a small causal model ground words in pixels
+    """
+
+    image_sizes: dict[str, tuple[int, int]] = field(
+        default_factory=lambda: {'ego': (224, 224), 'cam_right_wrist': (224, 224)}
+    )
+    order: str = 'images_first'
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown order."""
+        if self.order not in ('images_first', 'prompt_first'):
+            raise QwenVlaError(f'model config: inputs.order: {self.order!r} is unknown')
+
+
+@dataclass(frozen=True)
+class QwenVLAConfig:
+    """backbone: keyword arguments of transformers' Qwen3_5Config; the rest is ours."""
+
+    backbone: dict[str, Any]
+    decoder: ActionDecoderConfig = ActionDecoderConfig()
+    flow: FlowConfig = FlowConfig()
+    inputs: InputConfig = field(default_factory=InputConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], place: str = 'model config') -> 'QwenVLAConfig':
+        """Read to_dict()'s form; unknown or missing keys are refused with the place."""
+        parts = {'decoder': ActionDecoderConfig, 'flow': FlowConfig, 'inputs': InputConfig}
+        try:
+            built: dict[str, Any] = {'backbone': dict(data['backbone'])}
+            for key, kind in parts.items():
+                known = {entry.name for entry in fields(kind)}
+                if unknown := set(data[key]) - known:
+                    raise QwenVlaError(f'{place}: {key}: unknown keys {sorted(unknown)}')
+                built[key] = kind(**{k: _tuples(v) for k, v in data[key].items()})
+        except (KeyError, TypeError) as error:
+            raise QwenVlaError(f'{place}: {error!r} is missing or of the wrong type') from error
+        return cls(**built)
+
+
+def _tuples(value: Any) -> Any:
+    """Turn JSON's lists back into tuples."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _published_backbone(text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
+    """Return a released Qwen3.5 size; text and vision hold what differs between sizes."""
+    rope = {
+        'rope_type': 'default',
+        'rope_theta': 1e7,
+        'partial_rotary_factor': 0.25,
+        'mrope_section': [11, 11, 10],
+        'mrope_interleaved': True,
+    }
+    return {
+        'tie_word_embeddings': True,
+        'text_config': {
+            'vocab_size': 248320,
+            'head_dim': 256,
+            'max_position_embeddings': 262144,
+            'full_attention_interval': 4,
+            'tie_word_embeddings': True,
+            'rope_parameters': rope,
+            **text,
+        },
+        'vision_config': {'num_position_embeddings': 2304, **vision},
+    }
+
+
+def _small_backbone(width: int, vision_width: int, vision_depth: int) -> dict[str, Any]:
+    """Return Qwen3.5 in miniature: every kind of layer, few of each; the vocabulary is set later."""
+    rope = {
+        'rope_type': 'default',
+        'rope_theta': 1e4,
+        'partial_rotary_factor': 0.5,
+        'mrope_section': [6, 5, 5],
+        'mrope_interleaved': True,
+    }
+    return {
+        'tie_word_embeddings': True,
+        'image_token_id': 0,
+        'video_token_id': 1,
+        'vision_start_token_id': 2,
+        'vision_end_token_id': 3,
+        'text_config': {
+            'vocab_size': 512,
+            'hidden_size': width,
+            'intermediate_size': 3 * width,
+            'num_hidden_layers': 4,
+            'layer_types': ['linear_attention', 'full_attention'] * 2,
+            'num_attention_heads': 4,
+            'num_key_value_heads': 2,
+            'head_dim': 64,
+            'linear_num_key_heads': 1,
+            'linear_num_value_heads': 2,
+            'linear_key_head_dim': 64,
+            'linear_value_head_dim': 64,
+            'max_position_embeddings': 2048,
+            'tie_word_embeddings': True,
+            'rope_parameters': rope,
+        },
+        'vision_config': {
+            'depth': vision_depth,
+            'hidden_size': vision_width,
+            'intermediate_size': 4 * vision_width,
+            'num_heads': 4,
+            'patch_size': 8,
+            'temporal_patch_size': 2,
+            'spatial_merge_size': 2,
+            'out_hidden_size': width,
+            'num_position_embeddings': 256,
+        },
+    }
+
+
+def _small(width: int, vision: tuple[int, int], decoder: ActionDecoderConfig) -> QwenVLAConfig:
+    """Return a from-scratch configuration for the simulated WidowX."""
+    return QwenVLAConfig(
+        backbone=_small_backbone(width, *vision),
+        decoder=decoder,
+        flow=FlowConfig(prefix_rate=0.2),
+        inputs=InputConfig({'ego': (96, 128), 'cam_right_wrist': (48, 64)}, 'prompt_first'),
+    )
+
+
+def preset(name: str) -> QwenVLAConfig:
+    """Return a named configuration; an unknown name is refused with the known ones."""
+    vision_4b = {
+        'depth': 24,
+        'hidden_size': 1024,
+        'intermediate_size': 4096,
+        'out_hidden_size': 2560,
+    }
+    published = {
+        '4b': (
+            {'hidden_size': 2560, 'intermediate_size': 9216, 'num_hidden_layers': 32},
+            vision_4b,
+        ),
+        '2b': (
+            {
+                'hidden_size': 2048,
+                'intermediate_size': 6144,
+                'num_hidden_layers': 24,
+                'num_attention_heads': 8,
+                'num_key_value_heads': 2,
+                'linear_num_value_heads': 16,
+            },
+            {**vision_4b, 'out_hidden_size': 2048},
+        ),
+        '0.8b': (
+            {
+                'hidden_size': 1024,
+                'intermediate_size': 3584,
+                'num_hidden_layers': 24,
+                'num_attention_heads': 8,
+                'num_key_value_heads': 2,
+                'linear_num_value_heads': 16,
+            },
+            {
+                'depth': 12,
+                'hidden_size': 768,
+                'num_heads': 12,
+                'intermediate_size': 3072,
+                'out_hidden_size': 1024,
+            },
+        ),
+    }
+    if name in published:
+        return QwenVLAConfig(backbone=_published_backbone(*published[name]))
+    tokens = {'attention': 'prefix', 'state_input': 'continuous', 'action_dim': 32}
+    rotary = {'rotary_theta': 1e4, 'state_dim': 32}
+    if name == 'small':
+        return _small(
+            160, (96, 3), ActionDecoderConfig(192, 4, 3, 640, **tokens, **rotary)
+        )
+    if name == 'tiny':
+        return _small(
+            32,
+            (32, 1),
+            ActionDecoderConfig(
+                64, 2, 2, 128, rotary_sections=(6, 5, 5), **tokens, **rotary
+            ),
+        )
+    known = (*published, 'small', 'tiny')
+    raise QwenVlaError(f'model preset {name!r} is unknown; choose one of {", ".join(known)}')

@@ -1,0 +1,1 @@
+"""Training: a run is a named function that returns a full configuration."""

@@ -1,0 +1,197 @@
+"""
+The sandwich around the model: forward steps in order, the same steps inverted in reverse.
+
+The same list serves training and the robot, so it cannot drift between them. A sample is a
+dictionary; keys and who writes them:
+
+  images       view -> uint8 [h, w, 3] RGB                   observation
+  state        float32 [S] SI                                observation; normalised, padded
+  instruction  text                                          observation
+  actions      float32 [H, A] SI -> [H, K] in [-1, 1]        dataset or model
+  prefix       float32 [d, A] SI or None -> [d, K]           runtime
+  action_mask  bool [H, K]                                   PadActions
+  prompt       text                                          WritePrompt
+  input_ids, mm_token_type_ids, pixel_values, image_grid_thw Tokenise
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+
+Sample = dict[str, Any]
+
+
+class Transform(Protocol):
+    """One paired step; for actions inverse(forward(x)) == x."""
+
+    def forward(self, sample: Sample) -> Sample:
+        """Return a new sample, towards the model."""
+
+    def inverse(self, sample: Sample) -> Sample:
+        """Return a new sample, towards the robot."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps in order, and reversed."""
+
+    steps: Sequence[Transform]
+
+    def forward(self, sample: Sample) -> Sample:
+        """Run every step towards the model."""
+        for step in self.steps:
+            sample = step.forward(sample)
+        return sample
+
+    def inverse(self, sample: Sample) -> Sample:
+        """Run every step's inverse, last first, towards the robot."""
+        for step in reversed(self.steps):
+            sample = step.inverse(sample)
+        return sample
+
+
+class OneWay:
+    """A step that changes inputs only: nothing of the actions is to be undone."""
+
+    def inverse(self, sample: Sample) -> Sample:
+        """Return the sample as it is."""
+        return sample
+
+
+@dataclass(frozen=True)
+class ResizeImages(OneWay):
+    """Resize each view to the model's (height, width) by area averaging."""
+
+    sizes: Mapping[str, tuple[int, int]]
+
+    def forward(self, sample: Sample) -> Sample:
+        """Keep the model's views only; an absent view is refused by name."""
+        images = {}
+        for view, (height, width) in self.sizes.items():
+            if view not in sample['images']:
+                raise QwenVlaError(f'observation.images.{view}: the view is missing')
+            image = sample['images'][view]
+            if image.shape[:2] != (height, width):
+                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            images[view] = image
+        return {**sample, 'images': images}
+
+
+@dataclass(frozen=True)
+class WritePrompt(OneWay):
+    """Instruction -> embodiment-conditioned prompt (paper 2.3)."""
+
+    write: Callable[[str], str]
+
+    def forward(self, sample: Sample) -> Sample:
+        """Add 'prompt'."""
+        return {**sample, 'prompt': self.write(sample['instruction'])}
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """q01 and q99 of each channel, float64 [A], with the channels' names (paper, eq. 5)."""
+
+    names: tuple[str, ...]
+    q01: np.ndarray
+    q99: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Refuse statistics that would send wild numbers."""
+        for name, low, high in zip(self.names, self.q01, self.q99, strict=True):
+            if not (np.isfinite(low) and np.isfinite(high) and high > low):
+                raise QwenVlaError(
+                    f'statistics: {name}: q01 {low} and q99 {high} are not an increasing, finite '
+                    'pair; compute the statistics anew'
+                )
+
+    def normalise(self, values: np.ndarray, clip: bool) -> np.ndarray:
+        """Return values [..., A] scaled so that q01 -> -1 and q99 -> 1."""
+        scaled = 2 * (values - self.q01) / (self.q99 - self.q01) - 1
+        return (np.clip(scaled, -1, 1) if clip else scaled).astype(np.float32)
+
+    def restore(self, values: np.ndarray) -> np.ndarray:
+        """Undo normalise (within the quantiles)."""
+        return (values + 1) / 2 * (self.q99 - self.q01) + self.q01
+
+
+@dataclass(frozen=True)
+class NormaliseActions:
+    """
+    SI <-> [-1, 1] by q01/q99 and clipping, for 'actions' and 'prefix'.
+
+    clip: published (True). False keeps values beyond the quantiles, for data without outliers.
+    """
+
+    quantiles: Quantiles
+    clip: bool = True
+
+    def forward(self, sample: Sample) -> Sample:
+        """Normalise what is there."""
+        changed = {
+            key: self.quantiles.normalise(sample[key], self.clip)
+            for key in ('actions', 'prefix')
+            if sample.get(key) is not None
+        }
+        return {**sample, **changed}
+
+    def inverse(self, sample: Sample) -> Sample:
+        """Return actions in SI units."""
+        return {**sample, 'actions': self.quantiles.restore(sample['actions'])}
+
+
+@dataclass(frozen=True)
+class NormaliseState(OneWay):
+    """Proprioception -> [-1, 1] by q01/q99 (not clipped), padded to the model's width."""
+
+    quantiles: Quantiles
+    width: int
+
+    def forward(self, sample: Sample) -> Sample:
+        """Normalise 'state' and pad it; padding is no measurement, its weights never see data."""
+        state = self.quantiles.normalise(sample['state'], clip=False)
+        return {**sample, 'state': np.pad(state, (0, self.width - len(state)))}
+
+
+@dataclass(frozen=True)
+class PadActions:
+    """[H_task, A] <-> the leading block of [H, K], with its mask (paper 2.4)."""
+
+    task_horizon: int
+    task_channels: int
+    horizon: int
+    channels: int
+
+    def forward(self, sample: Sample) -> Sample:
+        """Pad actions and prefix; add 'action_mask'."""
+        mask = np.zeros((self.horizon, self.channels), bool)
+        mask[: self.task_horizon, : self.task_channels] = True
+        changed = {'action_mask': mask}
+        beyond = self.channels - self.task_channels
+        if sample.get('actions') is not None:
+            rows = self.horizon - self.task_horizon
+            changed['actions'] = np.pad(sample['actions'], ((0, rows), (0, beyond)))
+        if sample.get('prefix') is not None:
+            changed['prefix'] = np.pad(sample['prefix'], ((0, 0), (0, beyond)))
+        return {**sample, **changed}
+
+    def inverse(self, sample: Sample) -> Sample:
+        """Return the leading block."""
+        block = sample['actions'][: self.task_horizon, : self.task_channels]
+        return {**sample, 'actions': block}
+
+
+@dataclass(frozen=True)
+class Tokenise(OneWay):
+    """Images and prompt -> token ids, patches, grids (model/processor.py)."""
+
+    processor: Callable[[Mapping[str, np.ndarray], str], Sample]
+
+    def forward(self, sample: Sample) -> Sample:
+        """Add the model's inputs."""
+        return {**sample, **self.processor(sample['images'], sample['prompt'])}
