@@ -45,7 +45,9 @@ QUINTIC = np.array(
     ]
 )
 # Coefficients of a polynomial -> those of itself, its first and its second derivative.
-DERIVATIVES = [np.linalg.matrix_power(np.diag(np.arange(1.0, 6.0), 1), order) for order in range(3)]
+DERIVATIVES = [
+    np.linalg.matrix_power(np.diag(np.arange(1.0, 6.0), 1), order) for order in range(3)
+]
 
 
 class ChunkRefused(QwenVlaError):

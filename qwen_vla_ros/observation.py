@@ -76,9 +76,7 @@ class Stream:
         """Return the index of the item nearest to a time; the stream must not be empty."""
         times = self.times
         index = bisect_left(times, time_ns)
-        if index == len(times) or (
-            index and time_ns - times[index - 1] <= times[index] - time_ns
-        ):
+        if index == len(times) or (index and time_ns - times[index - 1] <= times[index] - time_ns):
             return index - 1
         return index
 
