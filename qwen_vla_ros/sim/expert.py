@@ -6,9 +6,15 @@ is given, so its rows are a smooth function of posture and target, and asking ag
 continues the same motion. Frame base_link, SI units.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim import arm
+from qwen_vla_ros.sim.scene import parse_target
+from qwen_vla_ros.types import ActionChunk, Observation
 
 TRAVEL_HEIGHT = 0.14  # m, of the tip, when far from the target
 TOUCH_ABOVE_CENTRE = 0.012  # m, where the tip ends: about 1 cm inside the top of every object
@@ -82,3 +88,52 @@ def _within_limits(rows: np.ndarray, step_s: float) -> np.ndarray:
         row = np.clip(row, arm.LOWER, arm.UPPER)
         kept.append(kept[-1] + np.clip(row - kept[-1], -most, most))
     return np.stack(kept, -2)
+
+
+class ExpertPolicy:
+    """
+    The teacher as a policy: it is told where the objects are and reads the sentence by keyword.
+
+    A sentence that names no object (or several) makes it hold still.
+    """
+
+    def __init__(
+        self,
+        object_positions: Callable[[], Mapping[str, np.ndarray]],
+        metadata: Mapping[str, Any] | None = None,
+        horizon: int = 16,
+        step_s: float = 0.2,
+    ) -> None:
+        """Take the source of the objects' centres by name; metadata is what the robot compares."""
+        self._object_positions, self._horizon, self._step_s = object_positions, horizon, step_s
+        self._metadata = {**(metadata or {}), 'checkpoint': 'expert'}
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the given facts."""
+        return self._metadata
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Return the way from the observed posture onto the object that the sentence names."""
+        places = self._object_positions()
+        q = joints_of(observation)
+        target = parse_target(observation.instruction, places)
+        if target is None:
+            rows = np.tile(q, (self._horizon, 1))
+        else:
+            rows = expert_chunk(q, places[target], self._horizon, self._step_s)
+        return ActionChunk(
+            rows.astype(np.float32), arm.JOINT_NAMES, observation.stamp_ns, self._step_s
+        )
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+def joints_of(observation: Observation) -> np.ndarray:
+    """Return the observed joints float64 [7] in the order of arm.JOINT_NAMES."""
+    absent = set(arm.JOINT_NAMES) - set(observation.state_names)
+    if absent:
+        raise QwenVlaError(f'expert policy: the state has no joints {sorted(absent)}')
+    state = dict(zip(observation.state_names, observation.state, strict=True))
+    return np.array([state[name] for name in arm.JOINT_NAMES], np.float64)

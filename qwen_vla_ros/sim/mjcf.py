@@ -1,5 +1,5 @@
 """
-The MuJoCo model, written from code: table, three objects, two cameras and a WidowX 250s of primitives.
+The MuJoCo model, written from code: table, objects, cameras and a WidowX 250s of primitives.
 
 Link lengths, limits and efforts come from arm.py; link masses are Interbotix' figures, rounded.
 Objects are generic bodies: the world gives them shape, size and colour per scene, so the model is
@@ -142,7 +142,8 @@ def _finger_xml(name: str, inward: int, lower: float, upper: float) -> str:
     """Return one sliding finger; its pad ends 3 mm beyond the tip frame."""
     return f"""<body name="{name}_link" pos="{arm.FINGERS_OFFSET} 0 0" gravcomp="1">
                     <joint name="{name}" type="slide" axis="0 1 0" range="{lower} {upper}"
-                      damping="2" armature="0.05" actuatorfrcrange="-{arm.EFFORT[6]} {arm.EFFORT[6]}"/>
+                      damping="2" armature="0.05"
+                      actuatorfrcrange="-{arm.EFFORT[6]} {arm.EFFORT[6]}"/>
                     <geom type="box" pos="0.0128 {inward * 0.008} 0" size="0.0178 0.005 0.009"
                       mass="0.016" rgba="0.16 0.16 0.17 1"/>
                   </body>"""

@@ -1,8 +1,8 @@
 """
 The tabletop in MuJoCo: physics, two rendered cameras, contacts, and the outcome of a task.
 
-Frame base_link (robot base at the origin, x forward, table top at z = 0), SI units. A world is used
-from one thread: the OpenGL context belongs to the thread that renders first.
+Frame base_link (robot base at the origin, x forward, table top at z = 0), SI units. A world is
+used from one thread: the OpenGL context belongs to the thread that renders first.
 """
 
 import ctypes
@@ -119,7 +119,7 @@ class TabletopWorld:
         self.reset(0)
 
     def reset(self, seed: int, scene: Scene | None = None) -> Scene:
-        """Put the scene of a seed (or a given scene) on the table, the arm at its first posture."""
+        """Lay out the scene of a seed (or a given scene), the arm at its first posture."""
         self.scene = sample_scene(seed) if scene is None else scene
         mujoco.mj_resetData(self.model, self.data)
         self._dress_surroundings()
