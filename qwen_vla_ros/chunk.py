@@ -69,9 +69,7 @@ class _Segments:
 
     start_ns: int
     step_s: float
-    table: (
-        np.ndarray
-    )  # float64 [N, 6, 3 * A]: power -> position, velocity, acceleration
+    table: np.ndarray  # float64 [N, 6, 3 * A]: power -> position, velocity, acceleration
     final: np.ndarray  # float64 [A]
 
     def motion(self, time_ns: int) -> np.ndarray:
@@ -147,24 +145,20 @@ class ChunkExecutor:
                       None: neither is stretched
         """
         if not blend_s > 0:
-            raise QwenVlaError(
-                f"chunk executor: blend_s must be positive, got {blend_s}"
-            )
+            raise QwenVlaError(f'chunk executor: blend_s must be positive, got {blend_s}')
         unknown = set(monotone) - set(names)
         if unknown:
             raise QwenVlaError(
-                f"chunk executor: monotone channels {sorted(unknown)} are not among {names}"
+                f'chunk executor: monotone channels {sorted(unknown)} are not among {names}'
             )
         self._blend_s = blend_s
         self._names = tuple(names)
         self._monotone = np.array([name in monotone for name in names])
-        self._acceleration = (
-            None if acceleration is None else np.asarray(acceleration, float)
-        )
+        self._acceleration = None if acceleration is None else np.asarray(acceleration, float)
         if self._acceleration is not None and self._acceleration.shape != (len(names),):
             raise QwenVlaError(
-                f"chunk executor: {self._acceleration.shape} acceleration limits for "
-                f"{len(names)} names"
+                f'chunk executor: {self._acceleration.shape} acceleration limits for '
+                f'{len(names)} names'
             )
         self._lock = threading.Lock()
         self._plan: _Plan | None = None
@@ -195,24 +189,24 @@ class ChunkExecutor:
         """
         if chunk.names != self._names:
             raise ChunkRefused(
-                f"chunk refused: it names {list(chunk.names)}, this robot takes "
-                f"{list(self._names)} in that order; choose a checkpoint of this layout"
+                f'chunk refused: it names {list(chunk.names)}, this robot takes '
+                f'{list(self._names)} in that order; choose a checkpoint of this layout'
             )
         if not np.isfinite(chunk.actions).all():
             row, column = np.argwhere(~np.isfinite(chunk.actions))[0]
             raise ChunkRefused(
-                f"chunk refused: row {row}, {chunk.names[column]} is "
-                f"{chunk.actions[row, column]}, not a finite number"
+                f'chunk refused: row {row}, {chunk.names[column]} is '
+                f'{chunk.actions[row, column]}, not a finite number'
             )
         if chunk.end_ns <= now_ns:
             raise ChunkRefused(
-                f"chunk refused: its last row was due {(now_ns - chunk.end_ns) * 1e-9:.3f} s "
-                "ago; the policy is slower than its horizon"
+                f'chunk refused: its last row was due {(now_ns - chunk.end_ns) * 1e-9:.3f} s '
+                'ago; the policy is slower than its horizon'
             )
         if chunk.start_ns > now_ns + round(self._blend_s * 1e9):
             raise ChunkRefused(
-                f"chunk refused: it starts {(chunk.start_ns - now_ns) * 1e-9:.3f} s in the "
-                "future; compare the clocks of policy and robot"
+                f'chunk refused: it starts {(chunk.start_ns - now_ns) * 1e-9:.3f} s in the '
+                'future; compare the clocks of policy and robot'
             )
         with self._lock:
             self._plan = self._spliced(chunk, now_ns)
@@ -222,7 +216,7 @@ class ChunkExecutor:
         row = np.array(row, np.float64)
         if row.shape != self._names_shape or not np.isfinite(row).all():
             raise QwenVlaError(
-                f"chunk executor: a hold takes {len(self._names)} finite values, got {row}"
+                f'chunk executor: a hold takes {len(self._names)} finite values, got {row}'
             )
         knots = np.zeros((2, 3, len(row)))
         knots[:, 0] = row
@@ -246,9 +240,7 @@ class ChunkExecutor:
                 seconds = max(float(seconds), SHORTEST_STOP_S)
             knots = np.zeros((2, 3, len(self._names)))
             knots[0] = motion
-            knots[1, 0] = (
-                motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
-            )
+            knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
             self._plan = _Plan(_through(now_ns, seconds, knots), None, None, None)
 
     def clear(self) -> None:
@@ -269,9 +261,7 @@ class ChunkExecutor:
     def motion(self, now_ns: int) -> Motion | None:
         """Return position, velocity and acceleration; None when nothing runs or it expired."""
         plan = self._plan
-        return (
-            None if plan is None or plan.ended(now_ns) else Motion(*plan.motion(now_ns))
-        )
+        return None if plan is None or plan.ended(now_ns) else Motion(*plan.motion(now_ns))
 
     def points(
         self, now_ns: int, lookahead_s: float, dt_s: float
@@ -316,13 +306,13 @@ class ChunkExecutor:
         running = self._plan
         if running is None:
             raise ChunkRefused(
-                "chunk refused: nothing runs or holds, so there is no place to start from; call "
-                "hold(measured joints) first"
+                'chunk refused: nothing runs or holds, so there is no place to start from; call '
+                'hold(measured joints) first'
             )
         if running.observed_ns is not None and chunk.start_ns < running.observed_ns:
             raise ChunkRefused(
-                f"chunk refused: it is {(running.observed_ns - chunk.start_ns) * 1e-9:.3f} s "
-                "older than the one that runs"
+                f'chunk refused: it is {(running.observed_ns - chunk.start_ns) * 1e-9:.3f} s '
+                'older than the one that runs'
             )
         path = _path(chunk, self._monotone)
         knots = np.zeros((2, 3, len(self._names)))
@@ -349,9 +339,7 @@ def _through(start_ns: int, step_s: float, knots: np.ndarray) -> _Segments:
     coefficients = QUINTIC @ ends
     orders = np.stack([derivative @ coefficients for derivative in DERIVATIVES], axis=2)
     orders /= scale[:, None]
-    return _Segments(
-        start_ns, step_s, orders.reshape(*orders.shape[:2], -1), knots[-1, 0]
-    )
+    return _Segments(start_ns, step_s, orders.reshape(*orders.shape[:2], -1), knots[-1, 0])
 
 
 def _path(chunk: ActionChunk, monotone: np.ndarray) -> _Segments:

@@ -75,33 +75,23 @@ def joint_trajectory(
 
     Raises CommandRefused for numbers that no controller may get.
     """
-    positions = _checked("positions", positions, len(names))
+    positions = _checked('positions', positions, len(names))
     times_s = np.asarray(times_s, np.float64)
     if times_s.shape != (len(positions),):
+        raise CommandRefused(f'command: {times_s.size} times for {len(positions)} points')
+    if not np.isfinite(times_s).all() or times_s[0] < 0 or (np.diff(times_s) <= 0).any():
         raise CommandRefused(
-            f"command: {times_s.size} times for {len(positions)} points"
-        )
-    if (
-        not np.isfinite(times_s).all()
-        or times_s[0] < 0
-        or (np.diff(times_s) <= 0).any()
-    ):
-        raise CommandRefused(
-            f"command: times of points must rise from 0 s or later, got {times_s.tolist()}"
+            f'command: times of points must rise from 0 s or later, got {times_s.tolist()}'
         )
     if velocities is not None:
-        velocities = _checked("velocities", velocities, len(names)).copy()
+        velocities = _checked('velocities', velocities, len(names)).copy()
         if len(velocities) != len(positions):
             raise CommandRefused(
-                f"command: {len(velocities)} velocities for {len(positions)} positions"
+                f'command: {len(velocities)} velocities for {len(positions)} positions'
             )
         velocities[-1] = 0.0
-    message = _message_class(
-        "trajectory_msgs/msg/JointTrajectory", TRAJECTORY_PACKAGE
-    )()
-    point_class = _message_class(
-        "trajectory_msgs/msg/JointTrajectoryPoint", TRAJECTORY_PACKAGE
-    )
+    message = _message_class('trajectory_msgs/msg/JointTrajectory', TRAJECTORY_PACKAGE)()
+    point_class = _message_class('trajectory_msgs/msg/JointTrajectoryPoint', TRAJECTORY_PACKAGE)
     _stamp(message.header.stamp, stamp_ns)
     message.joint_names = list(names)
     for index, time_s in enumerate(times_s):
@@ -121,23 +111,21 @@ def hold_trajectory(
 ) -> Any:
     """Return a JointTrajectory of one point at rest, reached time_s after the stamp."""
     position = np.asarray(position, np.float64)[None]
-    return joint_trajectory(
-        names, np.array([time_s]), position, np.zeros_like(position), stamp_ns
-    )
+    return joint_trajectory(names, np.array([time_s]), position, np.zeros_like(position), stamp_ns)
 
 
 def _checked(what: str, values: np.ndarray, joints: int) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or values.shape[1] != joints or not len(values):
         raise CommandRefused(
-            f"command: {what} {list(values.shape)} for {joints} joints; expected "
-            f"[points >= 1, {joints}]"
+            f'command: {what} {list(values.shape)} for {joints} joints; expected '
+            f'[points >= 1, {joints}]'
         )
     if not np.isfinite(values).all():
         point, joint = np.argwhere(~np.isfinite(values))[0]
         raise CommandRefused(
-            f"command: {what} of joint {joint} in point {point} is {values[point, joint]}, "
-            "not a finite number"
+            f'command: {what} of joint {joint} in point {point} is {values[point, joint]}, '
+            'not a finite number'
         )
     return values
 
@@ -147,23 +135,21 @@ def _stamp(stamp: Any, time_ns: int) -> None:
 
 
 def _message_class(name: str, package: str) -> type:
-    module, _, kind = name.rpartition("/")
+    module, _, kind = name.rpartition('/')
     try:
-        return getattr(import_module(module.replace("/", ".")), kind)
+        return getattr(import_module(module.replace('/', '.')), kind)
     except ImportError as error:
-        raise OutputUnavailable(
-            f"the message {name} is not installed; {package}"
-        ) from error
+        raise OutputUnavailable(f'the message {name} is not installed; {package}') from error
 
 
 TRAJECTORY_PACKAGE = (
-    "with ROS: apt install ros-$ROS_DISTRO-trajectory-msgs, without: pip install "
+    'with ROS: apt install ros-$ROS_DISTRO-trajectory-msgs, without: pip install '
     '"qwen_vla_ros[ros]"'
 )
 
 OUTPUTS: dict[str, Output] = {
-    "JointTrajectory": Output(
-        "trajectory_msgs/msg/JointTrajectory",
+    'JointTrajectory': Output(
+        'trajectory_msgs/msg/JointTrajectory',
         TRAJECTORY_PACKAGE,
         joint_trajectory,
         hold_trajectory,

@@ -11,19 +11,17 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 
-CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-ORDER = {"rgb8": None, "rgba8": [0, 1, 2], "bgr8": [2, 1, 0], "bgra8": [2, 1, 0]}
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+CHANNELS = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1}
+ORDER = {'rgb8': None, 'rgba8': [0, 1, 2], 'bgr8': [2, 1, 0], 'bgra8': [2, 1, 0]}
+JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
+PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND'
 
 
 class InputError(QwenVlaError):
     """A message that cannot be used; says topic, what is wrong with it, and the remedy."""
 
 
-def check_image(
-    message: Any, topic: str, encoding: str, width: int, height: int
-) -> None:
+def check_image(message: Any, topic: str, encoding: str, width: int, height: int) -> None:
     """
     Refuse an image that is not what the contract says: InputError names the difference.
 
@@ -31,29 +29,29 @@ def check_image(
     its own; grey instead of colour (or the reverse) is refused, since a policy would see another
     world than it was trained on.
     """
-    if hasattr(message, "encoding"):
+    if hasattr(message, 'encoding'):
         name = message.encoding
         found = (message.width, message.height)
         _check_encoding(name, topic, encoding)
         _check_buffer(message, topic)
-    elif hasattr(message, "format"):
+    elif hasattr(message, 'format'):
         name, found = _compressed(message, topic)
         _check_encoding(name, topic, encoding)
     else:
         raise InputError(
-            f"topic {topic}: a {type(message).__name__} is not an image; expected "
-            "sensor_msgs/Image or sensor_msgs/CompressedImage"
+            f'topic {topic}: a {type(message).__name__} is not an image; expected '
+            'sensor_msgs/Image or sensor_msgs/CompressedImage'
         )
     if found != (width, height):
         raise InputError(
-            f"topic {topic}: image is {found[0]}x{found[1]}, the contract says {width}x{height}; "
-            "set the resolution of the camera driver, or width and height in the contract"
+            f'topic {topic}: image is {found[0]}x{found[1]}, the contract says {width}x{height}; '
+            'set the resolution of the camera driver, or width and height in the contract'
         )
 
 
 def decode_image(message: Any, topic: str) -> np.ndarray:
     """Return uint8 [h, w, 3] RGB of a checked message; may share its memory. InputError."""
-    if hasattr(message, "format"):
+    if hasattr(message, 'format'):
         return _decode_compressed(message, topic)
     channels = CHANNELS[message.encoding]
     data = np.frombuffer(message.data, np.uint8)
@@ -67,15 +65,15 @@ def decode_image(message: Any, topic: str) -> np.ndarray:
 
 
 def _check_encoding(name: str, topic: str, contract: str) -> None:
-    if name not in CHANNELS and name not in ("jpeg", "png"):
+    if name not in CHANNELS and name not in ('jpeg', 'png'):
         raise InputError(
             f"topic {topic}: encoding '{name}' cannot be read; let the camera driver publish one "
-            f"of {', '.join(CHANNELS)}, or a CompressedImage (jpeg, png)"
+            f'of {", ".join(CHANNELS)}, or a CompressedImage (jpeg, png)'
         )
-    if (name == "mono8") != (contract == "mono8") and name not in ("jpeg", "png"):
+    if (name == 'mono8') != (contract == 'mono8') and name not in ('jpeg', 'png'):
         raise InputError(
             f"topic {topic}: encoding '{name}', the contract says '{contract}'; switch the camera "
-            "driver, or the encoding in the contract"
+            'driver, or the encoding in the contract'
         )
 
 
@@ -84,30 +82,30 @@ def _check_buffer(message: Any, topic: str) -> None:
     needed = message.step * (message.height - 1) + row
     if message.step < row or len(message.data) < needed:
         raise InputError(
-            f"topic {topic}: {len(message.data)} bytes with a step of {message.step} are too "
-            f"few for {message.width}x{message.height} {message.encoding}; the publisher is at "
-            "fault or the message was cut"
+            f'topic {topic}: {len(message.data)} bytes with a step of {message.step} are too '
+            f'few for {message.width}x{message.height} {message.encoding}; the publisher is at '
+            'fault or the message was cut'
         )
 
 
 def _compressed(message: Any, topic: str) -> tuple[str, tuple[int, int]]:
     """Return kind and (width, height) from the first bytes; refuse cut files."""
-    data = memoryview(np.frombuffer(message.data, np.uint8)).cast("B")
+    data = memoryview(np.frombuffer(message.data, np.uint8)).cast('B')
     if data[:2] == JPEG_START:
-        kind, size = "jpeg", _jpeg_size(data)
+        kind, size = 'jpeg', _jpeg_size(data)
         complete = JPEG_END in bytes(data[-64:])
     elif data[:8] == PNG_START:
-        kind, complete = "png", PNG_END in bytes(data[-64:])
-        size = (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
+        kind, complete = 'png', PNG_END in bytes(data[-64:])
+        size = (int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big'))
     else:
         raise InputError(
             f"topic {topic}: compressed format '{message.format}' is neither jpeg nor png; set "
-            "the image transport of the camera to jpeg or png"
+            'the image transport of the camera to jpeg or png'
         )
     if size is None or not complete:
         raise InputError(
-            f"topic {topic}: the {kind} of {len(data)} bytes is cut; the message was truncated "
-            "on its way"
+            f'topic {topic}: the {kind} of {len(data)} bytes is cut; the message was truncated '
+            'on its way'
         )
     return kind, size
 
@@ -118,9 +116,9 @@ def _jpeg_size(data: memoryview) -> tuple[int, int] | None:
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            return int.from_bytes(data[at + 7 : at + 9], "big"), height
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            height = int.from_bytes(data[at + 5 : at + 7], 'big')
+            return int.from_bytes(data[at + 7 : at + 9], 'big'), height
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
     return None
 
 
@@ -133,7 +131,5 @@ def _decode_compressed(message: Any, topic: str) -> np.ndarray:
         ) from error
     picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
-        raise InputError(
-            f"topic {topic}: the compressed image cannot be decoded; it is damaged"
-        )
+        raise InputError(f'topic {topic}: the compressed image cannot be decoded; it is damaged')
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -28,7 +28,7 @@ from qwen_vla_ros.types import Observation
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
-STATE = "state"
+STATE = 'state'
 KEEP_S = 0.5
 CLOCK_JUMP_NS = 1_000_000_000
 EDGES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -43,7 +43,7 @@ class Missing:
 
     def __str__(self) -> str:
         """Say both, as a status line wants it."""
-        return f"{self.source}: {self.reason}"
+        return f'{self.source}: {self.reason}'
 
 
 class Stream:
@@ -76,9 +76,7 @@ class Stream:
         """Return the index of the item nearest to a time; the stream must not be empty."""
         times = self.times
         index = bisect_left(times, time_ns)
-        if index == len(times) or (
-            index and time_ns - times[index - 1] <= times[index] - time_ns
-        ):
+        if index == len(times) or (index and time_ns - times[index - 1] <= times[index] - time_ns):
             return index - 1
         return index
 
@@ -113,7 +111,7 @@ class _Match:
 class ObservationBuffer:
     """Collect messages of all sources of a robot; give time-aligned observations. Thread-safe."""
 
-    def __init__(self, embodiment: "Embodiment") -> None:
+    def __init__(self, embodiment: 'Embodiment') -> None:
         """Listen for the cameras and the state fields of a contract."""
         self._embodiment = embodiment
         safety = embodiment.safety
@@ -126,8 +124,7 @@ class ObservationBuffer:
         self._topics = {name: source.topic for name, source in sources.items()}
         self._rates = {name: source.rate_hz for name, source in sources.items()}
         self._offsets_ns = {
-            name: round(source.latency_offset_s * 1e9)
-            for name, source in sources.items()
+            name: round(source.latency_offset_s * 1e9) for name, source in sources.items()
         }
         self._lock = threading.Lock()
         self._pick_names: Sequence[str] = ()
@@ -150,7 +147,7 @@ class ObservationBuffer:
         if source not in self._topics:
             raise InputError(
                 f"observation source '{source}' is unknown; this robot has "
-                f"{', '.join(self._topics)}"
+                f'{", ".join(self._topics)}'
             )
         counts = self._counts[source]
         with self._lock:
@@ -220,18 +217,18 @@ class ObservationBuffer:
         with self._lock:
             sources = {
                 name: {
-                    "received": counts.received,
-                    "refused": counts.refused,
-                    "duplicates": counts.duplicates,
-                    "age": list(counts.age),
-                    "skew": list(counts.skew),
+                    'received': counts.received,
+                    'refused': counts.refused,
+                    'duplicates': counts.duplicates,
+                    'age': list(counts.age),
+                    'skew': list(counts.skew),
                 }
                 for name, counts in self._counts.items()
             }
             return {
-                "samples": self._samples,
-                "edges_s": list(EDGES_S),
-                "sources": sources,
+                'samples': self._samples,
+                'edges_s': list(EDGES_S),
+                'sources': sources,
             }
 
     def clear(self) -> None:
@@ -241,8 +238,7 @@ class ObservationBuffer:
 
     def _clear(self) -> None:
         self._streams = {
-            name: Stream(max(4, ceil(KEEP_S * rate)))
-            for name, rate in self._rates.items()
+            name: Stream(max(4, ceil(KEEP_S * rate))) for name, rate in self._rates.items()
         }
         self._refusals: dict[str, str] = {}
         self._clock_ns: int | None = None
@@ -258,20 +254,20 @@ class ObservationBuffer:
         topic = self._topics[source]
         if stamp_ns == 0:
             raise InputError(
-                f"topic {topic}: the header stamp is zero; the driver must stamp its messages "
-                "with the time of exposure"
+                f'topic {topic}: the header stamp is zero; the driver must stamp its messages '
+                'with the time of exposure'
             )
         time_ns = stamp_ns - self._offsets_ns[source]
         ahead = time_ns - receive_ns
         if ahead > self._future_ns:
             raise InputError(
-                f"topic {topic}: stamped {ahead * 1e-9:.3f} s in the future (limit "
-                f"{self._future_ns * 1e-9:g} s); synchronise the clocks, or mend latency_offset_s"
+                f'topic {topic}: stamped {ahead * 1e-9:.3f} s in the future (limit '
+                f'{self._future_ns * 1e-9:g} s); synchronise the clocks, or mend latency_offset_s'
             )
         if -ahead > self._age_ns:
             raise InputError(
-                f"topic {topic}: stamped {-ahead * 1e-9:.3f} s in the past (limit "
-                f"{self._age_ns * 1e-9:g} s); synchronise the clocks, or look for what delays it"
+                f'topic {topic}: stamped {-ahead * 1e-9:.3f} s in the past (limit '
+                f'{self._age_ns * 1e-9:g} s); synchronise the clocks, or look for what delays it'
             )
         return time_ns
 
@@ -282,25 +278,23 @@ class ObservationBuffer:
             self._pick_names = list(names)
         if len(message.position) != len(names):
             raise InputError(
-                f"topic {self._topics[STATE]}: {len(message.position)} positions for "
-                f"{len(names)} joint names"
+                f'topic {self._topics[STATE]}: {len(message.position)} positions for '
+                f'{len(names)} joint names'
             )
         row = self._pick(message.position)
         if not isfinite(sum(row)):
             bad = next(
-                f"{name} is {value}"
+                f'{name} is {value}'
                 for name, value in zip(self._embodiment.state_names, row, strict=True)
                 if not isfinite(value)
             )
             raise InputError(
-                f"topic {self._topics[STATE]}: joint {bad}, not a finite number; look at the "
+                f'topic {self._topics[STATE]}: joint {bad}, not a finite number; look at the '
                 "joint's driver"
             )
         return row
 
-    def _picker(
-        self, names: Sequence[str]
-    ) -> Callable[[Sequence[float]], tuple[float, ...]]:
+    def _picker(self, names: Sequence[str]) -> Callable[[Sequence[float]], tuple[float, ...]]:
         """Return what takes the contract's fields out of a position list, in its own order."""
         names = list(names)
         topic = self._topics[STATE]
@@ -308,8 +302,8 @@ class ObservationBuffer:
             if name not in names:
                 raise InputError(
                     f"topic {topic}: joint '{name}' is missing, the message has "
-                    f"{', '.join(names) or 'none'}; publish all joints of the contract in one "
-                    "message, or mend the names in the contract"
+                    f'{", ".join(names) or "none"}; publish all joints of the contract in one '
+                    'message, or mend the names in the contract'
                 )
             if names.count(name) > 1:
                 raise InputError(f"topic {topic}: joint '{name}' is named twice")
@@ -318,7 +312,7 @@ class ObservationBuffer:
             return lambda values: (values[indices[0]],)
         return itemgetter(*indices)
 
-    def _match(self, now_ns: int) -> "_Match | tuple[Missing, ...]":
+    def _match(self, now_ns: int) -> '_Match | tuple[Missing, ...]':
         """Return the newest set that fits, or why there is none."""
         self._follow_clock(now_ns)
         problems = [
@@ -345,12 +339,12 @@ class ObservationBuffer:
         if times and now_ns - times[-1] <= self._age_ns:
             return None
         if name in self._refusals:
-            return f"last message refused: {self._refusals[name]}"
+            return f'last message refused: {self._refusals[name]}'
         if not times:
-            return f"never received (topic {self._topics[name]})"
-        noun = "joint state" if name == STATE else "frame"
+            return f'never received (topic {self._topics[name]})'
+        noun = 'joint state' if name == STATE else 'frame'
         age = (now_ns - times[-1]) * 1e-9
-        return f"last {noun} {age:.2f} s old (limit {self._age_ns * 1e-9:g} s)"
+        return f'last {noun} {age:.2f} s old (limit {self._age_ns * 1e-9:g} s)'
 
     def _match_at(self, anchor: int) -> _Match | Missing:
         frames = []
@@ -359,10 +353,8 @@ class ObservationBuffer:
             index = stream.nearest(anchor)
             skew = abs(stream.times[index] - anchor)
             if skew > self._skew_ns:
-                limit = f"{self._skew_ns * 1e-9:g} s"
-                return Missing(
-                    view, f"skew {skew * 1e-9:.3f} s > {limit} between the cameras"
-                )
+                limit = f'{self._skew_ns * 1e-9:g} s'
+                return Missing(view, f'skew {skew * 1e-9:.3f} s > {limit} between the cameras')
             frames.append((view, stream.times[index], stream.items[index]))
         state = self._state_at(anchor)
         if isinstance(state, Missing):
@@ -374,20 +366,16 @@ class ObservationBuffer:
         times, rows = self._streams[STATE].times, self._streams[STATE].items
         after = bisect_right(times, anchor)
         if after == 0:
-            return Missing(STATE, "no joint state as old as the newest frames yet")
+            return Missing(STATE, 'no joint state as old as the newest frames yet')
         low = times[after - 1]
         if after == len(times):
             if anchor - low > self._state_period_ns:
                 behind = (anchor - low) * 1e-9
-                return Missing(
-                    STATE, f"joint states are {behind:.3f} s behind the cameras"
-                )
+                return Missing(STATE, f'joint states are {behind:.3f} s behind the cameras')
             return np.array(rows[-1]), low
         gap = times[after] - low
         if gap > self._age_ns:
-            return Missing(
-                STATE, f"a gap of {gap * 1e-9:.2f} s around the newest frames"
-            )
+            return Missing(STATE, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
         low_row, high_row = np.array(rows[after - 1]), np.array(rows[after])
         return low_row + (anchor - low) / gap * (high_row - low_row), anchor
 
@@ -404,6 +392,4 @@ class ObservationBuffer:
         for source, time_ns in (*times, (STATE, match.state_ns)):
             counts = self._counts[source]
             counts.age[bisect_right(EDGES_S, (now_ns - time_ns) * 1e-9)] += 1
-            counts.skew[
-                bisect_right(EDGES_S, abs(time_ns - match.anchor_ns) * 1e-9)
-            ] += 1
+            counts.skew[bisect_right(EDGES_S, abs(time_ns - match.anchor_ns) * 1e-9)] += 1

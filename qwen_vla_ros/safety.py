@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
 ROW_MEMORY_S = 0.5  # rows further apart than this are not compared with one another
-CARTESIAN = ("delta_eef", "waypoint")
+CARTESIAN = ('delta_eef', 'waypoint')
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Verdict:
     """Whether something may be executed; a refusal names joint, value, limit and unit."""
 
     ok: bool
-    reason: str = ""
-    joint: str = ""
+    reason: str = ''
+    joint: str = ''
     value: float | None = None
     limit: float | None = None
-    unit: str = ""
+    unit: str = ''
     time_ns: int = 0
 
 
@@ -62,7 +62,7 @@ class SafetyGate:
 
     def __init__(
         self,
-        embodiment: "Embodiment",
+        embodiment: 'Embodiment',
         layout: str | None = None,
         tip_position: Callable[[np.ndarray], np.ndarray] | None = None,
         tolerances: Tolerances | None = None,
@@ -78,22 +78,20 @@ class SafetyGate:
             if group.kind in CARTESIAN:
                 raise QwenVlaError(
                     f"safety: action group '{group.name}' is {group.kind}; turn it into joints "
-                    "first and name a layout of joints"
+                    'first and name a layout of joints'
                 )
         self.names = tuple(name for group in groups for name in group.names)
         self._units = tuple(unit for group in groups for unit in group.units)
         self._arm = [
             index
-            for index, kind in enumerate(
-                group.kind for group in groups for _ in group.names
-            )
-            if kind != "gripper"
+            for index, kind in enumerate(group.kind for group in groups for _ in group.names)
+            if kind != 'gripper'
         ]
         absent = [name for name in self.names if name not in embodiment.limits]
         if absent:
             raise QwenVlaError(
-                f"safety: no limits for {', '.join(absent)}; add them to limits in "
-                f"{embodiment.source}"
+                f'safety: no limits for {", ".join(absent)}; add them to limits in '
+                f'{embodiment.source}'
             )
         limits = [embodiment.limits[name] for name in self.names]
         self._lower = np.array([limit.lower for limit in limits])
@@ -109,7 +107,7 @@ class SafetyGate:
         self.refused_chunks = 0
         self.refused_rows = 0
         self._refused_running = 0
-        self._latched = ""
+        self._latched = ''
         self._last: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @property
@@ -128,7 +126,7 @@ class SafetyGate:
         """
         with self._lock:
             if self._latched:
-                return self._refuse(f"latched: {self._latched}", now_ns)
+                return self._refuse(f'latched: {self._latched}', now_ns)
             problem = self._chunk_problem(chunk, now_ns, observed)
             if problem is None:
                 self._refused_running = 0
@@ -138,14 +136,12 @@ class SafetyGate:
             verdict = self._log(problem, now_ns)
             if self._refused_running >= self._safety.max_refused_chunks:
                 self._latched = (
-                    f"{self._refused_running} chunks in a row were refused, the last one: "
-                    f"{verdict.reason}"
+                    f'{self._refused_running} chunks in a row were refused, the last one: '
+                    f'{verdict.reason}'
                 )
             return verdict
 
-    def check_row(
-        self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int
-    ) -> Verdict:
+    def check_row(self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int) -> Verdict:
         """
         Judge a commanded row, position and velocity [A]; a refusal latches the gate.
 
@@ -153,13 +149,13 @@ class SafetyGate:
         """
         with self._lock:
             if self._latched:
-                return self._refuse(f"latched: {self._latched}", now_ns)
+                return self._refuse(f'latched: {self._latched}', now_ns)
             position = np.asarray(position, np.float64)
             velocity = None if velocity is None else np.asarray(velocity, np.float64)
             problem = self._row_problem(position, velocity, now_ns)
             if problem is not None:
                 self.refused_rows += 1
-                self._latched = f"row refused: {problem.reason}"
+                self._latched = f'row refused: {problem.reason}'
                 return self._log(problem, now_ns)
             self._last = (now_ns, position, velocity)
             return Verdict(True, time_ns=now_ns)
@@ -173,7 +169,7 @@ class SafetyGate:
     def reset(self) -> None:
         """Release the latch and forget the rows before; the counts and the log stay."""
         with self._lock:
-            self._latched = ""
+            self._latched = ''
             self._refused_running = 0
             self._last = None
 
@@ -191,12 +187,12 @@ class SafetyGate:
         if chunk.names != self.names:
             return Verdict(
                 False,
-                f"the chunk names {list(chunk.names)}, the robot takes {list(self.names)}",
+                f'the chunk names {list(chunk.names)}, the robot takes {list(self.names)}',
             )
         rows = chunk.actions.astype(np.float64)
         return (
             self._time_problem(chunk, now_ns)
-            or self._finite_problem("position", rows)
+            or self._finite_problem('position', rows)
             or self._position_problem(rows)
             or self._jump_problem(rows[0], observed)
             or self._rate_problem(rows, chunk.step_s)
@@ -207,20 +203,16 @@ class SafetyGate:
         self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int
     ) -> Verdict | None:
         rows = position[None]
-        problem = self._finite_problem("position", rows) or self._position_problem(rows)
+        problem = self._finite_problem('position', rows) or self._position_problem(rows)
         if problem is None and velocity is not None:
-            problem = self._finite_problem("velocity", velocity[None]) or self._over(
-                "velocity",
+            problem = self._finite_problem('velocity', velocity[None]) or self._over(
+                'velocity',
                 np.abs(velocity[None]),
                 self._velocity,
                 self._tolerances.velocity,
-                "/s",
+                '/s',
             )
-        return (
-            problem
-            or self._step_problem(position, velocity, now_ns)
-            or self._box_problem(rows)
-        )
+        return problem or self._step_problem(position, velocity, now_ns) or self._box_problem(rows)
 
     def _step_problem(
         self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int
@@ -234,48 +226,44 @@ class SafetyGate:
             return None
         speed = np.abs(position - before)[None] / seconds
         problem = self._over(
-            "velocity since the last row",
+            'velocity since the last row',
             speed,
             self._velocity,
             self._tolerances.velocity,
-            "/s",
+            '/s',
         )
         if problem or velocity is None or velocity_before is None:
             return problem
         return self._over(
-            "acceleration since the last row",
+            'acceleration since the last row',
             np.abs(velocity - velocity_before)[None] / seconds,
             self._acceleration,
             self._tolerances.row_acceleration,
-            "/s^2",
+            '/s^2',
         )
 
     def _time_problem(self, chunk: ActionChunk, now_ns: int) -> Verdict | None:
         age = (now_ns - chunk.start_ns) * 1e-9
         if chunk.end_ns <= now_ns:
             late = (now_ns - chunk.end_ns) * 1e-9
-            return Verdict(
-                False, f"the chunk ended {late:.3f} s ago", value=late, unit="s"
-            )
+            return Verdict(False, f'the chunk ended {late:.3f} s ago', value=late, unit='s')
         for limit, found, what in (
-            (self._safety.inference_timeout_s, age, "old"),
-            (self._safety.max_future_s, -age, "in the future"),
+            (self._safety.inference_timeout_s, age, 'old'),
+            (self._safety.max_future_s, -age, 'in the future'),
         ):
             if found > limit:
-                reason = f"the chunk starts {found:.3f} s {what} (limit {limit:g} s)"
-                return Verdict(False, reason, "", found, limit, "s")
+                reason = f'the chunk starts {found:.3f} s {what} (limit {limit:g} s)'
+                return Verdict(False, reason, '', found, limit, 's')
         return None
 
     def _finite_problem(self, what: str, rows: np.ndarray) -> Verdict | None:
         if rows.shape[1:] != (len(self.names),):
-            return Verdict(
-                False, f"{what}: {rows.shape[1:]} values for {len(self.names)} joints"
-            )
+            return Verdict(False, f'{what}: {rows.shape[1:]} values for {len(self.names)} joints')
         if np.isfinite(rows).all():
             return None
         row, column = np.argwhere(~np.isfinite(rows))[0]
         value, joint = float(rows[row, column]), self.names[column]
-        return Verdict(False, f"row {row}: {what} of {joint} is {value}", joint, value)
+        return Verdict(False, f'row {row}: {what} of {joint} is {value}', joint, value)
 
     def _position_problem(self, rows: np.ndarray) -> Verdict | None:
         beyond = np.maximum(self._lower - rows, rows - self._upper)
@@ -285,36 +273,32 @@ class SafetyGate:
         value = rows[row, column]
         low = value < self._lower[column]
         limit = (self._lower if low else self._upper)[column]
-        return self._told(
-            "position", row, column, value, limit, "", "<" if low else ">"
-        )
+        return self._told('position', row, column, value, limit, '', '<' if low else '>')
 
-    def _jump_problem(
-        self, first: np.ndarray, observed: np.ndarray | None
-    ) -> Verdict | None:
+    def _jump_problem(self, first: np.ndarray, observed: np.ndarray | None) -> Verdict | None:
         if observed is None:
             return None
         observed = np.asarray(observed, np.float64)[None]
         limits = np.array([self._jump_limit(unit) for unit in self._units])
-        return self._finite_problem("observed position", observed) or self._over(
-            "jump from the observed position", np.abs(first - observed), limits, 0.0, ""
+        return self._finite_problem('observed position', observed) or self._over(
+            'jump from the observed position', np.abs(first - observed), limits, 0.0, ''
         )
 
     def _jump_limit(self, unit: str) -> float:
-        return self._safety.max_jump_m if unit == "m" else self._safety.max_jump_rad
+        return self._safety.max_jump_m if unit == 'm' else self._safety.max_jump_rad
 
     def _rate_problem(self, rows: np.ndarray, step_s: float) -> Verdict | None:
         if len(rows) < 2:
             return None
         speeds = np.diff(rows, axis=0) / step_s
         problem = self._over(
-            "velocity", np.abs(speeds), self._velocity, self._tolerances.velocity, "/s"
+            'velocity', np.abs(speeds), self._velocity, self._tolerances.velocity, '/s'
         )
         if problem or len(rows) < 3:
             return problem
         bends = np.abs(np.diff(speeds, axis=0)) / step_s
         share = self._tolerances.chunk_acceleration
-        return self._over("acceleration", bends, self._acceleration, share, "/s^2")
+        return self._over('acceleration', bends, self._acceleration, share, '/s^2')
 
     def _box_problem(self, rows: np.ndarray) -> Verdict | None:
         if self._box is None:
@@ -328,12 +312,10 @@ class SafetyGate:
         value = float(tips[row, axis])
         low = value < lower[axis]
         limit = float((lower if low else upper)[axis])
-        joint = f"{self._box.tip}.{'xyz'[axis]}"
-        sign = "<" if low else ">"
-        reason = (
-            f"row {row}: workspace: {joint} {value:.4g} m {sign} limit {limit:.4g} m"
-        )
-        return Verdict(False, reason, joint, value, limit, "m")
+        joint = f'{self._box.tip}.{"xyz"[axis]}'
+        sign = '<' if low else '>'
+        reason = f'row {row}: workspace: {joint} {value:.4g} m {sign} limit {limit:.4g} m'
+        return Verdict(False, reason, joint, value, limit, 'm')
 
     def _over(
         self, what: str, found: np.ndarray, limits: np.ndarray, share: float, per: str
@@ -343,9 +325,7 @@ class SafetyGate:
         if (ratio <= 1.0 + share).all():
             return None
         row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
-        return self._told(
-            what, row, column, found[row, column], limits[column], per, ">"
-        )
+        return self._told(what, row, column, found[row, column], limits[column], per, '>')
 
     def _told(
         self,
@@ -359,5 +339,5 @@ class SafetyGate:
     ) -> Verdict:
         joint, unit = self.names[column], self._units[column] + per
         value, limit = float(value), float(limit)
-        reason = f"row {row}: {what} of {joint} {value:.4g} {unit} {sign} limit {limit:.4g} {unit}"
+        reason = f'row {row}: {what} of {joint} {value:.4g} {unit} {sign} limit {limit:.4g} {unit}'
         return Verdict(False, reason, joint, value, limit, unit)

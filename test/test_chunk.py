@@ -10,7 +10,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.types import ActionChunk
 
 SECOND = 1_000_000_000
-NAMES = ("shoulder", "left_finger")
+NAMES = ('shoulder', 'left_finger')
 
 
 def chunk(rows, start_s: float = 0.0, step_s: float = 0.2, names=NAMES) -> ActionChunk:
@@ -42,9 +42,7 @@ def test_rows_are_met_exactly_after_the_blend() -> None:
     executor = running(plan)
     for row in range(2, plan.horizon):
         expected = plan.actions[row].astype(np.float64)
-        np.testing.assert_allclose(
-            executor.at(round(row * 0.2 * SECOND)), expected, atol=1e-12
-        )
+        np.testing.assert_allclose(executor.at(round(row * 0.2 * SECOND)), expected, atol=1e-12)
 
 
 def test_straight_line_is_followed_between_rows() -> None:
@@ -55,21 +53,17 @@ def test_straight_line_is_followed_between_rows() -> None:
 
 
 def test_velocity_and_acceleration_are_the_derivatives() -> None:
-    executor = running(wave(), monotone=("left_finger",))
+    executor = running(wave(), monotone=('left_finger',))
     for time_s in (0.05, 0.21, 0.4003, 1.234, 2.9):
         now, step = round(time_s * SECOND), 100_000
-        before, middle, after = (
-            executor.at(now + offset) for offset in (-step, 0, step)
-        )
+        before, middle, after = (executor.at(now + offset) for offset in (-step, 0, step))
         found = state(executor, now)
         dt = step * 1e-9
         np.testing.assert_allclose(found[1], (after - before) / (2 * dt), atol=1e-6)
-        np.testing.assert_allclose(
-            found[2], (after - 2 * middle + before) / dt**2, atol=2e-4
-        )
+        np.testing.assert_allclose(found[2], (after - 2 * middle + before) / dt**2, atol=2e-4)
 
 
-@pytest.mark.parametrize("monotone", [(), ("left_finger",), NAMES])
+@pytest.mark.parametrize('monotone', [(), ('left_finger',), NAMES])
 def test_c2_across_rows(monotone) -> None:
     executor = running(wave(), monotone=monotone)
     for row in range(3, 15):
@@ -119,9 +113,7 @@ def test_out_of_a_hold_it_starts_at_rest_where_it_stands() -> None:
     row = np.array([0.7, 0.03])
     executor.hold(row, 0)
     executor.put(wave(), SECOND)
-    np.testing.assert_allclose(
-        state(executor, SECOND), [row, [0, 0], [0, 0]], atol=1e-9
-    )
+    np.testing.assert_allclose(state(executor, SECOND), [row, [0, 0], [0, 0]], atol=1e-9)
 
 
 def test_late_chunk_is_entered_where_it_is_due_and_not_at_its_first_row() -> None:
@@ -148,7 +140,7 @@ def test_monotone_channel_never_leaves_its_rows() -> None:
     rows = np.zeros((12, 2), np.float32)
     rows[4:8, 1] = 0.037
     rows[8:, 1] = [0.03, 0.011, 0.01, 0.01]
-    executor = running(chunk(rows), monotone=("left_finger",))
+    executor = running(chunk(rows), monotone=('left_finger',))
     for index in range(3, 11):
         low, high = sorted(rows[index : index + 2, 1].astype(float))
         for part in np.linspace(0.0, 1.0, 41):
@@ -191,15 +183,15 @@ def test_old_plan_that_expires_within_the_blend_leaves_no_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ('plan', 'message'),
     [
         (
-            chunk(np.zeros((4, 2)), 5.0, names=("left_finger", "shoulder")),
-            "in that order",
+            chunk(np.zeros((4, 2)), 5.0, names=('left_finger', 'shoulder')),
+            'in that order',
         ),
-        (chunk(np.zeros((4, 2)), 4.0), "slower than its horizon"),
-        (chunk(np.zeros((4, 2)), 6.0), "in the future"),
-        (chunk([[0, 0], [np.nan, 0]], 4.99), "row 1, shoulder is nan"),
+        (chunk(np.zeros((4, 2)), 4.0), 'slower than its horizon'),
+        (chunk(np.zeros((4, 2)), 6.0), 'in the future'),
+        (chunk([[0, 0], [np.nan, 0]], 4.99), 'row 1, shoulder is nan'),
     ],
 )
 def test_refused_chunks_name_the_reason_and_change_nothing(plan, message) -> None:
@@ -212,13 +204,13 @@ def test_refused_chunks_name_the_reason_and_change_nothing(plan, message) -> Non
 
 def test_chunk_of_an_older_observation_is_refused() -> None:
     executor = running(wave(0.5))
-    with pytest.raises(ChunkRefused, match="0.300 s older"):
+    with pytest.raises(ChunkRefused, match='0.300 s older'):
         executor.put(wave(0.2), SECOND)
 
 
 def test_without_a_hold_there_is_no_place_to_start() -> None:
     executor = ChunkExecutor(0.3, NAMES)
-    with pytest.raises(ChunkRefused, match="hold"):
+    with pytest.raises(ChunkRefused, match='hold'):
         executor.put(wave(), 0)
     assert executor.at(0) is None
 
@@ -233,14 +225,12 @@ def test_hold_never_expires_and_clear_forgets_it() -> None:
 
 
 def test_hold_refuses_numbers_that_are_not_finite() -> None:
-    with pytest.raises(QwenVlaError, match="finite"):
+    with pytest.raises(QwenVlaError, match='finite'):
         ChunkExecutor(0.3, NAMES).hold(np.array([np.nan, 0.0]), 0)
 
 
 def test_stop_travels_half_the_velocity_times_the_stopping_time() -> None:
-    executor = running(
-        chunk([[0.1 * i, 0.0] for i in range(16)]), acceleration=np.ones(2)
-    )
+    executor = running(chunk([[0.1 * i, 0.0] for i in range(16)]), acceleration=np.ones(2))
     now = 2 * SECOND
     executor.stop(now)
     seconds = 1.5 * 0.5 / 1.0
@@ -251,9 +241,7 @@ def test_stop_travels_half_the_velocity_times_the_stopping_time() -> None:
 
 
 def test_stop_is_c2_and_within_the_limit() -> None:
-    executor = running(
-        chunk([[0.1 * i, 0.0] for i in range(16)]), acceleration=np.ones(2)
-    )
+    executor = running(chunk([[0.1 * i, 0.0] for i in range(16)]), acceleration=np.ones(2))
     before = state(executor, 2 * SECOND)
     executor.stop(2 * SECOND)
     np.testing.assert_allclose(state(executor, 2 * SECOND), before, atol=1e-9)

@@ -13,20 +13,18 @@ from qwen_vla_ros.command import (
     output_of,
 )
 
-pytest.importorskip("trajectory_msgs.msg")
-NAMES = ("waist", "elbow")
+pytest.importorskip('trajectory_msgs.msg')
+NAMES = ('waist', 'elbow')
 TIMES = np.array([0.05, 1.25])
 ROWS = np.array([[0.1, 0.2], [0.3, 0.4]])
 
 
 def test_points_names_and_stamp() -> None:
     message = joint_trajectory(NAMES, TIMES, ROWS, 2 * ROWS, 12_000_000_345)
-    assert message.joint_names == ["waist", "elbow"]
+    assert message.joint_names == ['waist', 'elbow']
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (12, 345)
     assert [list(point.positions) for point in message.points] == ROWS.tolist()
-    seconds = [
-        (p.time_from_start.sec, p.time_from_start.nanosec) for p in message.points
-    ]
+    seconds = [(p.time_from_start.sec, p.time_from_start.nanosec) for p in message.points]
     assert seconds == [(0, 50_000_000), (1, 250_000_000)]
 
 
@@ -52,22 +50,20 @@ def test_hold_is_one_point_at_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "positions", "velocities", "words"),
+    ('times', 'positions', 'velocities', 'words'),
     [
-        (TIMES, [[0, 0], [0, np.nan]], None, "positions of joint 1 in point 1 is nan"),
-        (TIMES, ROWS, [[np.inf, 0], [0, 0]], "velocities of joint 0 in point 0 is inf"),
-        (TIMES, ROWS[:, :1], None, r"positions \[2, 1\] for 2 joints"),
-        (TIMES[:1], ROWS, None, "1 times for 2 points"),
-        ([0.1, 0.1], ROWS, None, "must rise"),
-        ([-0.1, 0.1], ROWS, None, "must rise"),
-        ([0.1, np.nan], ROWS, None, "must rise"),
-        (TIMES, ROWS, ROWS[:1], "1 velocities for 2 positions"),
-        ([], np.zeros((0, 2)), None, "points >= 1"),
+        (TIMES, [[0, 0], [0, np.nan]], None, 'positions of joint 1 in point 1 is nan'),
+        (TIMES, ROWS, [[np.inf, 0], [0, 0]], 'velocities of joint 0 in point 0 is inf'),
+        (TIMES, ROWS[:, :1], None, r'positions \[2, 1\] for 2 joints'),
+        (TIMES[:1], ROWS, None, '1 times for 2 points'),
+        ([0.1, 0.1], ROWS, None, 'must rise'),
+        ([-0.1, 0.1], ROWS, None, 'must rise'),
+        ([0.1, np.nan], ROWS, None, 'must rise'),
+        (TIMES, ROWS, ROWS[:1], '1 velocities for 2 positions'),
+        ([], np.zeros((0, 2)), None, 'points >= 1'),
     ],
 )
-def test_what_no_controller_may_get_is_refused(
-    times, positions, velocities, words
-) -> None:
+def test_what_no_controller_may_get_is_refused(times, positions, velocities, words) -> None:
     with pytest.raises(CommandRefused, match=words):
         joint_trajectory(NAMES, np.asarray(times), positions, velocities, 0)
 
@@ -75,22 +71,18 @@ def test_what_no_controller_may_get_is_refused(
 def test_outputs_name_their_message_class() -> None:
     from trajectory_msgs.msg import JointTrajectory
 
-    assert output_of("JointTrajectory").message_class() is JointTrajectory
+    assert output_of('JointTrajectory').message_class() is JointTrajectory
 
 
 def test_unknown_output_lists_the_known_ones() -> None:
-    with pytest.raises(
-        OutputUnavailable, match="'Twist' is unknown; .* JointTrajectory"
-    ):
-        output_of("Twist")
+    with pytest.raises(OutputUnavailable, match="'Twist' is unknown; .* JointTrajectory"):
+        output_of('Twist')
 
 
 def test_missing_package_is_named_with_how_to_install_it(monkeypatch) -> None:
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(command, "import_module", absent)
-    with pytest.raises(
-        OutputUnavailable, match="apt install ros-.*trajectory-msgs.* pip install"
-    ):
-        OUTPUTS["JointTrajectory"].message_class()
+    monkeypatch.setattr(command, 'import_module', absent)
+    with pytest.raises(OutputUnavailable, match='apt install ros-.*trajectory-msgs.* pip install'):
+        OUTPUTS['JointTrajectory'].message_class()

@@ -7,22 +7,20 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "qwen_vla_ros"
+PACKAGE = Path(__file__).parents[1] / 'qwen_vla_ros'
 LIGHT = [
-    "errors",
-    "types",
-    "embodiment",
-    "observation",
-    "image_decoding",
-    "chunk",
-    "safety",
+    'errors',
+    'types',
+    'embodiment',
+    'observation',
+    'image_decoding',
+    'chunk',
+    'safety',
 ]
-LIGHT += ["command", "policy", "remote"]
-FILES = sorted(
-    path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts
-)
-TORCH_AT_TOP = ("model", "train")
-TORCH_INSIDE = ("model", "train", "policy.py", "cli.py", "evaluate")
+LIGHT += ['command', 'policy', 'remote']
+FILES = sorted(path for path in PACKAGE.rglob('*.py') if '__pycache__' not in path.parts)
+TORCH_AT_TOP = ('model', 'train')
+TORCH_INSIDE = ('model', 'train', 'policy.py', 'cli.py', 'evaluate')
 
 
 def importers(path: Path, package: str) -> tuple[bool, bool]:
@@ -37,7 +35,7 @@ def importers(path: Path, package: str) -> tuple[bool, bool]:
     guarded = {
         id(node)
         for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        if isinstance(block, ast.If) and 'TYPE_CHECKING' in ast.dump(block.test)
         for node in ast.walk(block)
     }
     top = anywhere = False
@@ -48,9 +46,7 @@ def importers(path: Path, package: str) -> tuple[bool, bool]:
             names = [node.module]
         else:
             continue
-        if id(node) in guarded or not any(
-            name.split(".")[0] == package for name in names
-        ):
+        if id(node) in guarded or not any(name.split('.')[0] == package for name in names):
             continue
         anywhere = True
         top = top or id(node) not in inside
@@ -61,26 +57,26 @@ def parts(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_borders(path: Path) -> None:
-    if parts(path) != "nodes":
-        assert not importers(path, "rclpy")[1], "only nodes/ may import rclpy"
-    top, anywhere = importers(path, "torch")
+    if parts(path) != 'nodes':
+        assert not importers(path, 'rclpy')[1], 'only nodes/ may import rclpy'
+    top, anywhere = importers(path, 'torch')
     if parts(path) not in TORCH_AT_TOP:
-        assert not top, "only model/ and train/ may import torch at the top of a file"
+        assert not top, 'only model/ and train/ may import torch at the top of a file'
     if parts(path) not in TORCH_INSIDE:
-        assert not anywhere, "only what calls the model may import torch"
+        assert not anywhere, 'only what calls the model may import torch'
 
 
-@pytest.mark.parametrize("module", LIGHT)
+@pytest.mark.parametrize('module', LIGHT)
 def test_light_modules_import_neither_ros_nor_torch(module: str) -> None:
     script = (
-        f"import sys, qwen_vla_ros.{module}\n"
+        f'import sys, qwen_vla_ros.{module}\n'
         "heavy = {'rclpy', 'torch', 'transformers', 'mujoco', 'cv2', 'trajectory_msgs'}\n"
-        "print(*sorted(heavy & set(sys.modules)))"
+        'print(*sorted(heavy & set(sys.modules)))'
     )
     found = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, '-c', script],
         check=False,
         cwd=PACKAGE.parent,
         capture_output=True,

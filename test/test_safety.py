@@ -10,31 +10,29 @@ from qwen_vla_ros.safety import SafetyGate, Tolerances
 from qwen_vla_ros.types import ActionChunk
 
 SECOND = 1_000_000_000
-NAMES = ("waist", "elbow", "left_finger")
+NAMES = ('waist', 'elbow', 'left_finger')
 
 
 def group(name: str, kind: str, names: tuple[str, ...], unit: str) -> SimpleNamespace:
-    return SimpleNamespace(
-        name=name, kind=kind, names=names, units=(unit,) * len(names)
-    )
+    return SimpleNamespace(name=name, kind=kind, names=names, units=(unit,) * len(names))
 
 
-def robot(kind: str = "abs_joint") -> SimpleNamespace:
+def robot(kind: str = 'abs_joint') -> SimpleNamespace:
     """A contract of two arm joints within +-1 rad and a gripper of 10..40 mm."""
     arm = SimpleNamespace(lower=-1.0, upper=1.0, velocity=1.0, acceleration=4.0)
     finger = SimpleNamespace(lower=0.01, upper=0.04, velocity=0.1, acceleration=1.0)
     groups = (
-        group("arm", kind, NAMES[:2], "rad"),
-        group("gripper", "gripper", NAMES[2:], "m"),
+        group('arm', kind, NAMES[:2], 'rad'),
+        group('gripper', 'gripper', NAMES[2:], 'm'),
     )
     return SimpleNamespace(
-        name="stub",
-        source="stub.yaml",
+        name='stub',
+        source='stub.yaml',
         action_groups=lambda layout=None: groups,
-        limits={"waist": arm, "elbow": arm, "left_finger": finger},
+        limits={'waist': arm, 'elbow': arm, 'left_finger': finger},
         workspace=SimpleNamespace(
-            frame="base_link",
-            tip="tip",
+            frame='base_link',
+            tip='tip',
             lower=(-1.0, -1.0, 0.02),
             upper=(1.0, 1.0, 1.0),
         ),
@@ -71,23 +69,23 @@ def test_a_good_chunk_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "reason"),
+    ('plan', 'reason'),
     [
-        (changed(3, 1, np.nan), "row 3: position of elbow is nan"),
-        (changed(3, 0, 1.5), "row 3: position of waist 1.5 rad > limit 1 rad"),
-        (changed(3, 2, 0.005), "row 3: position of left_finger 0.005 m < limit 0.01 m"),
-        (changed(7, 0, 0.3), "row 6: velocity of waist 1.5 rad/s > limit 1 rad/s"),
+        (changed(3, 1, np.nan), 'row 3: position of elbow is nan'),
+        (changed(3, 0, 1.5), 'row 3: position of waist 1.5 rad > limit 1 rad'),
+        (changed(3, 2, 0.005), 'row 3: position of left_finger 0.005 m < limit 0.01 m'),
+        (changed(7, 0, 0.3), 'row 6: velocity of waist 1.5 rad/s > limit 1 rad/s'),
         (
             changed(3, 0, 0.19),
-            "row 2: acceleration of waist 9.5 rad/s^2 > limit 4 rad/s^2",
+            'row 2: acceleration of waist 9.5 rad/s^2 > limit 4 rad/s^2',
         ),
-        (chunk(still(), names=("elbow", "waist", "left_finger")), "the robot takes"),
+        (chunk(still(), names=('elbow', 'waist', 'left_finger')), 'the robot takes'),
         (
             chunk(still(), 2 * SECOND),
-            "the chunk starts 1.000 s in the future (limit 0.05 s)",
+            'the chunk starts 1.000 s in the future (limit 0.05 s)',
         ),
-        (chunk(still(), -SECOND), "the chunk ended 0.600 s ago"),
-        (chunk(still(16), -SECOND), "the chunk starts 2.000 s old (limit 1.5 s)"),
+        (chunk(still(), -SECOND), 'the chunk ended 0.600 s ago'),
+        (chunk(still(16), -SECOND), 'the chunk starts 2.000 s old (limit 1.5 s)'),
     ],
 )
 def test_bad_chunks_are_refused_with_the_reason(plan, reason) -> None:
@@ -103,23 +101,21 @@ def test_bad_chunks_are_refused_with_the_reason(plan, reason) -> None:
 def test_verdict_carries_the_numbers() -> None:
     verdict = SafetyGate(robot()).check_chunk(changed(3, 0, 1.5), 7)
     found = (verdict.joint, verdict.value, verdict.limit, verdict.unit, verdict.time_ns)
-    assert found == ("waist", 1.5, 1.0, "rad", 7)
+    assert found == ('waist', 1.5, 1.0, 'rad', 7)
 
 
 @pytest.mark.parametrize(
-    ("observed", "joint", "value", "unit"),
+    ('observed', 'joint', 'value', 'unit'),
     [
-        ([0.5, 0.0, 0.03], "waist", 0.5, "rad"),
-        ([0.0, 0.0, 0.055], "left_finger", 0.025, "m"),
+        ([0.5, 0.0, 0.03], 'waist', 0.5, 'rad'),
+        ([0.0, 0.0, 0.055], 'left_finger', 0.025, 'm'),
     ],
 )
-def test_first_row_must_lie_near_the_observed_state(
-    observed, joint, value, unit
-) -> None:
+def test_first_row_must_lie_near_the_observed_state(observed, joint, value, unit) -> None:
     verdict = SafetyGate(robot()).check_chunk(chunk(still()), 0, np.array(observed))
     assert (verdict.ok, verdict.joint, verdict.unit) == (False, joint, unit)
     assert verdict.value == pytest.approx(value)
-    assert "jump from the observed position" in verdict.reason
+    assert 'jump from the observed position' in verdict.reason
 
 
 def test_values_within_the_tolerance_pass_and_are_not_changed() -> None:
@@ -144,8 +140,8 @@ def test_workspace_box_sees_the_arm_only() -> None:
     rows[:, 1] = 0.015 * np.arange(8)
     verdict = gate.check_chunk(chunk(rows), 0)
     assert [arm.shape for arm in seen] == [(2,)] * 8
-    assert verdict.reason == "row 7: workspace: tip.z -0.005 m < limit 0.02 m"
-    assert (verdict.joint, verdict.unit) == ("tip.z", "m")
+    assert verdict.reason == 'row 7: workspace: tip.z -0.005 m < limit 0.02 m'
+    assert (verdict.joint, verdict.unit) == ('tip.z', 'm')
 
 
 def test_refused_chunks_in_a_row_latch_and_a_good_one_starts_anew() -> None:
@@ -155,9 +151,7 @@ def test_refused_chunks_in_a_row_latch_and_a_good_one_starts_anew() -> None:
         gate.check_chunk(plan, 0)
     assert not gate.latched
     gate.check_chunk(bad, 0)
-    assert gate.latched.startswith(
-        "3 chunks in a row were refused, the last one: row 3"
-    )
+    assert gate.latched.startswith('3 chunks in a row were refused, the last one: row 3')
     assert not gate.check_chunk(good, 0).ok
     gate.reset()
     assert gate.check_chunk(good, 0).ok
@@ -169,13 +163,13 @@ POSE = np.array([0.0, 0.0, 0.03])
 
 
 @pytest.mark.parametrize(
-    ("position", "velocity", "reason"),
+    ('position', 'velocity', 'reason'),
     [
-        ([np.inf, 0, 0.03], REST, "position of waist is inf"),
-        ([0, 0, 0.03], [0, np.nan, 0], "velocity of elbow is nan"),
-        ([0, -1.2, 0.03], REST, "position of elbow -1.2 rad < limit -1 rad"),
-        ([0, 0, 0.03], [0, 0, 0.2], "velocity of left_finger 0.2 m/s > limit 0.1 m/s"),
-        ([0, 0], [0, 0], "values for 3 joints"),
+        ([np.inf, 0, 0.03], REST, 'position of waist is inf'),
+        ([0, 0, 0.03], [0, np.nan, 0], 'velocity of elbow is nan'),
+        ([0, -1.2, 0.03], REST, 'position of elbow -1.2 rad < limit -1 rad'),
+        ([0, 0, 0.03], [0, 0, 0.2], 'velocity of left_finger 0.2 m/s > limit 0.1 m/s'),
+        ([0, 0], [0, 0], 'values for 3 joints'),
     ],
 )
 def test_a_refused_row_latches_until_reset(position, velocity, reason) -> None:
@@ -186,7 +180,7 @@ def test_a_refused_row_latches_until_reset(position, velocity, reason) -> None:
     refused = gate.check_row(POSE, REST, 1)
     assert (refused.ok, refused.reason) == (
         False,
-        f"latched: row refused: {verdict.reason}",
+        f'latched: row refused: {verdict.reason}',
     )
     assert gate.refused_rows == 1
     gate.reset()
@@ -197,16 +191,14 @@ def test_rows_are_compared_with_the_row_before() -> None:
     gate = SafetyGate(robot())
     assert gate.check_row(POSE, REST, 0).ok
     verdict = gate.check_row(POSE + [0.1, 0, 0], REST, SECOND // 20)
-    assert (
-        "velocity since the last row of waist 2 rad/s > limit 1 rad/s" in verdict.reason
-    )
+    assert 'velocity since the last row of waist 2 rad/s > limit 1 rad/s' in verdict.reason
 
 
 def test_acceleration_between_rows() -> None:
     gate = SafetyGate(robot())
     assert gate.check_row(POSE, np.array([0.0, 0.5, 0.0]), 0).ok
     verdict = gate.check_row(POSE, np.array([0.0, -0.5, 0.0]), SECOND // 20)
-    assert "acceleration since the last row of elbow 20 rad/s^2" in verdict.reason
+    assert 'acceleration since the last row of elbow 20 rad/s^2' in verdict.reason
 
 
 def test_rows_far_apart_in_time_are_not_compared() -> None:
@@ -217,20 +209,18 @@ def test_rows_far_apart_in_time_are_not_compared() -> None:
 
 def test_caller_may_latch_for_its_own_reason() -> None:
     gate = SafetyGate(robot())
-    gate.latch("emergency stop pressed", 5)
-    assert gate.check_row(POSE, REST, 6).reason == "latched: emergency stop pressed"
-    assert gate.refusals[-1].reason == "emergency stop pressed"
+    gate.latch('emergency stop pressed', 5)
+    assert gate.check_row(POSE, REST, 6).reason == 'latched: emergency stop pressed'
+    assert gate.refusals[-1].reason == 'emergency stop pressed'
 
 
 def test_cartesian_layouts_are_refused() -> None:
-    with pytest.raises(QwenVlaError, match="delta_eef; turn it into joints"):
-        SafetyGate(robot("delta_eef"))
+    with pytest.raises(QwenVlaError, match='delta_eef; turn it into joints'):
+        SafetyGate(robot('delta_eef'))
 
 
 def test_joint_without_limits_is_refused() -> None:
     contract = robot()
-    del contract.limits["elbow"]
-    with pytest.raises(
-        QwenVlaError, match="no limits for elbow; add them to limits in stub.yaml"
-    ):
+    del contract.limits['elbow']
+    with pytest.raises(QwenVlaError, match='no limits for elbow; add them to limits in stub.yaml'):
         SafetyGate(contract)
