@@ -3,7 +3,7 @@ One supervised loop: phases of grounding and action learning over the same demon
 
 Every step's data and noise come from (seed, phase, step) alone, so a run that was killed goes on
 as if it had not been. Folder of a run: data/ (shards), state.pt (weights, optimiser, place),
-log.jsonl, and at its end checkpoint/ and curves.png.
+log.jsonl, and at its end checkpoint/ with curves.png in it.
 """
 
 import json
@@ -28,6 +28,7 @@ from qwen_vla_ros.model.config import QwenVLAConfig, preset
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.sim.scene import COLOURS, SHAPES, TEMPLATES
+from qwen_vla_ros.train.curves import draw_curves
 from qwen_vla_ros.train.demonstrations import (
     HELD_OUT_SEEDS,
     TRAINING_SEEDS,
@@ -326,14 +327,14 @@ class Trainer:
                 bar.set_postfix({key: f'{value:.3f}' for key, value in entry.items()})
                 if self.step % 10 == 0:
                     self.log(phase=phase.name, step=self.step, seconds=self.seconds, **entry)
-                if self.step % save_every == 0 or self.step == phase.steps:
-                    self.save_state()
                 if self.step % (5 * save_every) == 0 or self.step == phase.steps:
                     self.figures[phase.name] = held_out_figures(
                         self.model, self.head, self.held_out, phase.action_weight > 0
                     )
                     self.log(phase=phase.name, step=self.step, held_out=self.figures[phase.name])
                     bar.write(f'{phase.name} {self.step}: {self.figures[phase.name]}')
+                if self.step % save_every == 0 or self.step == phase.steps:
+                    self.save_state()
             bar.close()
 
     def finish(self, command: str) -> Path:
@@ -358,6 +359,7 @@ class Trainer:
             training,
             dtype,
         )
+        draw_curves(self.out / 'log.jsonl', folder / 'curves.png')
         return folder
 
 

@@ -1,0 +1,40 @@
+"""log.jsonl -> curves.png: losses and held-out figures over the steps of a run."""
+
+import json
+from pathlib import Path
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Draw one panel a kind of figure; phases follow each other on the step axis."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    panels = {
+        'loss': ('grounding', 'action'),
+        'held-out distance (cm)': ('localisation_median_cm', 'chunk_median_cm'),
+        'held-out share': ('found', 'ends_on', 'other_object'),
+    }
+    series: dict[str, list[tuple[int, float]]] = {}
+    begin, last, phase = 0, 0, None
+    for line in log.read_text().splitlines():
+        entry = json.loads(line)
+        if entry['phase'] != phase:
+            phase, begin = entry['phase'], last
+        last = begin + entry['step']
+        for key, value in {**entry, **entry.get('held_out', {})}.items():
+            if any(key in keys for keys in panels.values()):
+                series.setdefault(key, []).append((last, value))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 4), layout='constrained')
+    for axis, (title, keys) in zip(axes, panels.items(), strict=True):
+        for key in keys:
+            if key in series:
+                axis.plot(*zip(*series[key], strict=True), label=key)
+        axis.set(title=title, xlabel='step')
+        if title != 'held-out share':
+            axis.set_yscale('log')
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,52 @@
+"""The sandwich: every action comes back as it went in, and wrong statistics are refused."""
+
+import numpy as np
+import pytest
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.transforms import (
+    NormaliseActions,
+    NormaliseState,
+    PadActions,
+    Pipeline,
+    Quantiles,
+    ResizeImages,
+)
+
+TWO = Quantiles(('a', 'b'), np.array([-1.0, 0.0]), np.array([3.0, 0.5]))
+
+
+def test_actions_come_back_through_the_pipeline():
+    pipeline = Pipeline([NormaliseActions(TWO), PadActions(3, 2, 5, 4)])
+    actions = np.array([[0.0, 0.1], [1.5, 0.4], [3.0, 0.5]], np.float32)
+    inside = pipeline.forward({'actions': actions})
+    assert inside['actions'].shape == (5, 4)
+    assert inside['action_mask'].sum() == 6
+    np.testing.assert_allclose(pipeline.inverse(inside)['actions'], actions, atol=1e-6)
+
+
+def test_quantiles_map_to_plus_and_minus_one_and_actions_beyond_are_clipped():
+    scaled = NormaliseActions(TWO).forward({'actions': np.array([[-1.0, 0.5], [7.0, -9.0]])})
+    assert scaled['actions'].tolist() == [[-1.0, 1.0], [1.0, -1.0]]
+
+
+def test_state_is_not_clipped_and_is_padded():
+    state = NormaliseState(TWO, 3).forward({'state': np.array([5.0, 0.25])})['state']
+    assert state.tolist() == [2.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize('high', [-1.0, float('nan')])
+def test_statistics_that_do_not_increase_are_refused_by_name(high):
+    with pytest.raises(QwenVlaError, match='statistics: a'):
+        Quantiles(('a',), np.array([-1.0]), np.array([high]))
+
+
+def test_missing_view_is_named():
+    with pytest.raises(QwenVlaError, match='cam_right_wrist'):
+        ResizeImages({'cam_right_wrist': (8, 8)}).forward({'images': {}})
+
+
+def test_resize_averages_areas():
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, 2)
+    small = ResizeImages({'ego': (2, 2)}).forward({'images': {'ego': image}})['images']['ego']
+    assert small[..., 0].tolist() == [[3, 5], [11, 13]]
