@@ -74,9 +74,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
         return self._observe(), self._facts()
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Move for 0.2 s towards an action [7]; stop early on a touch."""
         now_ns = self._now_ns()
         reason = self._controller.accept(

@@ -42,7 +42,9 @@ class TrajectoryController:
         self.joint_names = tuple(joint_names)
         self._limits = None if limits is None else np.asarray(limits, np.float64).T
         if self._limits is not None and self._limits.shape != (2, len(self.joint_names)):
-            raise QwenVlaError(f'trajectory controller: one (lower, upper) per joint of {joint_names}')
+            raise QwenVlaError(
+                f'trajectory controller: one (lower, upper) per joint of {joint_names}'
+            )
         self.hold(positions)
 
     def hold(self, positions: Sequence[float]) -> None:
@@ -132,7 +134,10 @@ def _sample(motion: _Motion, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
     if after == count:
         end = motion.positions[-1]
         return end.copy(), np.zeros_like(end)
-    stop = (motion.positions[after], None if motion.velocities is None else motion.velocities[after])
+    stop = (
+        motion.positions[after],
+        None if motion.velocities is None else motion.velocities[after],
+    )
     if after == 0:
         start_ns, start = motion.before_ns, motion.before
     else:

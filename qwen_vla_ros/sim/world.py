@@ -5,8 +5,6 @@ Frame base_link (robot base at the origin, x forward, table top at z = 0), SI un
 used from one thread: the OpenGL context belongs to the thread that renders first.
 """
 
-import ctypes
-import ctypes.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +14,10 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim import arm, mjcf
+from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
 from qwen_vla_ros.sim.scene import (
     COLOURS,
+    OBJECTS_PER_SCENE,
     SHAPES,
     WIDTH,
     Scene,
@@ -25,27 +25,7 @@ from qwen_vla_ros.sim.scene import (
     sample_scene,
 )
 
-
-def _choose_gl() -> None:
-    """Set MUJOCO_GL where the user has not: EGL if its library loads, else OSMesa."""
-    if os.environ.get('MUJOCO_GL'):
-        return
-    for backend, library in (('egl', 'EGL'), ('osmesa', 'OSMesa')):
-        path = ctypes.util.find_library(library)
-        if path is not None:
-            os.environ['MUJOCO_GL'] = backend
-            return
-    os.environ['MUJOCO_GL'] = 'egl'
-
-
-_choose_gl()
-try:
-    import mujoco
-except (ImportError, AttributeError, RuntimeError) as error:
-    raise QwenVlaError(
-        f'simulation: mujoco does not load ({error}); pip install mujoco, and for the cameras '
-        'apt install libegl1 libgl1-mesa-dri (or libosmesa6 and MUJOCO_GL=osmesa)'
-    ) from error
+mujoco = load_mujoco()
 
 VIEWS = ('ego', 'cam_right_wrist')
 SIZE = (480, 640)  # h, w of the cameras
@@ -120,7 +100,13 @@ class TabletopWorld:
 
     def reset(self, seed: int, scene: Scene | None = None) -> Scene:
         """Lay out the scene of a seed (or a given scene), the arm at its first posture."""
-        self.scene = sample_scene(seed) if scene is None else scene
+        scene = sample_scene(seed) if scene is None else scene
+        if len(scene.objects) != OBJECTS_PER_SCENE:
+            raise QwenVlaError(
+                f'scene {scene.seed}: the table takes {OBJECTS_PER_SCENE} objects, '
+                f'got {len(scene.objects)}'
+            )
+        self.scene = scene
         mujoco.mj_resetData(self.model, self.data)
         self._dress_surroundings()
         for index, item in enumerate(self.scene.objects):
@@ -287,9 +273,8 @@ class TabletopWorld:
                 renderer = mujoco.Renderer(self.model, *size)
             except Exception as error:  # each GL backend raises its own kind
                 raise QwenVlaError(
-                    f'simulation: cannot render with MUJOCO_GL={os.environ["MUJOCO_GL"]} '
-                    f'({error}); apt install libegl1 libgl1-mesa-dri, or libosmesa6 and set '
-                    'MUJOCO_GL=osmesa'
+                    f'simulation: cannot render with MUJOCO_GL={os.environ.get("MUJOCO_GL")} '
+                    f'({error}); {REMEDY}'
                 ) from error
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
