@@ -1,90 +1,32 @@
 """
-ROS messages -> Observation: ring buffers, alignment in time, staleness.
+ROS messages -> Observation: refuse, file under the true time, align, decode.
 
-Time. Every message is filed under its header stamp minus the latency offset of its stream. The
-anchor of an observation is the newest frame of the camera that is furthest behind; every other
-camera gives its frame nearest to it, the joints are interpolated to it. When that frame does not
-fit (skew, or joints not there yet), the frame before it is tried, until the age limit.
-
-Bad messages raise InputError, are not stored, and are told by missing() once the source has
-nothing fresh left. A node clock that jumps back by more than a second (a bag played again, a
-simulation reset) empties the buffer. push() looks at headers only; pictures are decoded in
-sample(). Nothing is extrapolated and nothing missing is ever replaced.
+Every message is filed under its header stamp minus the latency offset of its stream; alignment.py
+finds the set that belongs together. Bad messages raise InputError, are not stored, and are told by
+missing() once the source has nothing fresh left. A node clock that jumps back by more than a
+second (a bag played again, a simulation reset) empties the buffer. push() looks at headers only;
+pictures are decoded in sample(). Nothing missing is ever replaced.
 """
 
 import threading
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, isfinite
+from math import isfinite
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qwen_vla_ros.alignment import STATE, Aligner, Match, Missing
 from qwen_vla_ros.image_decoding import InputError, check_image, decode_image
 from qwen_vla_ros.types import Observation
 
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
-STATE = 'state'
-KEEP_S = 0.5
 CLOCK_JUMP_NS = 1_000_000_000
 EDGES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Why there is no observation: source is a view tag or 'state'."""
-
-    source: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Say both, as a status line wants it."""
-        return f'{self.source}: {self.reason}'
-
-
-class Stream:
-    """The newest items of one source, sorted by time; at least `capacity` are kept."""
-
-    def __init__(self, capacity: int) -> None:
-        """Start empty; between capacity and twice as many items are held."""
-        self._capacity = capacity
-        self.times: list[int] = []
-        self.items: list[Any] = []
-
-    def add(self, time_ns: int, item: Any) -> bool:
-        """File an item under its time; False for a time that is already there."""
-        times = self.times
-        if not times or time_ns > times[-1]:
-            times.append(time_ns)
-            self.items.append(item)
-        else:
-            index = bisect_left(times, time_ns)
-            if times[index] == time_ns:
-                return False
-            times.insert(index, time_ns)
-            self.items.insert(index, item)
-        if len(times) >= 2 * self._capacity:
-            del times[: -self._capacity]
-            del self.items[: -self._capacity]
-        return True
-
-    def nearest(self, time_ns: int) -> int:
-        """Return the index of the item nearest to a time; the stream must not be empty."""
-        times = self.times
-        index = bisect_left(times, time_ns)
-        if index == len(times) or (index and time_ns - times[index - 1] <= times[index] - time_ns):
-            return index - 1
-        return index
-
-    def drop(self, time_ns: int) -> None:
-        """Forget the item of a time, if it is still there."""
-        index = bisect_left(self.times, time_ns)
-        if index < len(self.times) and self.times[index] == time_ns:
-            del self.times[index], self.items[index]
 
 
 @dataclass
@@ -98,16 +40,6 @@ class Counts:
     skew: list[int] = field(default_factory=lambda: [0] * (len(EDGES_S) + 1))
 
 
-@dataclass(frozen=True)
-class _Match:
-    """One time-aligned set: frames are (view, time, message), state float64 [S]."""
-
-    anchor_ns: int
-    frames: tuple[tuple[str, int, Any], ...]
-    state: np.ndarray
-    state_ns: int
-
-
 class ObservationBuffer:
     """Collect messages of all sources of a robot; give time-aligned observations. Thread-safe."""
 
@@ -115,14 +47,17 @@ class ObservationBuffer:
         """Listen for the cameras and the state fields of a contract."""
         self._embodiment = embodiment
         safety = embodiment.safety
-        self._skew_ns = round(safety.max_skew_s * 1e9)
         self._age_ns = round(safety.max_age_s * 1e9)
         self._future_ns = round(safety.max_future_s * 1e9)
-        self._state_period_ns = round(1e9 / embodiment.state.rate_hz)
         self._cameras = {camera.view: camera for camera in embodiment.cameras}
         sources = {**self._cameras, STATE: embodiment.state}
         self._topics = {name: source.topic for name, source in sources.items()}
-        self._rates = {name: source.rate_hz for name, source in sources.items()}
+        self._aligner = Aligner(
+            {view: camera.rate_hz for view, camera in self._cameras.items()},
+            embodiment.state.rate_hz,
+            safety.max_skew_s,
+            safety.max_age_s,
+        )
         self._offsets_ns = {
             name: round(source.latency_offset_s * 1e9) for name, source in sources.items()
         }
@@ -171,7 +106,7 @@ class ObservationBuffer:
                 counts.refused += 1
                 self._refusals[source] = str(error)
                 raise
-            if self._streams[source].add(time_ns, item):
+            if self._aligner.streams[source].add(time_ns, item):
                 self._refusals.pop(source, None)
             else:
                 counts.duplicates += 1
@@ -180,17 +115,17 @@ class ObservationBuffer:
         """Return what holds at the newest common instant; None when missing() is not empty."""
         with self._lock:
             match = self._match(now_ns)
-            if not isinstance(match, _Match):
+            if not isinstance(match, Match):
                 return None
             self._count(match, now_ns)
         images = {}
-        for view, time_ns, message in match.frames:
+        for view, (time_ns, message) in match.frames.items():
             try:
                 images[view] = decode_image(message, self._topics[view])
             except InputError as error:
                 self._discard(view, time_ns, str(error))
                 return None
-        sources = {view: time_ns for view, time_ns, _ in match.frames}
+        sources = {view: time_ns for view, (time_ns, _) in match.frames.items()}
         return Observation(
             images=images,
             state=match.state.astype(np.float32),
@@ -205,7 +140,7 @@ class ObservationBuffer:
         """Return, source by source, why sample(now_ns) gives nothing; empty when it would."""
         with self._lock:
             match = self._match(now_ns)
-            return () if isinstance(match, _Match) else match
+            return () if isinstance(match, Match) else match
 
     def statistics(self) -> dict[str, Any]:
         """
@@ -237,9 +172,7 @@ class ObservationBuffer:
             self._clear()
 
     def _clear(self) -> None:
-        self._streams = {
-            name: Stream(max(4, ceil(KEEP_S * rate))) for name, rate in self._rates.items()
-        }
+        self._aligner.clear()
         self._refusals: dict[str, str] = {}
         self._clock_ns: int | None = None
 
@@ -312,83 +245,33 @@ class ObservationBuffer:
             return lambda values: (values[indices[0]],)
         return itemgetter(*indices)
 
-    def _match(self, now_ns: int) -> '_Match | tuple[Missing, ...]':
-        """Return the newest set that fits, or why there is none."""
+    def _match(self, now_ns: int) -> Match | tuple[Missing, ...]:
+        """Return the newest set that fits, or why there is none, refusals included."""
         self._follow_clock(now_ns)
-        problems = [
-            Missing(name, reason)
-            for name in self._streams
-            if (reason := self._stale(name, now_ns)) is not None
-        ]
-        if problems:
-            return tuple(problems)
-        views = list(self._cameras)
-        slowest = min(views, key=lambda view: self._streams[view].times[-1])
-        first: Missing | None = None
-        for anchor in reversed(self._streams[slowest].times):
-            if now_ns - anchor > self._age_ns:
-                break
-            match = self._match_at(anchor)
-            if isinstance(match, _Match):
-                return match
-            first = first or match
-        return (first,)
+        found = self._aligner.match(now_ns)
+        if isinstance(found, Match):
+            return found
+        return tuple(self._told(problem) for problem in found)
 
-    def _stale(self, name: str, now_ns: int) -> str | None:
-        times = self._streams[name].times
-        if times and now_ns - times[-1] <= self._age_ns:
-            return None
-        if name in self._refusals:
-            return f'last message refused: {self._refusals[name]}'
-        if not times:
-            return f'never received (topic {self._topics[name]})'
-        noun = 'joint state' if name == STATE else 'frame'
-        age = (now_ns - times[-1]) * 1e-9
-        return f'last {noun} {age:.2f} s old (limit {self._age_ns * 1e-9:g} s)'
-
-    def _match_at(self, anchor: int) -> _Match | Missing:
-        frames = []
-        for view in self._cameras:
-            stream = self._streams[view]
-            index = stream.nearest(anchor)
-            skew = abs(stream.times[index] - anchor)
-            if skew > self._skew_ns:
-                limit = f'{self._skew_ns * 1e-9:g} s'
-                return Missing(view, f'skew {skew * 1e-9:.3f} s > {limit} between the cameras')
-            frames.append((view, stream.times[index], stream.items[index]))
-        state = self._state_at(anchor)
-        if isinstance(state, Missing):
-            return state
-        return _Match(anchor, tuple(frames), *state)
-
-    def _state_at(self, anchor: int) -> tuple[np.ndarray, int] | Missing:
-        """Return joints [S] at the anchor and the time they hold for; never extrapolated."""
-        times, rows = self._streams[STATE].times, self._streams[STATE].items
-        after = bisect_right(times, anchor)
-        if after == 0:
-            return Missing(STATE, 'no joint state as old as the newest frames yet')
-        low = times[after - 1]
-        if after == len(times):
-            if anchor - low > self._state_period_ns:
-                behind = (anchor - low) * 1e-9
-                return Missing(STATE, f'joint states are {behind:.3f} s behind the cameras')
-            return np.array(rows[-1]), low
-        gap = times[after] - low
-        if gap > self._age_ns:
-            return Missing(STATE, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
-        low_row, high_row = np.array(rows[after - 1]), np.array(rows[after])
-        return low_row + (anchor - low) / gap * (high_row - low_row), anchor
+    def _told(self, problem: Missing) -> Missing:
+        if problem.source in self._refusals:
+            reason = f'last message refused: {self._refusals[problem.source]}'
+            return Missing(problem.source, reason)
+        if not self._aligner.streams[problem.source].times:
+            reason = f'{problem.reason} (topic {self._topics[problem.source]})'
+            return Missing(problem.source, reason)
+        return problem
 
     def _discard(self, view: str, time_ns: int, reason: str) -> None:
         """Drop a frame that turned out undecodable, as if it had been refused on arrival."""
         with self._lock:
-            self._streams[view].drop(time_ns)
+            self._aligner.streams[view].drop(time_ns)
             self._refusals[view] = reason
             self._counts[view].refused += 1
 
-    def _count(self, match: _Match, now_ns: int) -> None:
+    def _count(self, match: Match, now_ns: int) -> None:
         self._samples += 1
-        times = [(view, time_ns) for view, time_ns, _ in match.frames]
+        times = [(view, time_ns) for view, (time_ns, _) in match.frames.items()]
         for source, time_ns in (*times, (STATE, match.state_ns)):
             counts = self._counts[source]
             counts.age[bisect_right(EDGES_S, (now_ns - time_ns) * 1e-9)] += 1

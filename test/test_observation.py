@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from qwen_vla_ros.observation import InputError, Missing, ObservationBuffer, Stream
+from qwen_vla_ros.alignment import Missing, Stream
+from qwen_vla_ros.observation import InputError, ObservationBuffer
 
 MS = 1_000_000
 T0 = 1_000_000 * MS
