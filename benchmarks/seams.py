@@ -27,7 +27,7 @@ def truth(rows: np.ndarray) -> np.ndarray:
 
 
 def chunks(seed: int) -> list[ActionChunk]:
-    """Return what the policy predicts: the truth with an error that differs from chunk to chunk."""
+    """Return the predictions: the truth with an error that differs from chunk to chunk."""
     rng = np.random.default_rng(seed)
     found = []
     for index in range(CHUNKS):

@@ -11,6 +11,7 @@ Items are filed under their true times; messages, topics and clocks are observat
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from math import ceil
 from typing import Any
 
@@ -112,16 +113,15 @@ class Aligner:
             if not stream.times or stream.times[-1] < oldest:
                 return self._stale(now_ns)
         problem: Missing | None = None
-        for back in range(1, max(len(self.streams[view].times) for view in self._views) + 1):
+        for back in count(1):
             sets = self._sets(back, oldest)
             if not sets:
-                break
+                return (problem,)
             for spread, anchor, chosen in sets:
                 found = self._complete(spread, anchor, chosen)
                 if isinstance(found, Match):
                     return found
                 problem = problem or found
-        return (problem,)
 
     def _sets(self, back: int, oldest: int) -> list[tuple[int, int, list[int]]]:
         """Return (spread, anchor, index a camera) around each camera's back-th newest frame."""
@@ -130,17 +130,26 @@ class Aligner:
         for stream in streams:
             if back > len(stream.times) or stream.times[-back] < oldest:
                 continue
-            anchor = stream.times[-back]
-            chosen = [other.nearest(anchor) for other in streams]
-            times = [other.times[index] for other, index in zip(streams, chosen, strict=True)]
-            sets.append((max(times) - min(times), anchor, chosen))
-        return sorted(sets)
+            anchor = first = last = stream.times[-back]
+            chosen = []
+            for other in streams:
+                index = other.nearest(anchor)
+                time_ns = other.times[index]
+                if time_ns < first:
+                    first = time_ns
+                elif time_ns > last:
+                    last = time_ns
+                chosen.append(index)
+            sets.append((last - first, anchor, chosen))
+        sets.sort()
+        return sets
 
     def _complete(self, spread: int, anchor: int, chosen: list[int]) -> Match | Missing:
-        frames = {}
-        for view, index in zip(self._views, chosen, strict=True):
-            stream = self.streams[view]
-            frames[view] = (stream.times[index], stream.items[index])
+        streams = self.streams
+        frames = {
+            view: (streams[view].times[index], streams[view].items[index])
+            for view, index in zip(self._views, chosen, strict=True)
+        }
         if spread > self._skew_ns:
             view = max(frames, key=lambda name: abs(frames[name][0] - anchor))
             return Missing(
@@ -164,8 +173,9 @@ class Aligner:
         gap = times[after] - low
         if gap > self._age_ns:
             return Missing(STATE, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
-        low_row, high_row = np.array((rows[after - 1], rows[after]))
-        return low_row + (anchor - low) / gap * (high_row - low_row), anchor
+        part = (anchor - low) / gap
+        pairs = zip(rows[after - 1], rows[after], strict=True)
+        return np.array([before + part * (behind - before) for before, behind in pairs]), anchor
 
     def _stale(self, now_ns: int) -> tuple[Missing, ...]:
         problems = []
