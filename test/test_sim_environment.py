@@ -97,6 +97,7 @@ def test_touching_another_object_ends_the_episode_without_success(env: TabletopE
         ExpertPolicy(env.world.object_positions), 1, target, f'touch the {told}', env=env
     )
     assert not result['success'] and result['first_touched'] == told
+    assert result['elapsed_s'] < 5
 
 
 def test_an_idle_policy_is_truncated_after_12_s(env: TabletopEnv) -> None:

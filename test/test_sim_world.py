@@ -133,6 +133,15 @@ def test_lowering_the_hand_touches_exactly_the_object_below(
     assert blind.result(other).done and not blind.result(other).success
 
 
+def test_touching_the_target_after_another_object_is_no_success(blind: TabletopWorld) -> None:
+    scene = blind.reset(0)
+    other, target = scene.names[0], scene.names[2]
+    lower_onto(blind, other)
+    lower_onto(blind, target)
+    outcome = blind.result(target)
+    assert outcome.touched == (other, target) and not outcome.success
+
+
 def test_nothing_touched_is_not_done_until_the_time_is_up(blind: TabletopWorld) -> None:
     target = blind.reset(0).names[0]
     blind.step(0.1)

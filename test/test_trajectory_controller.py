@@ -42,6 +42,17 @@ def test_points_with_velocities_are_joined_by_a_cubic(controller: TrajectoryCont
     assert controller.sample(10 * S)[1][0] == pytest.approx(0.5)
 
 
+def test_a_cubic_meets_position_and_velocity_at_both_ends(
+    controller: TrajectoryController,
+) -> None:
+    rows, speeds = [[0, 1], [1, 2], [5, 3]], [[0.5, 0], [2, -1], [0, 0]]
+    controller.accept(NAMES, [0.0, 2.0, 3.0], rows, speeds, 10 * S, 10 * S)
+    for beside in (-1, 0):
+        position, velocity = controller.sample(12 * S + beside)
+        assert position == pytest.approx([1, 2], abs=1e-6)
+        assert velocity == pytest.approx([2, -1], abs=1e-6)
+
+
 def test_it_holds_the_last_point_after_the_end(controller: TrajectoryController) -> None:
     controller.accept(NAMES, [1.0], [[2, 3]], None, 10 * S, 10 * S)
     for now in (11 * S, 1000 * S):

@@ -1,8 +1,9 @@
 """
 Geometry of the WidowX 250s: names, limits, forward and analytic inverse kinematics (numpy only).
 
-Joint origins and limits are the figures of Interbotix' own description (interbotix_ros_manipulators,
-interbotix_xsarm_descriptions/urdf/wx250s.urdf.xacro). Frame: base_link, x forward, z up, metres.
+Joint origins and limits are the figures of Interbotix' own description: github.com/Interbotix/
+interbotix_ros_manipulators, interbotix_xsarm_descriptions/urdf/wx250s.urdf.xacro.
+Frame: base_link, x forward, z up, metres.
 All functions are vectorised: q [..., 7] is waist, shoulder, elbow, forearm_roll, wrist_angle,
 wrist_rotate (rad), left_finger (m); the tip is ee_gripper_link.
 """
@@ -63,7 +64,7 @@ def rotation_z(angle: np.ndarray) -> np.ndarray:
 
 
 def forward(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tip's position [..., 3] in m and rotation [..., 3, 3] in base_link for q [..., 7]."""
+    """Return the tip's position [..., 3] and rotation [..., 3, 3] in base_link at q [..., 7]."""
     q = np.asarray(q, np.float64)
     waist, upper = rotation_z(q[..., 0]), rotation_y(q[..., 1])
     forearm = rotation_y(q[..., 1] + q[..., 2])

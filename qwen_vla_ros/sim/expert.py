@@ -52,7 +52,7 @@ def expert_chunk(
 
 
 def tip_path(start: np.ndarray, target: np.ndarray, horizon: int, step_s: float) -> np.ndarray:
-    """Return the tip's positions [..., horizon, 3] in m from start [..., 3] onto target [..., 3]."""
+    """Return the tip's way [..., horizon, 3] in m from start [..., 3] onto target [..., 3]."""
     goal = target + np.array([0.0, 0.0, TOUCH_ABOVE_CENTRE])
     substeps = max(1, round(step_s / _SUBSTEP_S))
     dt = step_s / substeps
@@ -66,7 +66,7 @@ def tip_path(start: np.ndarray, target: np.ndarray, horizon: int, step_s: float)
 
 
 def _tip_velocity(tip: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Return the velocity field [..., 3] in m/s: a funnel over the goal, climbed before it is entered."""
+    """Return the velocity field [..., 3] in m/s: up to a funnel over the goal, along it, down."""
     aside = goal[..., :2] - tip[..., :2]
     distance = np.linalg.norm(aside, axis=-1)
     height = TRAVEL_HEIGHT - goal[..., 2]

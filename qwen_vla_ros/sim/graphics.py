@@ -13,7 +13,10 @@ from types import ModuleType
 
 from qwen_vla_ros.errors import QwenVlaError
 
-REMEDY = 'apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6 and set MUJOCO_GL=osmesa'
+REMEDY = (
+    'apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6 and set MUJOCO_GL=osmesa '
+    '(before mujoco is first imported)'
+)
 
 
 def load_mujoco() -> ModuleType:
