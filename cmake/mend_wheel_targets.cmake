@@ -1,0 +1,20 @@
+# Passed as CMAKE_PROJECT_INCLUDE when ROS comes from PyPI wheels: their exported targets carry
+# include folders of the machine that built them, and CMake stops at folders that do not exist.
+function(_drop_missing_include_folders)
+  get_property(targets DIRECTORY ${CMAKE_SOURCE_DIR} PROPERTY IMPORTED_TARGETS)
+  foreach(target ${targets})
+    get_target_property(folders ${target} INTERFACE_INCLUDE_DIRECTORIES)
+    if(NOT folders)
+      continue()
+    endif()
+    set(kept)
+    foreach(folder ${folders})
+      if(NOT IS_ABSOLUTE "${folder}" OR EXISTS "${folder}")
+        list(APPEND kept "${folder}")
+      endif()
+    endforeach()
+    set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+  endforeach()
+endfunction()
+
+cmake_language(DEFER DIRECTORY ${CMAKE_SOURCE_DIR} CALL _drop_missing_include_folders)
