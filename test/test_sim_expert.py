@@ -66,7 +66,9 @@ def test_row_0_is_the_posture_and_the_last_row_is_on_the_object() -> None:
 
 
 def test_rows_keep_joint_limits_and_speeds() -> None:
-    rows = expert_chunk(*many(500))
+    q, targets = many(500)
+    rows = expert_chunk(q, targets)
+    assert rows[:, 0] == pytest.approx(q, abs=1e-12)
     speeds = np.abs(np.diff(rows, axis=1)) / 0.2
     assert (rows[:, 1:] >= arm.LOWER).all() and (rows[:, 1:] <= arm.UPPER).all()
     assert (speeds <= arm.VELOCITY).all()
