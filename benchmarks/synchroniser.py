@@ -26,7 +26,7 @@ VIEWS = ('ego', 'cam_left_wrist', 'cam_right_wrist')
 CAMERA_HZ, STATE_HZ, SECONDS, QUEUE, SLOP_S = 30.0, 500.0, 20.0, 50, 0.03
 JOINTS = tuple(f'joint{index}' for index in range(7))
 WIDTH, HEIGHT = 8, 4
-ROUNDS = 3
+ROUNDS = 5
 SECOND = 1_000_000_000
 
 

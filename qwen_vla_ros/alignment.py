@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,7 @@ class Missing:
         return f'{self.source}: {self.reason}'
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """One set: view -> (time, item) of the cameras, joints float64 [S] and their time."""
 
     anchor_ns: int
@@ -48,23 +47,23 @@ class Stream:
 
     def __init__(self, capacity: int) -> None:
         """Start empty; less than twice the capacity is held."""
-        self._capacity = capacity
+        self._capacity, self._full = capacity, 2 * capacity
         self.times: list[int] = []
         self.items: list[Any] = []
 
     def add(self, time_ns: int, item: Any) -> bool:
         """File an item under its time; False for a time that is already there."""
         times = self.times
-        if not times or time_ns > times[-1]:
-            times.append(time_ns)
-            self.items.append(item)
-        else:
+        if times and time_ns <= times[-1]:
             index = bisect_left(times, time_ns)
             if times[index] == time_ns:
                 return False
             times.insert(index, time_ns)
             self.items.insert(index, item)
-        if len(times) >= 2 * self._capacity:
+        else:
+            times.append(time_ns)
+            self.items.append(item)
+        if len(times) >= self._full:
             del times[: -self._capacity]
             del self.items[: -self._capacity]
         return True

@@ -198,6 +198,8 @@ class ChunkExecutor:
                 f'chunk refused: row {row}, {chunk.names[column]} is '
                 f'{chunk.actions[row, column]}, not a finite number'
             )
+        if chunk.horizon < 2:
+            raise ChunkRefused('chunk refused: one row is no motion; at least two are needed')
         if chunk.end_ns <= now_ns:
             raise ChunkRefused(
                 f'chunk refused: its last row was due {(now_ns - chunk.end_ns) * 1e-9:.3f} s '
@@ -275,7 +277,7 @@ class ChunkExecutor:
         plan = self._plan
         if plan is None:
             return None
-        times = dt_s * np.arange(1, int(lookahead_s / dt_s + 1e-6) + 1)
+        times = dt_s * np.arange(1, max(int(lookahead_s / dt_s + 1e-6), 1) + 1)
         if plan.end_ns is not None:
             left = (plan.end_ns - now_ns) * 1e-9
             if left <= 0:

@@ -45,16 +45,21 @@ class Tolerances:
     """
     How far over a limit is still accepted.
 
-    position       rad or m beyond a position limit (rounding, and a policy that rests on a stop)
-    velocity       share of the limit, for rows and between rows
-    chunk_acceleration  share of the limit, second difference of the rows of a chunk
-    row_acceleration    share of the limit between commanded rows: a blend adds up to half of it
+    position_rad, position_m   beyond a position limit: sensor noise, a policy that rests on a stop
+    chunk_velocity             share of the limit, first difference of the rows of a chunk
+    chunk_acceleration         share of the limit, second difference of the rows of a chunk
+    row_velocity               share of the limit; a curve through alternating rows is up to half
+                               as fast again as their difference
+    row_acceleration           share of the limit; a spline through alternating rows triples their
+                               second difference, and a blend adds up to half of the limit
     """
 
-    position: float = 1e-3
-    velocity: float = 0.05
+    position_rad: float = 0.01
+    position_m: float = 0.001
+    chunk_velocity: float = 0.05
     chunk_acceleration: float = 0.1
-    row_acceleration: float = 1.0
+    row_velocity: float = 0.5
+    row_acceleration: float = 2.8
 
 
 class SafetyGate:
@@ -98,10 +103,11 @@ class SafetyGate:
         self._upper = np.array([limit.upper for limit in limits])
         self._velocity = np.array([limit.velocity for limit in limits])
         self._acceleration = np.array([limit.acceleration for limit in limits])
+        self._tolerances = tolerances or Tolerances()
+        self._beyond = self._per_unit(self._tolerances.position_rad, self._tolerances.position_m)
         self._box = embodiment.workspace if tip_position is not None else None
         self._tip_position = tip_position
         self._safety = embodiment.safety
-        self._tolerances = tolerances or Tolerances()
         self._lock = threading.Lock()
         self.refusals: deque[Verdict] = deque(maxlen=100)
         self.refused_chunks = 0
@@ -209,7 +215,7 @@ class SafetyGate:
                 'velocity',
                 np.abs(velocity[None]),
                 self._velocity,
-                self._tolerances.velocity,
+                self._tolerances.row_velocity,
                 '/s',
             )
         return problem or self._step_problem(position, velocity, now_ns) or self._box_problem(rows)
@@ -229,7 +235,7 @@ class SafetyGate:
             'velocity since the last row',
             speed,
             self._velocity,
-            self._tolerances.velocity,
+            self._tolerances.row_velocity,
             '/s',
         )
         if problem or velocity is None or velocity_before is None:
@@ -267,9 +273,9 @@ class SafetyGate:
 
     def _position_problem(self, rows: np.ndarray) -> Verdict | None:
         beyond = np.maximum(self._lower - rows, rows - self._upper)
-        if (beyond <= self._tolerances.position).all():
+        if (beyond <= self._beyond).all():
             return None
-        row, column = np.unravel_index(np.argmax(beyond), beyond.shape)
+        row, column = np.unravel_index(np.argmax(beyond / self._beyond), beyond.shape)
         value = rows[row, column]
         low = value < self._lower[column]
         limit = (self._lower if low else self._upper)[column]
@@ -279,20 +285,21 @@ class SafetyGate:
         if observed is None:
             return None
         observed = np.asarray(observed, np.float64)[None]
-        limits = np.array([self._jump_limit(unit) for unit in self._units])
+        limits = self._per_unit(self._safety.max_jump_rad, self._safety.max_jump_m)
         return self._finite_problem('observed position', observed) or self._over(
             'jump from the observed position', np.abs(first - observed), limits, 0.0, ''
         )
 
-    def _jump_limit(self, unit: str) -> float:
-        return self._safety.max_jump_m if unit == 'm' else self._safety.max_jump_rad
+    def _per_unit(self, radians: float, metres: float) -> np.ndarray:
+        """Return [A]: one number for joints that turn, another for those that slide."""
+        return np.array([metres if unit == 'm' else radians for unit in self._units])
 
     def _rate_problem(self, rows: np.ndarray, step_s: float) -> Verdict | None:
         if len(rows) < 2:
             return None
         speeds = np.diff(rows, axis=0) / step_s
         problem = self._over(
-            'velocity', np.abs(speeds), self._velocity, self._tolerances.velocity, '/s'
+            'velocity', np.abs(speeds), self._velocity, self._tolerances.chunk_velocity, '/s'
         )
         if problem or len(rows) < 3:
             return problem
@@ -306,7 +313,7 @@ class SafetyGate:
         tips = np.array([self._tip_position(row[self._arm]) for row in rows])
         lower, upper = np.asarray(self._box.lower), np.asarray(self._box.upper)
         beyond = np.maximum(lower - tips, tips - upper)
-        if (beyond <= self._tolerances.position).all():
+        if (beyond <= self._tolerances.position_m).all():
             return None
         row, axis = np.unravel_index(np.argmax(beyond), beyond.shape)
         value = float(tips[row, axis])

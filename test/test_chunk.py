@@ -192,6 +192,7 @@ def test_old_plan_that_expires_within_the_blend_leaves_no_step() -> None:
         (chunk(np.zeros((4, 2)), 4.0), 'slower than its horizon'),
         (chunk(np.zeros((4, 2)), 6.0), 'in the future'),
         (chunk([[0, 0], [np.nan, 0]], 4.99), 'row 1, shoulder is nan'),
+        (chunk([[0, 0]], 5.01), 'at least two'),
     ],
 )
 def test_refused_chunks_name_the_reason_and_change_nothing(plan, message) -> None:
@@ -268,6 +269,11 @@ def test_points_are_the_plan_at_even_times() -> None:
         expected = executor.sample(now + round(time * SECOND))
         np.testing.assert_array_equal(position, expected[0])
         np.testing.assert_array_equal(velocity, expected[1])
+
+
+def test_two_rows_are_a_straight_line() -> None:
+    executor = running(chunk([[0.0, 0.01], [1.0, 0.01]], step_s=1.0))
+    np.testing.assert_allclose(executor.at(SECOND // 2), [0.5, 0.01], atol=1e-7)
 
 
 def test_points_end_with_the_plan() -> None:

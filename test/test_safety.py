@@ -124,7 +124,7 @@ def test_values_within_the_tolerance_pass_and_are_not_changed() -> None:
     before = plan.actions.copy()
     assert SafetyGate(robot()).check_chunk(plan, 0).ok
     np.testing.assert_array_equal(plan.actions, before)
-    strict = SafetyGate(robot(), tolerances=Tolerances(position=1e-5))
+    strict = SafetyGate(robot(), tolerances=Tolerances(position_rad=1e-5))
     assert not strict.check_chunk(plan, 0).ok
 
 
