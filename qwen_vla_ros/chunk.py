@@ -1,28 +1,25 @@
 """
 ActionChunk -> the row for this instant.
 
-A plan is a sequence of quintic Hermite segments through the rows of a chunk, and exactly through
-them. Its position, velocity and acceleration are continuous everywhere (C2): inside a chunk, at
-the seam between two chunks, out of a hold and into a stop.
+Position, velocity and acceleration of the motion are continuous everywhere (C2): inside a chunk,
+whose rows are met exactly (curve.py), at the seam between two chunks, out of a hold and into a
+stop.
 
-  ordinary channels   natural cubic spline (solved over the whole chunk)
-  monotone channels   harmonic-mean slopes, acceleration zero at the rows: between two rows the
-                      value never leaves them (grippers)
-  seam                new plan + a quintic that takes the difference of position, velocity and
-                      acceleration at the seam to zero; when the difference is constant this is
-                      the smootherstep blend of old and new. It is stretched where the blend
-                      itself would ask for more than half of the acceleration limit.
-  stop                velocity and acceleration go to zero in the time the limit asks for
+  seam   new plan + a quintic that takes the difference of position, velocity and acceleration at
+         the seam to zero; when the difference is constant this is the smootherstep blend of old
+         and new. It is stretched where the blend itself would ask for more than half of the
+         acceleration limit.
+  stop   velocity and acceleration go to zero in the time the limit asks for
 
 Time comes from the caller, in int nanoseconds; there is no clock here.
 """
 
 import threading
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from qwen_vla_ros.curve import Curve, through_knots, through_rows
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.types import ActionChunk
 
@@ -32,22 +29,6 @@ SHORTEST_STOP_S = 0.05
 POSITION_BRIDGE_PEAK = 10.0 / 3.0**0.5
 VELOCITY_BRIDGE_PEAK = 3.94
 STOP_PEAK = 1.5
-
-# (x0, v0, a0, x1, v1, a1) of the unit segment [0, 1] -> its coefficients of s^0..s^5.
-QUINTIC = np.array(
-    [
-        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-        [0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
-        [0.0, 0.0, 0.5, 0.0, 0.0, 0.0],
-        [-10.0, -6.0, -1.5, 10.0, -4.0, 0.5],
-        [15.0, 8.0, 1.5, -15.0, 7.0, -1.0],
-        [-6.0, -3.0, -0.5, 6.0, -3.0, 0.5],
-    ]
-)
-# Coefficients of a polynomial -> those of itself, its first and its second derivative.
-DERIVATIVES = [
-    np.linalg.matrix_power(np.diag(np.arange(1.0, 6.0), 1), order) for order in range(3)
-]
 
 
 class ChunkRefused(QwenVlaError):
@@ -64,48 +45,11 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class _Segments:
-    """N equal segments from start_ns; after the last one the end's position, at rest."""
-
-    start_ns: int
-    step_s: float
-    table: np.ndarray  # float64 [N, 6, 3 * A]: power -> position, velocity, acceleration
-    final: np.ndarray  # float64 [A]
-
-    def motion(self, time_ns: int) -> np.ndarray:
-        """Return float64 [3, A]: position, velocity, acceleration at an instant."""
-        s = (time_ns - self.start_ns) * 1e-9 / self.step_s
-        index = int(s)
-        if index >= len(self.table):
-            if s > len(self.table):
-                return self._rest()
-            index = len(self.table) - 1
-        if s < 0:
-            return self._before(s * self.step_s)
-        s -= index
-        s2 = s * s
-        powers = np.array((1.0, s, s2, s2 * s, s2 * s2, s2 * s2 * s))
-        return (powers @ self.table[index]).reshape(3, -1)
-
-    def _rest(self) -> np.ndarray:
-        motion = np.zeros((3, len(self.final)))
-        motion[0] = self.final
-        return motion
-
-    def _before(self, seconds: float) -> np.ndarray:
-        """Return the straight line into the first row: C2, as the path's start is natural."""
-        motion = self.table[0, 0].reshape(3, -1).copy()
-        motion[0] += motion[1] * seconds
-        motion[2] = 0.0
-        return motion
-
-
-@dataclass(frozen=True)
 class _Plan:
     """What runs: segments, the bridge that leads onto them, and when they end."""
 
-    path: _Segments
-    bridge: _Segments | None
+    path: Curve
+    bridge: Curve | None
     end_ns: int | None  # None: a hold, which never ends
     observed_ns: int | None  # start of the chunk; None: a hold or a stop
 
@@ -216,14 +160,14 @@ class ChunkExecutor:
     def hold(self, row: np.ndarray, now_ns: int) -> None:
         """Stand still at a row [A] from now on, without end, until a chunk is put."""
         row = np.array(row, np.float64)
-        if row.shape != self._names_shape or not np.isfinite(row).all():
+        if row.shape != (len(self._names),) or not np.isfinite(row).all():
             raise QwenVlaError(
                 f'chunk executor: a hold takes {len(self._names)} finite values, got {row}'
             )
         knots = np.zeros((2, 3, len(row)))
         knots[:, 0] = row
         with self._lock:
-            self._plan = _Plan(_through(now_ns, 1.0, knots), None, None, None)
+            self._plan = _Plan(through_knots(now_ns, 1.0, knots), None, None, None)
 
     def stop(self, now_ns: int) -> None:
         """
@@ -243,7 +187,7 @@ class ChunkExecutor:
             knots = np.zeros((2, 3, len(self._names)))
             knots[0] = motion
             knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
-            self._plan = _Plan(_through(now_ns, seconds, knots), None, None, None)
+            self._plan = _Plan(through_knots(now_ns, seconds, knots), None, None, None)
 
     def clear(self) -> None:
         """Forget everything that runs; the next chunk needs a hold before it."""
@@ -296,10 +240,6 @@ class ChunkExecutor:
         found = [plan.motion(time)[0] for time in times if not plan.ended(time)]
         return np.array(found, np.float32) if found else None
 
-    @property
-    def _names_shape(self) -> tuple[int]:
-        return (len(self._names),)
-
     def _motion(self, now_ns: int) -> np.ndarray | None:
         """Return [3, A] also after the end, where a plan stands still at its last row."""
         return None if self._plan is None else self._plan.motion(now_ns)
@@ -316,10 +256,10 @@ class ChunkExecutor:
                 f'chunk refused: it is {(running.observed_ns - chunk.start_ns) * 1e-9:.3f} s '
                 'older than the one that runs'
             )
-        path = _path(chunk, self._monotone)
+        path = through_rows(chunk.start_ns, chunk.step_s, chunk.actions, self._monotone)
         knots = np.zeros((2, 3, len(self._names)))
         knots[0] = running.motion(now_ns) - path.motion(now_ns)
-        bridge = _through(now_ns, self._bridge_seconds(knots[0]), knots)
+        bridge = through_knots(now_ns, self._bridge_seconds(knots[0]), knots)
         return _Plan(path, bridge, chunk.end_ns, chunk.start_ns)
 
     def _bridge_seconds(self, difference: np.ndarray) -> float:
@@ -331,59 +271,3 @@ class ChunkExecutor:
         velocity = VELOCITY_BRIDGE_PEAK * np.abs(difference[1])
         needed = (velocity + np.sqrt(velocity**2 + 4 * share * position)) / (2 * share)
         return float(np.clip(needed.max(), self._blend_s, MAX_STRETCH * self._blend_s))
-
-
-def _through(start_ns: int, step_s: float, knots: np.ndarray) -> _Segments:
-    """Return the quintics through knots [N + 1, 3, A] of position, velocity, acceleration."""
-    scale = step_s ** np.arange(3)
-    unit = knots * scale[:, None]
-    ends = np.concatenate([unit[:-1], unit[1:]], axis=1)
-    coefficients = QUINTIC @ ends
-    orders = np.stack([derivative @ coefficients for derivative in DERIVATIVES], axis=2)
-    orders /= scale[:, None]
-    return _Segments(start_ns, step_s, orders.reshape(*orders.shape[:2], -1), knots[-1, 0])
-
-
-def _path(chunk: ActionChunk, monotone: np.ndarray) -> _Segments:
-    """Return the C2 curve through the rows of a chunk; monotone bool [A] picks the kind."""
-    rows = chunk.actions.astype(np.float64)
-    slopes = np.diff(rows, axis=0) / chunk.step_s
-    knots = np.empty((len(rows), 3, rows.shape[1]))
-    knots[:, 0] = rows
-    knots[:, 1:] = _spline(slopes, chunk.step_s)
-    if monotone.any():
-        knots[:, 1, monotone] = _monotone_velocities(slopes[:, monotone])
-        knots[:, 2, monotone] = 0.0
-    return _through(chunk.start_ns, chunk.step_s, knots)
-
-
-def _spline(slopes: np.ndarray, step_s: float) -> np.ndarray:
-    """Return [H, 2, A]: velocity and acceleration of the natural cubic spline at each row."""
-    bends = np.zeros((len(slopes) + 1, slopes.shape[1]))
-    bends[1:-1] = _natural(len(slopes) - 1) @ np.diff(slopes, axis=0) * (6.0 / step_s)
-    velocity = np.empty_like(bends)
-    velocity[:-1] = slopes - step_s * (2 * bends[:-1] + bends[1:]) / 6
-    velocity[-1] = slopes[-1] + step_s * (bends[-2] + 2 * bends[-1]) / 6
-    return np.stack([velocity, bends], axis=1)
-
-
-@lru_cache(maxsize=8)
-def _natural(size: int) -> np.ndarray:
-    """Return the inverse of the spline's tridiagonal matrix (1, 4, 1)."""
-    off = np.ones(max(size - 1, 0))
-    return np.linalg.inv(4 * np.eye(size) + np.diag(off, 1) + np.diag(off, -1))
-
-
-def _monotone_velocities(slopes: np.ndarray) -> np.ndarray:
-    """
-    Return [H, A]: the harmonic mean of both slopes where they agree in sign, else zero.
-
-    It is at most twice the smaller slope; with acceleration zero at the rows the quintic between
-    two rows is then monotone.
-    """
-    left, right = slopes[:-1], slopes[1:]
-    velocities = np.zeros((len(slopes) + 1, slopes.shape[1]))
-    same = left * right > 0
-    total = np.where(same, left + right, 1.0)
-    velocities[1:-1] = np.where(same, 2 * left * right / total, 0.0)
-    return velocities

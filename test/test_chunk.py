@@ -205,7 +205,7 @@ def test_refused_chunks_name_the_reason_and_change_nothing(plan, message) -> Non
 
 def test_chunk_of_an_older_observation_is_refused() -> None:
     executor = running(wave(0.5))
-    with pytest.raises(ChunkRefused, match='0.300 s older'):
+    with pytest.raises(ChunkRefused, match=r'0\.300 s older'):
         executor.put(wave(0.2), SECOND)
 
 

@@ -75,7 +75,7 @@ def test_outputs_name_their_message_class() -> None:
 
 
 def test_unknown_output_lists_the_known_ones() -> None:
-    with pytest.raises(OutputUnavailable, match="'Twist' is unknown; .* JointTrajectory"):
+    with pytest.raises(OutputUnavailable, match=r"'Twist' is unknown; .* JointTrajectory"):
         output_of('Twist')
 
 
@@ -84,5 +84,5 @@ def test_missing_package_is_named_with_how_to_install_it(monkeypatch) -> None:
         raise ImportError(name)
 
     monkeypatch.setattr(command, 'import_module', absent)
-    with pytest.raises(OutputUnavailable, match='apt install ros-.*trajectory-msgs.* pip install'):
+    with pytest.raises(OutputUnavailable, match=r'apt install .*trajectory-msgs.* pip install'):
         OUTPUTS['JointTrajectory'].message_class()

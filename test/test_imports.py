@@ -17,7 +17,7 @@ LIGHT = [
     'chunk',
     'safety',
 ]
-LIGHT += ['command', 'policy', 'remote']
+LIGHT += ['alignment', 'command', 'curve', 'policy', 'remote']
 FILES = sorted(path for path in PACKAGE.rglob('*.py') if '__pycache__' not in path.parts)
 TORCH_AT_TOP = ('model', 'train')
 TORCH_INSIDE = ('model', 'train', 'policy.py', 'cli.py', 'evaluate')
