@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qwen_vla_ros.alignment import Missing, Stream
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.observation import InputError, ObservationBuffer
 
 MS = 1_000_000
@@ -450,3 +451,20 @@ def test_messages_of_ros_and_of_bags_give_the_same_observation() -> None:
     np.testing.assert_array_equal(found[0].images['ego'], found[1].images['ego'])
     np.testing.assert_array_equal(found[0].state, [1.0, 2.0])
     np.testing.assert_array_equal(found[0].state, found[1].state)
+
+
+def test_observation_of_the_real_contract() -> None:
+    contract = Embodiment.load('widowx')
+    buffer = ObservationBuffer(contract)
+    assert buffer.sources == ('ego', 'cam_right_wrist', 'state')
+    size = {'width': 640, 'height': 480, 'step': 1920, 'data': bytes(640 * 480 * 3)}
+    for view in buffer.sources[:-1]:
+        buffer.push(view, image(T0, **size), T0)
+    names = contract.state_names[::-1]
+    buffer.push('state', joints(T0, [0.1 * index for index in range(7)], names), T0)
+    found = buffer.sample(T0, 'touch the red block')
+    assert {view: picture.shape for view, picture in found.images.items()} == {
+        'ego': (480, 640, 3),
+        'cam_right_wrist': (480, 640, 3),
+    }
+    np.testing.assert_allclose(found.state, 0.1 * np.arange(7)[::-1], atol=1e-7)

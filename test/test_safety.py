@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.safety import SafetyGate, Tolerances
 from qwen_vla_ros.types import ActionChunk
@@ -225,3 +226,17 @@ def test_joint_without_limits_is_refused() -> None:
     del contract.limits['elbow']
     with pytest.raises(QwenVlaError, match='no limits for elbow; add them to limits in '):
         SafetyGate(contract)
+
+
+def test_limits_of_the_real_contract() -> None:
+    contract = Embodiment.load('widowx')
+    gate = SafetyGate(contract)
+    assert gate.names == contract.action_names()
+    rows = np.zeros((contract.horizon, 7), np.float32)
+    rows[:, 6] = 0.037
+    plan = ActionChunk(rows, gate.names, 0, contract.step_s)
+    assert gate.check_chunk(plan, 0, rows[0]).ok
+    rows[5, 2] = 1.7
+    assert 'row 5: position of elbow 1.7 rad > limit 1.606 rad' in (
+        gate.check_chunk(ActionChunk(rows, gate.names, 0, contract.step_s), 0).reason
+    )
