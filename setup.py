@@ -18,6 +18,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 NAME = 'qwen_vla_ros'
@@ -90,10 +91,10 @@ EXTRAS = {
         'hypothesis>=6.100',
         'ruff==0.17.5',
         'pre-commit>=3.5',
-        'colcon-common-extensions>=0.3.0',
-        'colcon-ros>=0.5.0',
     ],
 }
+# What colcon needs where the underlay is the Python environment itself.
+EXTRAS['colcon'] = ['colcon-common-extensions>=0.3.0', 'colcon-ros>=0.5.0', *MESSAGE_BUILD]
 EXTRAS['all'] = sorted({line for name in ('ros', 'sim', 'train') for line in EXTRAS[name]})
 
 
@@ -173,6 +174,15 @@ def data_files(source: Path, target: str, *patterns: str) -> list[tuple[str, lis
     return list(found.items())
 
 
+class CleanBuild(build):
+    """Build from nothing: modules that were deleted must not stay in the wheel."""
+
+    def run(self) -> None:
+        """Remove what an earlier build left, then build."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class BuildMessages(build_ext):
     """Compile the messages, put their Python modules into the wheel, the rest beside it."""
 
@@ -195,7 +205,8 @@ class BuildMessages(build_ext):
             shutil.copy2(library, target)
         self.distribution.data_files += [
             *data_files(stage / 'lib', 'lib', '*.so', f'{NAME}/*'),
-            *data_files(stage / 'share', 'share', 'ament_index/**/packages/*', 'ament_index/**/rosidl_interfaces/*'),
+            *data_files(stage / 'share', 'share', 'ament_index/**/packages/*'),
+            *data_files(stage / 'share', 'share', 'ament_index/**/rosidl_interfaces/*'),
             *data_files(stage / 'share', 'share', f'{NAME}/msg/*', f'{NAME}/srv/*'),
         ]
 
@@ -223,10 +234,14 @@ def main() -> None:
         install_requires=CORE,
         extras_require=EXTRAS,
         ext_modules=[] if skip else [Extension(f'{NAME}.messages', sources=[])],
-        cmdclass={'build_ext': BuildMessages},
+        cmdclass={
+            'build': CleanBuild,
+            'build_ext': BuildMessages,
+        },
         data_files=[
             (f'share/{NAME}', ['package.xml', 'LICENSE']),
             *data_files(ROOT / 'config', f'share/{NAME}/config', '**/*'),
+            *data_files(ROOT / 'checkpoints', f'share/{NAME}/checkpoints', '**/*'),
             *data_files(ROOT / 'launch', f'share/{NAME}/launch', '*.py'),
         ],
         entry_points={
