@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from qwen_vla_ros.chunk import ChunkExecutor
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.safety import SafetyGate, Tolerances
+from qwen_vla_ros.sim import arm
+from qwen_vla_ros.sim.expert import expert_chunk
 from qwen_vla_ros.types import ActionChunk
 
 SECOND = 1_000_000_000
@@ -240,3 +243,32 @@ def test_limits_of_the_real_contract() -> None:
     assert 'row 5: position of elbow 1.7 rad > limit 1.606 rad' in (
         gate.check_chunk(ActionChunk(rows, gate.names, 0, contract.step_s), 0).reason
     )
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_rows_of_accepted_chunks_never_latch(seed) -> None:
+    """A noisy policy with 0.6 s of latency, on an arm that follows perfectly, for 6 s."""
+    contract, rng = Embodiment.load('widowx'), np.random.default_rng(seed)
+    names = contract.action_names()
+    gate = SafetyGate(contract, tip_position=lambda q: arm.forward(np.append(q, 0.03))[0])
+    limits = np.array([contract.limits[name].acceleration for name in names])
+    executor = ChunkExecutor(contract.safety.blend_s, names, ('left_finger',), limits)
+    row = np.array([0.0, -0.6, 0.5, 0.0, 1.2, 0.0, 0.03])
+    target = np.array([rng.uniform(0.2, 0.4), rng.uniform(-0.2, 0.2), 0.0225])
+    executor.hold(row, 0)
+    accepted = 0
+    for tick in range(120):
+        now = tick * SECOND // 20
+        if tick % 12 == 0:
+            rows = expert_chunk(row, target)
+            rows[1:, :6] += rng.normal(0, 0.02, (15, 6))
+            plan, observed = ActionChunk(rows.astype(np.float32), names, now, 0.2), row
+        if tick % 12 == 11 and gate.check_chunk(plan, now, observed).ok:
+            executor.put(plan, now)
+            accepted += 1
+        row, velocity = executor.sample(now)
+        verdict = gate.check_row(row, velocity, now)
+        assert verdict.ok, verdict.reason
+    assert accepted >= 8
+    tip = arm.forward(row)[0]
+    assert np.linalg.norm(tip - target) < 0.04
