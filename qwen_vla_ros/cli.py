@@ -1,0 +1,209 @@
+"""
+`qwen-vla`: the command line.
+
+Each sub-command imports what it needs when it runs, so the help is instant and a machine without
+ROS, torch or a simulator can use the rest. Exit codes: 0 done, 1 the run itself failed, 2 bad
+input (one line on stderr), 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qwen_vla_ros.errors import QwenVlaError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+_INSTALL = {
+    'rclpy': "ROS 2: source your installation, or pip install 'qwen_vla_ros[ros]' where none is",
+    'mujoco': "the simulator: pip install 'qwen_vla_ros[sim]'",
+    'gymnasium': "the simulator: pip install 'qwen_vla_ros[sim]'",
+    'torch': "the model: pip install 'qwen_vla_ros[train]'",
+    'transformers': "the model: pip install 'qwen_vla_ros[train]'",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command and return the exit code; bad input is told in one line."""
+    try:
+        args = _parser(arguments).parse_args(arguments)
+        return args.run(args)
+    except QwenVlaError as error:
+        print(f'qwen-vla: {error}', file=sys.stderr)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        package = (error.name or '').partition('.')[0]
+        if package not in _INSTALL:
+            raise
+        print(f'qwen-vla: {package} is not installed. For {_INSTALL[package]}', file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print('qwen-vla: interrupted', file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
+    """Return the parser of all sub-commands; train's own options load only when it is asked."""
+    parser = argparse.ArgumentParser(
+        prog='qwen-vla', description='A vision-language-action policy for ROS 2 robots.'
+    )
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    _demo_arguments(
+        _add(commands, 'demo', 'simulated robot and policy over ROS, with a report', _demo)
+    )
+    _eval_arguments(_add(commands, 'eval', 'closed loop in the gymnasium world', _eval))
+    _serve_arguments(_add(commands, 'serve', 'serve a policy on a local socket', _serve))
+    train = _add(commands, 'train', 'train a named run', _train)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ['train']:
+        from qwen_vla_ros.train.runs import cli_arguments
+
+        cli_arguments(train)
+    _record_arguments(_add(commands, 'record', "record a robot's topics into a bag", _record))
+    _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
+    return parser
+
+
+def _add(
+    commands: 'argparse._SubParsersAction[argparse.ArgumentParser]',
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Add a sub-command."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which policy runs."""
+    parser.add_argument(
+        '--policy',
+        choices=('model', 'expert', 'constant'),
+        default='model',
+        help='model: a checkpoint (default); expert: colour search and scripted teacher, '
+        'without a model; constant: holds still',
+    )
+    parser.add_argument('--checkpoint', type=Path, help='checkpoint folder (default: bundled)')
+    parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
+    parser.add_argument(
+        '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)'
+    )
+    parser.add_argument('--steps', type=int, help="denoising steps (default: the checkpoint's)")
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla demo`."""
+    _policy_arguments(parser)
+    parser.add_argument('--episodes', type=int, metavar='N', help='the first N seeds only')
+    parser.add_argument(
+        '--seeds', default='0:50', help='scenes, e.g. 0:50 or 1,5,9 (default: 0:50)'
+    )
+    parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder of the results')
+    parser.add_argument('--short', action='store_true', help='8 episodes unless told otherwise')
+    parser.add_argument('--live', action='store_true', help='open a viewer (needs a screen)')
+    parser.add_argument(
+        '--swap', action='store_true', help='name another object in the middle of every episode'
+    )
+    parser.add_argument(
+        '--baselines',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='also run the policy without the sentence and without the images (default: on)',
+    )
+    parser.add_argument('--domain-id', type=int, help='ROS_DOMAIN_ID (default: a free one)')
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla eval`."""
+    parser.add_argument('where', choices=('sim',), help='sim: the simulated tabletop')
+    _policy_arguments(parser)
+    parser.add_argument('--seeds', default='0:50', help='scenes, e.g. 0:50 (default: 0:50)')
+    parser.add_argument('--swap', action='store_true', help='name another object on the way')
+    parser.add_argument(
+        '--baselines',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='also without the sentence and without the images (default: on)',
+    )
+    parser.add_argument('--out', type=Path, default=Path('out/eval'), help='folder of the results')
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla serve`."""
+    _policy_arguments(parser)
+    parser.add_argument('--host', default='127.0.0.1', help='address (default: this machine only)')
+    parser.add_argument('--port', type=int, default=8766, help='TCP port, 0: any (default: 8766)')
+
+
+def _record_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla record`."""
+    parser.add_argument('--out', type=Path, required=True, help='folder of the bag')
+    parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla doctor`."""
+    parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
+    parser.add_argument('--checkpoint', type=Path, help='checkpoint folder (default: bundled)')
+
+
+def _demo(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    from qwen_vla_ros.evaluate.demo import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    """Run the closed-loop evaluation."""
+    from qwen_vla_ros.evaluate.simulated import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """Serve a policy until interrupted; the token comes from QWEN_VLA_TOKEN."""
+    import threading
+
+    from qwen_vla_ros.evaluate.choose_policy import choose_policy, name_policy
+    from qwen_vla_ros.evaluate.processes import interrupted_by_signals
+    from qwen_vla_ros.remote import PolicyServer
+
+    with interrupted_by_signals():
+        policy = choose_policy(args)
+        token = os.environ.get('QWEN_VLA_TOKEN')
+        with PolicyServer(policy, args.host, args.port, token) as server:
+            print(f'serving {name_policy(args)} on {server.address}', flush=True)
+            threading.Event().wait()
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    """Train."""
+    from qwen_vla_ros.train.runs import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _record(args: argparse.Namespace) -> int:
+    """Record until interrupted."""
+    from qwen_vla_ros.nodes.recorder_node import main as record
+
+    return record(args) or 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Check the machine."""
+    from qwen_vla_ros.doctor import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

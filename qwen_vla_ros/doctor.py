@@ -1,0 +1,195 @@
+"""`qwen-vla doctor`: what this machine has, what it lacks, and the remedy, one line each."""
+
+import argparse
+import ctypes.util
+import importlib
+import importlib.util
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from qwen_vla_ros.errors import QwenVlaError
+
+PASS, WARN, REFUSE = 'pass', 'warn', 'refuse'
+LEAST_SEGMENT = 8 * 2**20  # bytes of Fast DDS shared memory that hold several camera images
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table; refuse means that the demo cannot run."""
+
+    subject: str
+    level: str
+    found: str
+    remedy: str = ''
+
+
+def examine(robot: str = 'widowx', checkpoint: Path | None = None) -> list[Finding]:
+    """Return the findings of all checks, in the order of the table; never raises."""
+    checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
+        ('Python', _python),
+        ('ROS 2', _ros),
+        ('messages', _messages),
+        ('DDS profile', _dds_profile),
+        ('ROS network', _network),
+        ('torch', lambda: _library('torch', 'train')),
+        ('transformers', lambda: _library('transformers', 'train')),
+        ('simulator', lambda: _library('mujoco', 'sim')),
+        ('GL library', _graphics),
+        ('memory', _memory),
+        ('contract', lambda: _contract(robot)),
+        ('checkpoint', lambda: _checkpoint(robot, checkpoint)),
+    )
+    return [_guarded(subject, check) for subject, check in checks]
+
+
+def run_from_arguments(args: argparse.Namespace) -> int:
+    """Print the table; 2 when something is refused, else 0."""
+    findings = examine(args.robot, args.checkpoint)
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        print(f'{finding.level:7}{finding.subject:{width + 2}}{finding.found}')
+        if finding.remedy:
+            print(f'{"":{width + 9}}-> {finding.remedy}')
+    refused = sum(finding.level == REFUSE for finding in findings)
+    warned = sum(finding.level == WARN for finding in findings)
+    print(f'{len(findings)} checks: {refused} refused, {warned} warnings')
+    return 2 if refused else 0
+
+
+def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
+    """Return the check's finding; what it raises is a finding too."""
+    try:
+        return check()
+    except QwenVlaError as error:
+        return Finding(subject, REFUSE, str(error))
+    except Exception as error:  # a broken library may raise anything on import
+        return Finding(subject, REFUSE, f'{type(error).__name__}: {error}')
+
+
+def _python() -> Finding:
+    """Tell the interpreter's version."""
+    found = f'{platform.python_version()} on {platform.platform(terse=True)}'
+    return Finding('Python', PASS, found)
+
+
+def _ros() -> Finding:
+    """Check that rclpy imports, and which distribution it is of."""
+    if importlib.util.find_spec('rclpy') is None:
+        return Finding(
+            'ROS 2',
+            REFUSE,
+            'rclpy is not installed',
+            "source /opt/ros/<distribution>/setup.bash, or without ROS: pip install 'qwen_vla_ros"
+            "[ros]'",
+        )
+    module = importlib.import_module('rclpy')
+    distribution = os.environ.get('ROS_DISTRO', 'from Python packages')
+    return Finding('ROS 2', PASS, f'rclpy ({distribution}) in {Path(module.__file__).parent}')
+
+
+def _messages() -> Finding:
+    """Check that our own messages were compiled."""
+    try:
+        importlib.import_module('qwen_vla_ros.msg').PolicyStatus()
+    except (ImportError, AttributeError) as error:
+        return Finding(
+            'messages',
+            REFUSE,
+            f'qwen_vla_ros.msg does not load ({error})',
+            'build the package with colcon, or pip install it where a C compiler is',
+        )
+    return Finding('messages', PASS, 'qwen_vla_ros.msg, qwen_vla_ros.srv')
+
+
+def _dds_profile() -> Finding:
+    """Check that camera images fit into Fast DDS' shared memory."""
+    names = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+    middleware = os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
+    if 'fastrtps' not in middleware:
+        return Finding('DDS profile', PASS, f'{middleware} needs none')
+    path = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    remedy = (
+        f'set {names[0]} (Jazzy and Humble: {names[1]}) to a profile with a shared-memory segment '
+        'of 16 MB where cameras publish; demo and launch files do it themselves'
+    )
+    if path is None:
+        text = 'none set: images of 640x480 and more are lost between processes, silently'
+        return Finding('DDS profile', WARN, text, remedy)
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        return Finding('DDS profile', REFUSE, f'{path}: {error}', remedy)
+    sizes = [int(node.text or 0) for node in root.iter() if node.tag.endswith('segment_size')]
+    if not sizes or max(sizes) < LEAST_SEGMENT:
+        return Finding('DDS profile', WARN, f'{path}: segment_size {sizes or "not set"}', remedy)
+    return Finding('DDS profile', PASS, f'{path}: segment of {max(sizes) >> 20} MB')
+
+
+def _network() -> Finding:
+    """Tell how far this machine's ROS nodes are seen."""
+    domain = os.environ.get('ROS_DOMAIN_ID', '0')
+    reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
+    found = f'domain {domain}, discovery {reach}'
+    if not domain.isdigit() or int(domain) > 232:
+        return Finding('ROS network', REFUSE, found, 'set ROS_DOMAIN_ID to 0..232')
+    return Finding('ROS network', PASS, found)
+
+
+def _library(name: str, extra: str) -> Finding:
+    """Check that a library imports."""
+    if importlib.util.find_spec(name) is None:
+        remedy = f"pip install 'qwen_vla_ros[{extra}]'"
+        return Finding(name, WARN, 'not installed', remedy)
+    module = importlib.import_module(name)
+    found = str(getattr(module, '__version__', 'installed'))
+    if name == 'torch':
+        found += f', CUDA {"yes" if module.cuda.is_available() else "no"}'
+        found += f', {module.get_num_threads()} threads'
+    return Finding(name, PASS, found)
+
+
+def _graphics() -> Finding:
+    """Check that a library is there with which the simulator can draw without a screen."""
+    found = [name for name in ('EGL', 'OSMesa') if ctypes.util.find_library(name)]
+    if not found:
+        remedy = 'apt install libegl1 libgl1-mesa-dri, or libosmesa6 (then MUJOCO_GL=osmesa)'
+        return Finding('GL library', WARN, 'neither EGL nor OSMesa', remedy)
+    chosen = os.environ.get('MUJOCO_GL', 'chosen by the simulator')
+    return Finding('GL library', PASS, f'{", ".join(found)}; MUJOCO_GL {chosen}')
+
+
+def _memory() -> Finding:
+    """Check the memory that is free now."""
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
+    if free < 3.0:
+        text = f'{free:.1f} GB free'
+        return Finding('memory', WARN, text, 'the demo takes up to 3 GB: end other programs')
+    return Finding('memory', PASS, f'{free:.1f} GB free')
+
+
+def _contract(robot: str) -> Finding:
+    """Check that the robot's contract is read without an error."""
+    from qwen_vla_ros.embodiment import Embodiment
+
+    contract = Embodiment.load(robot)
+    return Finding('contract', PASS, f'{contract.name} ({contract.source})')
+
+
+def _checkpoint(robot: str, checkpoint: Path | None) -> Finding:
+    """Check that the checkpoint loads and fits the contract."""
+    from qwen_vla_ros.embodiment import Embodiment
+    from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
+    from qwen_vla_ros.policy import load_policy
+
+    try:
+        folder = checkpoint or bundled_checkpoint()
+    except QwenVlaError as error:
+        return Finding('checkpoint', WARN, str(error))
+    load_policy(folder, Embodiment.load(robot), 'cpu')
+    return Finding('checkpoint', PASS, f'{folder} fits {robot}')

@@ -1,0 +1,1 @@
+"""Measuring a policy: episodes, statistics, plots, video, report."""

@@ -1,0 +1,61 @@
+"""The policy that `--policy`, `--checkpoint`, `--robot`, `--device` and `--steps` ask for."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.policy import ConstantPolicy, Policy
+
+BUNDLED = Path('checkpoints') / 'small'
+_SHARE = Path('share') / 'qwen_vla_ros'
+
+
+def choose_policy(args: argparse.Namespace) -> Policy:
+    """Return the policy that the command line asks for."""
+    embodiment = Embodiment.load(args.robot)
+    if args.policy == 'constant':
+        return ConstantPolicy(embodiment)
+    if args.policy == 'expert':
+        from qwen_vla_ros.evaluate.expert_policy import ExpertPolicy
+
+        return ExpertPolicy(embodiment)
+    from qwen_vla_ros.policy import load_policy
+
+    folder = args.checkpoint or bundled_checkpoint()
+    return load_policy(folder, embodiment, args.device, steps=args.steps)
+
+
+def bundled_checkpoint() -> Path:
+    """Return the checkpoint that comes with the package; QwenVlaError tells where it looked."""
+    prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    places = [
+        Path(__file__).resolve().parents[2] / BUNDLED,
+        *(Path(prefix) / _SHARE / BUNDLED for prefix in (*prefixes, sys.prefix) if prefix),
+    ]
+    for place in places:
+        if (place / 'config.json').is_file():
+            return place
+    raise QwenVlaError(
+        f'no bundled checkpoint in {", ".join(map(str, places))}; train one (qwen-vla train small '
+        '--out DIR) and pass --checkpoint, or try --policy expert'
+    )
+
+
+def policy_words(args: argparse.Namespace) -> list[str]:
+    """Return the same choice as words of a command line, for a child process."""
+    words = ['--policy', args.policy, '--robot', str(args.robot), '--device', args.device]
+    if args.policy == 'model':
+        words += ['--checkpoint', str((args.checkpoint or bundled_checkpoint()).resolve())]
+    if args.steps is not None:
+        words += ['--steps', str(args.steps)]
+    return words
+
+
+def name_policy(args: argparse.Namespace) -> str:
+    """Return what the report calls the policy."""
+    if args.policy != 'model':
+        return args.policy
+    return str(args.checkpoint or bundled_checkpoint())

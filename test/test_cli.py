@@ -1,0 +1,159 @@
+"""The command line: one line for bad input, exit codes, and imports that stay away."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qwen_vla_ros import cli
+from qwen_vla_ros.doctor import PASS, WARN, examine
+from qwen_vla_ros.errors import QwenVlaError
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, '-m', 'qwen_vla_ros.cli', *words]
+
+
+def test_help_is_quick_and_needs_neither_ros_nor_torch_nor_simulator() -> None:
+    program = (
+        'import sys; sys.argv = ["qwen-vla", "--help"]\n'
+        'from qwen_vla_ros.cli import main\n'
+        'try: main()\n'
+        'except SystemExit as end: assert end.code == 0\n'
+        'loaded = {"rclpy", "torch", "mujoco", "numpy", "cv2"} & set(sys.modules)\n'
+        'sys.exit(f"loaded {loaded}" if loaded else 0)'
+    )
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'demo' in done.stdout
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        (['demo', '--seeds', 'many'], "--seeds 'many'"),
+        (['demo', '--seeds', '1000000'], 'training scenes'),
+        (['demo', '--episodes', '-1'], '--episodes -1'),
+        (['demo', '--policy', 'expert', '--domain-id', '300'], '--domain-id 300'),
+        (['serve', '--robot', 'absent.yaml', '--policy', 'constant'], 'absent.yaml'),
+        (['serve', '--checkpoint', '/absent/folder'], '/absent/folder'),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.startswith('qwen-vla: ')
+    assert message.count('\n') == 1
+
+
+def test_live_without_a_screen_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(['demo', '--live', '--policy', 'expert']) == 2
+    assert 'no screen' in capsys.readouterr().err
+
+
+def test_unknown_command_is_code_2() -> None:
+    done = subprocess.run(command('dance'), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr
+
+
+def test_interrupt_is_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, '_doctor', interrupt)
+    assert cli.main(['doctor']) == 130
+    assert 'interrupted' in capsys.readouterr().err
+
+
+def test_missing_library_is_told_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'rclpy'", name='rclpy')
+
+    monkeypatch.setattr(cli, '_doctor', fail)
+    assert cli.main(['doctor']) == 2
+    assert 'qwen_vla_ros[ros]' in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_stays_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'mistyped'", name='mistyped')
+
+    monkeypatch.setattr(cli, '_doctor', fail)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(['doctor'])
+
+
+def test_serve_says_where_and_ends_on_sigterm() -> None:
+    words = command('serve', '--policy', 'constant', '--port', '0')
+    with subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert 'serving constant on ws://127.0.0.1:' in child.stdout.readline()
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait(10) == 130
+        assert 'Traceback' not in child.stderr.read()
+
+
+def test_doctor_passes_what_is_here() -> None:
+    levels = {finding.subject: finding.level for finding in examine()}
+    assert levels['Python'] == PASS
+    assert levels['contract'] == PASS
+
+
+def test_doctor_warns_of_lost_images_without_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv('RMW_IMPLEMENTATION', raising=False)
+    found = {finding.subject: finding for finding in examine()}['DDS profile']
+    assert found.level == WARN
+    assert 'FASTDDS_DEFAULT_PROFILES_FILE' in found.remedy
+
+
+def test_doctor_reads_the_size_of_a_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    profile = tmp_path / 'profile.xml'
+    profile.write_text('<dds><segment_size>16777216</segment_size></dds>')
+    monkeypatch.setenv('FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
+    monkeypatch.delenv('RMW_IMPLEMENTATION', raising=False)
+    assert {f.subject: f for f in examine()}['DDS profile'].level == PASS
+    profile.write_text('<dds><segment_size>524288</segment_size></dds>')
+    assert {f.subject: f for f in examine()}['DDS profile'].level == WARN
+
+
+def test_doctor_makes_a_finding_of_a_broken_contract() -> None:
+    found = {finding.subject: finding for finding in examine('/absent/robot.yaml')}['contract']
+    assert found.level == 'refuse'
+    assert '/absent/robot.yaml' in found.found
+
+
+def test_bundled_checkpoint_names_where_it_looked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from qwen_vla_ros.evaluate import choose_policy
+
+    monkeypatch.setattr(choose_policy, 'BUNDLED', Path('checkpoints') / 'absent')
+    with pytest.raises(QwenVlaError, match='checkpoints/absent'):
+        choose_policy.bundled_checkpoint()
