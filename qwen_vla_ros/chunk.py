@@ -5,17 +5,17 @@ Position, velocity and acceleration of the motion are continuous everywhere (C2)
 whose rows are met exactly (curve.py), at the seam between two chunks, out of a hold and into a
 stop.
 
-  seam   new plan + a quintic that takes the difference of position, velocity and acceleration at
-         the seam to zero; when the difference is constant this is the smootherstep blend of old
-         and new. It is stretched where the blend itself would ask for more than half of the
-         acceleration limit.
+  seam   ordinary channels: new plan + a quintic that takes the difference of position, velocity
+         and acceleration at the seam to zero; when the difference is constant this is the
+         smootherstep blend of old and new. Monotone channels: that blend itself, which never
+         leaves the two. Stretched where it would ask for more than half of the acceleration limit.
   stop   velocity and acceleration go to zero in the time the limit asks for
 
 Time comes from the caller, in int nanoseconds; there is no clock here.
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,9 @@ SHORTEST_STOP_S = 0.05
 POSITION_BRIDGE_PEAK = 10.0 / 3.0**0.5
 VELOCITY_BRIDGE_PEAK = 3.94
 STOP_PEAK = 1.5
+MAX_SEAMS = 32
+# Knots of a smootherstep from one to zero.
+FADE = np.array([[[1.0], [0.0], [0.0]], [[0.0], [0.0], [0.0]]])
 
 
 class ChunkRefused(QwenVlaError):
@@ -45,24 +48,65 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class _Seam:
+    """From `before` onto a new path: a bridge for ordinary channels, a fade for monotone ones."""
+
+    before: '_Plan'
+    bridge: Curve  # what is added to the new path; zero in monotone channels
+    fade: Curve  # one channel: the weight of `before` in monotone channels, from 1 to 0
+    monotone: np.ndarray  # bool [A]
+
+    @property
+    def end_ns(self) -> int:
+        """Return the instant from which the new path is followed exactly."""
+        return self.bridge.start_ns + round(self.bridge.step_s * 1e9)
+
+    def lead(self, path: np.ndarray, time_ns: int) -> np.ndarray:
+        """Return the motion [3, A] of an instant before end_ns, on the way onto the path's."""
+        time_ns = max(time_ns, self.bridge.start_ns)
+        motion = path + self.bridge.motion(time_ns)
+        if self.monotone.any():
+            weight, rate, bend = self.fade.motion(time_ns)[:, 0]
+            gap = (self.before.motion(time_ns) - path)[:, self.monotone]
+            motion[0, self.monotone] += weight * gap[0]
+            motion[1, self.monotone] += weight * gap[1] + rate * gap[0]
+            motion[2, self.monotone] += weight * gap[2] + 2 * rate * gap[1] + bend * gap[0]
+        return motion
+
+
+@dataclass(frozen=True)
 class _Plan:
-    """What runs: segments, the bridge that leads onto them, and when they end."""
+    """What runs: a path, the seam that leads onto it, and when it ends."""
 
     path: Curve
-    bridge: Curve | None
-    end_ns: int | None  # None: a hold, which never ends
-    observed_ns: int | None  # start of the chunk; None: a hold or a stop
+    seam: _Seam | None = None
+    end_ns: int | None = None  # None: a hold, which never ends
+    observed_ns: int | None = None  # start of the chunk; None: a hold or a stop
 
     def motion(self, time_ns: int) -> np.ndarray:
         """Return float64 [3, A]."""
         motion = self.path.motion(time_ns)
-        if self.bridge is not None:
-            motion = motion + self.bridge.motion(max(time_ns, self.bridge.start_ns))
+        if self.seam is not None and time_ns < self.seam.end_ns:
+            return self.seam.lead(motion, time_ns)
         return motion
 
     def ended(self, time_ns: int) -> bool:
         """Tell whether an instant lies after the last row."""
         return self.end_ns is not None and time_ns > self.end_ns
+
+    @property
+    def seams(self) -> int:
+        """Return how many seams lie upon one another."""
+        return 0 if self.seam is None else 1 + self.seam.before.seams
+
+    def without_past(self, now_ns: int) -> '_Plan':
+        """Return the same plan without the seams that are over, so that plans do not pile up."""
+        if self.seam is None:
+            return self
+        if now_ns >= self.seam.end_ns:
+            return replace(self, seam=None)
+        before = self.seam.before.without_past(now_ns)
+        return replace(self, seam=replace(self.seam, before=before))
 
 
 class ChunkExecutor:
@@ -167,7 +211,7 @@ class ChunkExecutor:
         knots = np.zeros((2, 3, len(row)))
         knots[:, 0] = row
         with self._lock:
-            self._plan = _Plan(through_knots(now_ns, 1.0, knots), None, None, None)
+            self._plan = _Plan(through_knots(now_ns, 1.0, knots))
 
     def stop(self, now_ns: int) -> None:
         """
@@ -187,7 +231,7 @@ class ChunkExecutor:
             knots = np.zeros((2, 3, len(self._names)))
             knots[0] = motion
             knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
-            self._plan = _Plan(through_knots(now_ns, seconds, knots), None, None, None)
+            self._plan = _Plan(through_knots(now_ns, seconds, knots))
 
     def clear(self) -> None:
         """Forget everything that runs; the next chunk needs a hold before it."""
@@ -256,13 +300,26 @@ class ChunkExecutor:
                 f'chunk refused: it is {(running.observed_ns - chunk.start_ns) * 1e-9:.3f} s '
                 'older than the one that runs'
             )
+        running = running.without_past(now_ns)
+        if running.seams >= MAX_SEAMS:
+            raise ChunkRefused(
+                f'chunk refused: {MAX_SEAMS} chunks came within one blend; let the policy replan '
+                'more slowly, or shorten blend_s'
+            )
         path = through_rows(chunk.start_ns, chunk.step_s, chunk.actions, self._monotone)
         knots = np.zeros((2, 3, len(self._names)))
         knots[0] = running.motion(now_ns) - path.motion(now_ns)
-        bridge = through_knots(now_ns, self._bridge_seconds(knots[0]), knots)
-        return _Plan(path, bridge, chunk.end_ns, chunk.start_ns)
+        seconds = self._seam_seconds(knots[0])
+        knots[0][:, self._monotone] = 0.0
+        seam = _Seam(
+            running,
+            through_knots(now_ns, seconds, knots),
+            through_knots(now_ns, seconds, FADE),
+            self._monotone,
+        )
+        return _Plan(path, seam, chunk.end_ns, chunk.start_ns)
 
-    def _bridge_seconds(self, difference: np.ndarray) -> float:
+    def _seam_seconds(self, difference: np.ndarray) -> float:
         """Return T that keeps the bridge of [3, A] under half of the acceleration limits."""
         if self._acceleration is None:
             return self._blend_s

@@ -80,8 +80,9 @@ def test_c2_at_the_seam_exactly() -> None:
     np.testing.assert_allclose(state(executor, now), before, atol=1e-9)
 
 
-def test_c2_at_a_seam_in_the_middle_of_a_blend() -> None:
-    executor = running(wave())
+@pytest.mark.parametrize('monotone', [(), NAMES])
+def test_c2_at_a_seam_in_the_middle_of_a_blend(monotone) -> None:
+    executor = running(wave(), monotone=monotone)
     executor.put(wave(0.6, phase=0.4), round(0.9 * SECOND))
     now = round(1.05 * SECOND)
     before = state(executor, now)
@@ -148,6 +149,31 @@ def test_monotone_channel_never_leaves_its_rows() -> None:
             assert low - 1e-12 <= value <= high + 1e-12
 
 
+def test_monotone_channel_stays_between_old_and_new_at_a_seam() -> None:
+    """A finger that closes fast while the next chunk already holds it closed."""
+    closing = np.full((12, 2), 0.01, np.float32)
+    closing[:5, 1] = 0.037
+    executor = running(chunk(closing), monotone=('left_finger',))
+    now = round(0.9 * SECOND)
+    before = state(executor, now)
+    executor.put(chunk(np.full((12, 2), 0.01), 0.8), now)
+    np.testing.assert_allclose(state(executor, now), before, atol=1e-9)
+    times = [now + round(part * SECOND) for part in np.linspace(0, 0.5, 101)]
+    fingers = [executor.at(time)[1] for time in times]
+    assert before[1, 1] < -0.2
+    assert min(fingers) >= 0.01 - 1e-8
+    np.testing.assert_allclose(fingers[-1], 0.01, atol=1e-8)
+
+
+def test_chunks_may_come_faster_than_they_blend_but_not_without_end() -> None:
+    executor = running(wave(), monotone=('left_finger',))
+    for index in range(100):
+        executor.put(wave(0.02 * index), round(0.02 * index * SECOND))
+    with pytest.raises(ChunkRefused, match='32 chunks came within one blend'):
+        for index in range(100):
+            executor.put(wave(2.0), 2 * SECOND + index)
+
+
 def test_ordinary_channel_overshoots_a_step_so_monotone_is_needed() -> None:
     rows = np.zeros((12, 2), np.float32)
     rows[6:, 1] = 0.037
@@ -174,9 +200,10 @@ def test_after_expiry_the_next_chunk_starts_from_the_last_row_at_rest() -> None:
     np.testing.assert_allclose(state(executor, now), [last, [0, 0], [0, 0]], atol=1e-9)
 
 
-def test_old_plan_that_expires_within_the_blend_leaves_no_step() -> None:
+@pytest.mark.parametrize('monotone', [(), NAMES])
+def test_old_plan_that_expires_within_the_blend_leaves_no_step(monotone) -> None:
     old = wave(horizon=6)
-    executor = running(old)
+    executor = running(old, monotone=monotone)
     executor.put(wave(0.4, phase=0.5), round(0.9 * SECOND))
     before, after = state(executor, old.end_ns - 1), state(executor, old.end_ns + 1)
     np.testing.assert_allclose(before, after, atol=1e-6)
