@@ -1,0 +1,1 @@
+"""The ROS nodes; the only part of this package that imports rclpy."""

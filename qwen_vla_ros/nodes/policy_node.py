@@ -1,0 +1,347 @@
+"""
+The policy as a lifecycle node: camera images and joint states in, joint trajectories out.
+
+configure loads contract and policy and compares them; activate lets the arm move; a trajectory
+reaches 0.3 s ahead and ends at rest, so an arm whose node dies stops by itself. Subscriptions
+store, one worker infers, a fast timer watches, a slower one commands (pilot.py holds all that).
+"""
+
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from qwen_vla_ros.command import output_of
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
+from qwen_vla_ros.msg import PolicyStatus
+from qwen_vla_ros.nodes.parameters import declare, parameter
+from qwen_vla_ros.nodes.pilot import RUNNING, Motion, Pilot, joint_layout
+from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message, status_message
+from qwen_vla_ros.nodes.qos import COMMAND, LATCHED, SENSOR, STREAM
+from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
+from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+WATCH_S, STATUS_S, DIAGNOSTICS_S = 0.02, 0.1, 1.0
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Parameters of the policy node."""
+
+    robot: str = parameter('widowx', 'name or path of the contract')
+    policy: str = parameter('remote', "'remote': model in its own process; 'local': in this one")
+    address: str = parameter('127.0.0.1:8766', 'where qwen-vla serve listens (remote)')
+    token: str = parameter('', "the server's token, if it has one (remote)")
+    checkpoint: str = parameter('', 'folder or hub id of the checkpoint (local)')
+    device: str = parameter('auto', "'auto', 'cpu' or 'cuda' (local)")
+    layout: str = parameter('', "action layout of the contract; '' takes its default")
+    instruction: str = parameter('', 'first sentence; later ones come on ~/instruction')
+    command_rate: float = parameter(0.0, 'commands a second; 0 takes the contract', 0.0, 200.0)
+    point_step: float = parameter(0.05, 's between two points of a command', 0.005, 0.2)
+    replan: float = parameter(0.2, 's from one inference to the next, at least', 0.0, 10.0)
+    connect_timeout: float = parameter(2.0, 's to wait for the model process', 0.1, 60.0)
+    autostart: bool = parameter(False, 'configure and activate without being told')
+
+
+class PolicyNode(LifecycleNode):
+    """Topics, timers, one worker and the life cycle around a Pilot."""
+
+    def __init__(self, **options: Any) -> None:
+        """Declare parameters and say INACTIVE; nothing is loaded yet."""
+        super().__init__('policy', **options)
+        self.settings = declare(self, PolicySettings)
+        self._pilot: Pilot | None = None
+        self._policy: Policy | None = None
+        self._reason, self._model_absent = '', False
+        self._worker: threading.Thread | None = None
+        self._end, self._active = threading.Event(), threading.Event()
+        self._entities: list[tuple[Any, Any]] = []
+        self._told: tuple[Any, ...] = ()
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._status = self.create_publisher(PolicyStatus, '~/status', LATCHED)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', STREAM)
+        self._timer(STATUS_S, self._publish_status)
+        self._timer(DIAGNOSTICS_S, self._publish_diagnostics)
+        if self.settings.autostart:
+            self._autostart_timer = self._timer(0.5, self._autostart)
+
+    def close(self) -> None:
+        """End worker and policy; called before the node is destroyed."""
+        self._teardown()
+
+    # Life cycle ----------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load contract and policy, compare them by name, listen."""
+        return self._guarded(self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the arm move."""
+        return self._guarded(self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Bring the arm to rest and send nothing more."""
+        return self._guarded(self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget everything."""
+        return self._guarded(self._teardown)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget everything."""
+        return self._guarded(self._teardown)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget everything; the node can be configured again."""
+        return self._guarded(self._teardown)
+
+    def _guarded(self, work: Any) -> TransitionCallbackReturn:
+        """Do a transition; rclpy would swallow what it raises."""
+        try:
+            work()
+        except QwenVlaError as error:
+            self._reason = str(error)
+            self._model_absent = isinstance(error, PolicyUnavailable)
+            self.get_logger().error(self._reason, throttle_duration_sec=5.0)
+        except Exception:
+            self._reason = traceback.format_exc().strip().splitlines()[-1]
+            self.get_logger().error(traceback.format_exc())
+        else:
+            self._reason = ''
+            return SUCCESS
+        if work == self._configure:
+            self._teardown()
+        return FAILURE
+
+    def _configure(self) -> None:
+        settings = self.settings
+        embodiment = Embodiment.load(settings.robot)
+        layout = settings.layout or embodiment.default_layout
+        self._policy = self._load_policy(embodiment, layout)
+        refuse_mismatch(self._policy.metadata, embodiment, layout)
+        self._pilot = Pilot(
+            embodiment,
+            self._policy,
+            layout,
+            self._now_ns,
+            embodiment.safety.lookahead_s,
+            settings.point_step,
+            *_kinematics(embodiment, layout),
+        )
+        self._pilot.instruct(settings.instruction)
+        self._outputs = []
+        for group in self._pilot.groups:
+            output = output_of(group.output.type)
+            publisher = self._own(
+                self.create_publisher(output.message_class(), group.output.topic, COMMAND),
+                self.destroy_publisher,
+            )
+            columns = [self._pilot.names.index(name) for name in group.names]
+            self._outputs.append((publisher, output, group.names, columns))
+        self._listen(embodiment)
+        self._end.clear()
+        self._worker = threading.Thread(target=self._work, name='inference', daemon=True)
+        self._worker.start()
+
+    def _listen(self, embodiment: Embodiment) -> None:
+        for camera in embodiment.cameras:
+            compressed = camera.topic.endswith('compressed')
+            kind = CompressedImage if compressed else Image
+            self._subscribe(kind, camera.topic, partial(self._store, camera.view), SENSOR)
+        self._subscribe(JointState, embodiment.state.topic, partial(self._store, 'state'), SENSOR)
+        self._subscribe(String, '~/instruction', self._on_instruction, LATCHED)
+        service = self.create_service(Trigger, '~/reset_safety', self._on_reset_safety)
+        self._own(service, self.destroy_service)
+        self._chunks = self._own(
+            self.create_publisher(ActionChunkMessage, '~/chunk', STREAM), self.destroy_publisher
+        )
+        rate = self.settings.command_rate or embodiment.safety.command_rate_hz
+        for period, callback in ((WATCH_S, self._watch), (1.0 / rate, self._command)):
+            self._own(self._timer(period, callback), self.destroy_timer)
+
+    def _activate(self) -> None:
+        self._pilot.activate()
+        self._active.set()
+        self._publish_status()
+
+    def _deactivate(self) -> None:
+        self._active.clear()
+        self._send(self._pilot.deactivate())
+        self._publish_status()
+
+    def _teardown(self) -> None:
+        """The one way back to the beginning: from cleanup, shutdown, errors and failures."""
+        self._end.set()
+        self._active.set()
+        if self._worker is not None:
+            self._worker.join(timeout=10)
+        self._worker = None
+        self._active.clear()
+        for entity, destroy in reversed(self._entities):
+            destroy(entity)
+        self._entities.clear()
+        if isinstance(self._policy, RemotePolicy):
+            self._policy.close()
+        self._policy = self._pilot = None
+
+    def _load_policy(self, embodiment: Embodiment, layout: str) -> Policy:
+        settings = self.settings
+        if settings.policy == 'remote':
+            return RemotePolicy(
+                settings.address,
+                token=settings.token or None,
+                connect_timeout_s=settings.connect_timeout,
+            )
+        if settings.policy == 'local':
+            if not settings.checkpoint:
+                raise QwenVlaError('policy node: policy:=local needs checkpoint:=<folder>')
+            return load_policy(settings.checkpoint, embodiment, settings.device, layout)
+        raise QwenVlaError(
+            f"policy node: policy:={settings.policy} is unknown; choose 'remote' or 'local'"
+        )
+
+    def _autostart(self) -> None:
+        """Configure and activate; keep trying only while the model process is not there yet."""
+        if self._pilot is None and self.trigger_configure() != SUCCESS:
+            if self._model_absent:
+                return
+            self.get_logger().fatal('autostart given up; mend the cause and configure by hand')
+        elif self.trigger_activate() != SUCCESS:
+            self.get_logger().fatal('autostart given up; mend the cause and activate by hand')
+        self._autostart_timer.cancel()
+
+    # Streams -------------------------------------------------------------------------------------
+
+    def _store(self, source: str, message: Any) -> None:
+        try:
+            self._pilot.push(source, message)
+        except QwenVlaError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
+
+    def _on_instruction(self, message: String) -> None:
+        self._pilot.instruct(message.data)
+        self.get_logger().info(f'instruction: {message.data!r}')
+        self._publish_status()
+
+    def _on_reset_safety(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        latched = self._pilot.reset_safety()
+        response.success = True
+        response.message = f'released: {latched}' if latched else 'nothing was latched'
+        return response
+
+    def _work(self) -> None:
+        """Infer while active, not more often than replan says."""
+        while not self._end.is_set():
+            if not self._active.wait(0.1):
+                continue
+            begin = time.monotonic()
+            try:
+                chunk = self._pilot.think()
+                if chunk is not None and self.context.ok():
+                    self._chunks.publish(chunk_message(chunk))
+            except Exception:  # a defect must be seen, and must not end the thread unseen
+                self.get_logger().error(traceback.format_exc())
+                self._end.wait(0.5)
+                continue
+            spent = time.monotonic() - begin
+            pause = 0.005 if chunk is None else self.settings.replan - spent
+            self._end.wait(max(0.002, pause))
+
+    def _watch(self) -> None:
+        self._send(self._pilot.watch())
+        told = (self._pilot.stage, self._pilot.missing, self._pilot.reason.split(':')[0])
+        if told != self._told:
+            self._told = told
+            log = self.get_logger()
+            (log.info if self._pilot.stage == RUNNING else log.warning)(
+                f'{self._pilot.stage} {self._pilot.reason}'.strip()
+            )
+            self._publish_status()
+
+    def _command(self) -> None:
+        self._send(self._pilot.command())
+
+    def _send(self, motion: Motion | None) -> None:
+        """Make every message first, then publish them all."""
+        if motion is None:
+            return
+        messages = [
+            (
+                publisher,
+                output.command(
+                    names,
+                    motion.times_s,
+                    motion.positions[:, columns],
+                    motion.velocities[:, columns],
+                    motion.now_ns,
+                ),
+            )
+            for publisher, output, names, columns in self._outputs
+        ]
+        for publisher, message in messages:
+            publisher.publish(message)
+
+    def _publish_status(self) -> None:
+        if self.context.ok():
+            self._status.publish(status_message(self._pilot, self._reason, self._now_ns()))
+
+    def _publish_diagnostics(self) -> None:
+        name = self.get_fully_qualified_name()
+        message = diagnostics_message(name, self._pilot, self._reason, self._now_ns())
+        self._diagnostics.publish(message)
+
+    # Wiring --------------------------------------------------------------------------------------
+
+    def _now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _timer(self, period_s: float, callback: Any) -> Any:
+        """Return a timer of the steady clock: a stopped /clock must not stop the watch."""
+        return self.create_timer(period_s, callback, clock=self._steady)
+
+    def _own(self, entity: Any, destroy: Any) -> Any:
+        """Remember what teardown has to destroy."""
+        self._entities.append((entity, destroy))
+        return entity
+
+    def _subscribe(self, kind: type, topic: str, callback: Any, qos: Any) -> None:
+        self._own(self.create_subscription(kind, topic, callback, qos), self.destroy_subscription)
+
+
+def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
+    """Return tip_position for the workspace box and to_joints for a Cartesian layout, or None."""
+    from qwen_vla_ros.kinematics import ArmKinematics
+
+    tip_position = to_joints = None
+    if embodiment.workspace is not None:
+        arm = ArmKinematics(embodiment.description_path, embodiment.workspace.tip)
+        tip_position = lambda q: arm.forward(q)[0]  # noqa: E731
+    if joint_layout(embodiment, layout) != layout:
+        group = next(g for g in embodiment.action_groups(layout) if g.kind == 'delta_eef')
+        to_joints = ArmKinematics(embodiment.description_path, group.tip).chunk_to_joints
+    return tip_position, to_joints
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run until interrupted."""
+    sys.exit(run(PolicyNode, args))
+
+
+if __name__ == '__main__':
+    main()

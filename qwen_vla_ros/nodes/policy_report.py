@@ -1,0 +1,88 @@
+"""What the policy node tells the world: PolicyStatus, ActionChunk and DiagnosticArray messages."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
+from qwen_vla_ros.msg import PolicyStatus
+from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING
+from qwen_vla_ros.types import ActionChunk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qwen_vla_ros.nodes.pilot import Pilot
+
+LEVELS = {RUNNING: DiagnosticStatus.OK, HOLDING: DiagnosticStatus.ERROR}
+
+
+def status_message(pilot: 'Pilot | None', reason: str, now_ns: int) -> PolicyStatus:
+    """Return the status; reason is what went wrong while there is no pilot."""
+    message = PolicyStatus(stage=INACTIVE, reason=reason)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(now_ns, 1_000_000_000)
+    message.chunk_age_s = message.observation_age_s = float('nan')
+    if pilot is None:
+        return message
+    message.stage, message.reason = pilot.stage, pilot.reason or reason
+    message.instruction, message.missing = pilot.instruction, list(pilot.missing)
+    message.holding = pilot.stage == HOLDING
+    message.inference_s = pilot.inference_s[-1] if pilot.inference_s else 0.0
+    message.overhead_s = pilot.overhead_s[-1] if pilot.overhead_s else 0.0
+    chunk, observed_ns = pilot.chunk, pilot.observed_ns
+    if chunk is not None:
+        message.chunk_age_s = (now_ns - chunk.start_ns) * 1e-9
+    if observed_ns is not None:
+        message.observation_age_s = (now_ns - observed_ns) * 1e-9
+    message.chunks = pilot.chunks
+    message.refusals = pilot.gate.refused_chunks + pilot.gate.refused_rows
+    return message
+
+
+def chunk_message(chunk: ActionChunk) -> ActionChunkMessage:
+    """Return a chunk as a message."""
+    message = ActionChunkMessage(
+        names=list(chunk.names), step_s=chunk.step_s, horizon=chunk.horizon, frame=chunk.frame
+    )
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(chunk.start_ns, 1_000_000_000)
+    message.actions = chunk.actions.astype(np.float64).ravel().tolist()
+    return message
+
+
+def diagnostics_message(
+    name: str, pilot: 'Pilot | None', reason: str, now_ns: int
+) -> DiagnosticArray:
+    """Return latencies, counts and the newest refusal of safety for /diagnostics."""
+    message = DiagnosticArray()
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(now_ns, 1_000_000_000)
+    stage = INACTIVE if pilot is None else pilot.stage
+    status = DiagnosticStatus(name=name, level=LEVELS.get(stage, DiagnosticStatus.WARN))
+    status.message = f'{stage} {pilot.reason if pilot and pilot.reason else reason}'.strip()
+    facts: dict[str, object] = {}
+    if pilot is not None:
+        facts = {
+            **_percentiles('inference', pilot.inference_s),
+            **_percentiles('overhead', pilot.overhead_s),
+            'chunks': pilot.chunks,
+            'refused_chunks': pilot.gate.refused_chunks,
+            'refused_rows': pilot.gate.refused_rows,
+        }
+        if pilot.gate.refusals:
+            facts['last_refusal'] = pilot.gate.refusals[-1].reason
+        for source, counts in pilot.buffer.statistics()['sources'].items():
+            for key in ('received', 'refused'):
+                facts[f'{source}.{key}'] = counts[key]
+    status.values = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
+    message.status = [status]
+    return message
+
+
+def _percentiles(what: str, seconds: 'Sequence[float]') -> dict[str, str]:
+    """Return p50, p95 and p99 in ms."""
+    if not seconds:
+        return {}
+    values = np.percentile(list(seconds), (50, 95, 99)) * 1e3
+    return {
+        f'{what}_p{p}_ms': f'{value:.2f}' for p, value in zip((50, 95, 99), values, strict=True)
+    }

@@ -1,0 +1,25 @@
+"""
+Quality of service of every topic, in one place (REP-2003).
+
+SENSOR   images and joint states: the newest counts, a lost one is not sent again
+COMMAND  trajectories: reliable, only the newest
+LATCHED  instruction, status, contract: reliable, and the last one is given to late subscribers
+STREAM   chunks, diagnostics and the clock: reliable, a short queue
+"""
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+
+def _profile(reliable: bool, depth: int, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+SENSOR = _profile(reliable=False, depth=5)
+COMMAND = _profile(reliable=True, depth=1)
+LATCHED = _profile(reliable=True, depth=1, latched=True)
+STREAM = _profile(reliable=True, depth=10)

@@ -1,0 +1,259 @@
+"""
+A simulated WidowX 250s that is a ROS robot: same topics, types, rates and controller semantics.
+
+Publishes joint_states (50 Hz), two cameras with camera_info, /tf where tf2_msgs is installed, and
+/clock when asked to; takes JointTrajectory as joint_trajectory_controller on Jazzy does. Services
+~/reset and ~/result, topic ~/target. The fault parameters may be set while it runs.
+"""
+
+import array
+import sys
+import time
+from dataclasses import dataclass, fields
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.parameters import declare, parameter
+from qwen_vla_ros.nodes.qos import COMMAND, SENSOR, STREAM
+from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.nodes.simulated_robot import SimulatedRobot
+from qwen_vla_ros.nodes.transforms_publisher import transforms_publisher
+from qwen_vla_ros.sim import arm
+from qwen_vla_ros.sim import world as tabletop
+from qwen_vla_ros.srv import ResetWorld, TaskResult
+
+JOINT_NAMES = (*arm.ARM_JOINTS, 'gripper', 'left_finger', 'right_finger')
+HORN_RADIUS, ROD_LENGTH = 0.014, 0.024  # the crank that moves the fingers, m
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class RobotSimSettings:
+    """Parameters of robot_sim."""
+
+    robot: str = parameter('widowx', 'name or path of the contract')
+    seed: int = parameter(0, 'scene on the table at the start', 0, 2**31 - 1)
+    camera_rate: float = parameter(20.0, 'pictures a second and camera', 1.0, 30.0)
+    use_clock: bool = parameter(False, 'publish /clock and stamp with simulated time')
+    mute_camera_scene: bool = parameter(False, 'fault: no scene images', changeable=True)
+    mute_camera_wrist: bool = parameter(False, 'fault: no wrist images', changeable=True)
+    mute_joint_states: bool = parameter(False, 'fault: no joint states', changeable=True)
+    nan_joints: bool = parameter(False, 'fault: the elbow reads NaN', changeable=True)
+
+
+class RobotSimNode(Node):
+    """Topics, services and parameters around a SimulatedRobot."""
+
+    def __init__(self, **options: Any) -> None:
+        """Build the world and start to publish."""
+        super().__init__('robot_sim', **options)
+        self.settings = declare(self, RobotSimSettings)
+        self._embodiment = Embodiment.load(self.settings.robot)
+        self._faults = {item.name: getattr(self.settings, item.name) for item in _fault_fields()}
+        self.add_on_set_parameters_callback(self._set_faults)
+        self._begin_ns, self._ticks = time.monotonic_ns(), 0
+        self._create_publishers()
+        self._robot = SimulatedRobot(
+            self._simulated_ns if self.settings.use_clock else self._node_ns,
+            self,
+            self.settings.camera_rate,
+            self.settings.seed,
+        )
+        self._robot.start()
+        self._create_inputs()
+        self.get_logger().info(f'scene {self.settings.seed}: {", ".join(self._names())}')
+
+    def close(self) -> None:
+        """Stop the simulation."""
+        if hasattr(self, '_robot'):
+            self._robot.stop()
+
+    # What the simulation's thread calls ----------------------------------------------------------
+
+    def on_tick(self, stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Publish the clock at every tick, joints and transforms at every second one."""
+        if not self.context.ok():
+            return
+        self._ticks += 1
+        if self._clock_publisher is not None:
+            message = self._clock_class()
+            _stamp(message.clock, stamp_ns)
+            self._clock_publisher.publish(message)
+        if self._ticks % 2 or self._faults['mute_joint_states']:
+            return
+        if self._faults['nan_joints']:
+            positions = np.where(np.arange(7) == 2, np.nan, positions)
+        self._joint_states.publish(_joint_state(stamp_ns, positions, velocities))
+        if self._transforms is not None:
+            self._transforms(stamp_ns, self._robot.world)
+
+    def on_image(
+        self, view: str, stamp_ns: int, image: np.ndarray, info: tabletop.CameraInfo
+    ) -> None:
+        """Publish a picture and its camera_info."""
+        fault = 'mute_camera_scene' if view == 'ego' else 'mute_camera_wrist'
+        if self._faults[fault] or not self.context.ok():
+            return
+        images, infos, frame_id = self._cameras[view]
+        images.publish(_image(stamp_ns, frame_id, image))
+        infos.publish(_camera_info(stamp_ns, frame_id, info))
+
+    # Wiring --------------------------------------------------------------------------------------
+
+    def _create_publishers(self) -> None:
+        self._joint_states = self.create_publisher(
+            JointState, self._embodiment.state.topic, SENSOR
+        )
+        self._cameras = {
+            camera.view: (
+                self.create_publisher(Image, camera.topic, SENSOR),
+                self.create_publisher(CameraInfo, camera.info_topic, SENSOR),
+                camera.frame_id,
+            )
+            for camera in self._embodiment.cameras
+        }
+        self._transforms = transforms_publisher(self, self._embodiment)
+        self._clock_publisher = None
+        if self.settings.use_clock:
+            self._clock_class = import_module('rosgraph_msgs.msg').Clock
+            self._clock_publisher = self.create_publisher(self._clock_class, '/clock', STREAM)
+
+    def _create_inputs(self) -> None:
+        for topic, controller in (
+            ('arm_controller/joint_trajectory', self._robot.arm),
+            ('gripper_controller/joint_trajectory', self._robot.gripper),
+        ):
+            callback = partial(self._on_trajectory, topic, controller)
+            self.create_subscription(JointTrajectory, topic, callback, COMMAND)
+        self.create_subscription(String, '~/target', self._on_target, STREAM)
+        self.create_service(ResetWorld, '~/reset', self._on_reset)
+        self.create_service(TaskResult, '~/result', self._on_result)
+
+    def _on_trajectory(self, topic: str, controller: Any, message: JointTrajectory) -> None:
+        points = message.points
+        stamp = message.header.stamp
+        moving = any(len(point.velocities) for point in points)
+        reason = self._robot.accept(
+            controller,
+            message.joint_names,
+            [_seconds(point.time_from_start) for point in points],
+            [point.positions for point in points],
+            [point.velocities for point in points] if moving else None,
+            stamp.sec * SECOND_NS + stamp.nanosec,
+        )
+        if reason is not None:
+            self.get_logger().error(f'{topic}: trajectory rejected: {reason}')
+
+    def _on_target(self, message: String) -> None:
+        try:
+            self._robot.set_target(message.data)
+        except QwenVlaError as error:
+            self.get_logger().error(f'~/target: {error}')
+
+    def _on_reset(
+        self, request: ResetWorld.Request, response: ResetWorld.Response
+    ) -> ResetWorld.Response:
+        try:
+            instruction, target, names = self._robot.reset(request.seed, request.task)
+        except (QwenVlaError, TimeoutError) as error:
+            response.success, response.message = False, str(error) or 'the simulation is stuck'
+            return response
+        response.success = True
+        response.instruction, response.target, response.objects = instruction, target, list(names)
+        self.get_logger().info(f'scene {request.seed}: {", ".join(names)}; {instruction}')
+        return response
+
+    def _on_result(
+        self, request: TaskResult.Request, response: TaskResult.Response
+    ) -> TaskResult.Response:
+        try:
+            outcome = self._robot.result()
+        except (QwenVlaError, TimeoutError) as error:
+            response.message = str(error) or 'the simulation is stuck'
+            return response
+        response.success, response.done = outcome.success, outcome.done
+        response.target, response.touched = outcome.target, list(outcome.touched)
+        response.first_touched = outcome.first_touched or ''
+        response.elapsed_s = float(outcome.elapsed_s)
+        return response
+
+    def _set_faults(self, parameters: list[Parameter]) -> SetParametersResult:
+        for item in parameters:
+            if item.name in self._faults:
+                self._faults[item.name] = item.value
+                self.get_logger().warning(f'{item.name}: {item.value}')
+        return SetParametersResult(successful=True)
+
+    def _names(self) -> tuple[str, ...]:
+        return self._robot.call(lambda: self._robot.world.scene.names)
+
+    def _node_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _simulated_ns(self) -> int:
+        """Return the time since the start, one second ahead as stamps of zero mean 'none'."""
+        return time.monotonic_ns() - self._begin_ns + SECOND_NS
+
+
+def _fault_fields() -> list[Any]:
+    return [item for item in fields(RobotSimSettings) if item.metadata['changeable']]
+
+
+def _joint_state(stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> JointState:
+    """Return the message for joints [7] in the order of Interbotix' driver."""
+    finger, speed = positions[6], velocities[6]
+    cosine = (HORN_RADIUS**2 + finger**2 - ROD_LENGTH**2) / (2 * HORN_RADIUS * finger)
+    crank = np.pi / 2 - np.arccos(np.clip(cosine, -1.0, 1.0))
+    message = JointState(name=list(JOINT_NAMES))
+    _stamp(message.header.stamp, stamp_ns)
+    message.position = [*positions[:6].tolist(), float(crank), float(finger), float(-finger)]
+    message.velocity = [*velocities[:6].tolist(), 0.0, float(speed), float(-speed)]
+    return message
+
+
+def _image(stamp_ns: int, frame_id: str, image: np.ndarray) -> Image:
+    height, width = image.shape[:2]
+    message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
+    _stamp(message.header.stamp, stamp_ns)
+    message.header.frame_id = frame_id
+    message.data = array.array('B', image.tobytes())  # any other type costs 70 ms
+    return message
+
+
+def _camera_info(stamp_ns: int, frame_id: str, info: tabletop.CameraInfo) -> CameraInfo:
+    message = CameraInfo(height=info.height, width=info.width, distortion_model='plumb_bob')
+    _stamp(message.header.stamp, stamp_ns)
+    message.header.frame_id = frame_id
+    message.d = [0.0] * 5
+    message.k = info.matrix.ravel()
+    message.r = np.eye(3).ravel()
+    message.p = np.hstack([info.matrix, np.zeros((3, 1))]).ravel()
+    return message
+
+
+def _stamp(stamp: Any, time_ns: int) -> None:
+    stamp.sec, stamp.nanosec = divmod(time_ns, SECOND_NS)
+
+
+def _seconds(duration: Any) -> float:
+    return duration.sec + duration.nanosec * 1e-9
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run until interrupted."""
+    sys.exit(run(RobotSimNode, args))
+
+
+if __name__ == '__main__':
+    main()

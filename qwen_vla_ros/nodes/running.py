@@ -1,0 +1,43 @@
+"""How every node of ours lives and ends: one executor thread, exit code 0 when interrupted."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.ros_environment import PROFILE_VARIABLES, ros_environment
+
+
+def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """
+    Spin a node until interrupted; return the exit code (2: bad input, told in one line).
+
+    The node's close() is called while it still exists, after the last callback.
+    """
+    environment = ros_environment()
+    os.environ.update(
+        {name: environment[name] for name in PROFILE_VARIABLES if name in environment}
+    )
+    rclpy.init(args=args)
+    executor, node, code = SingleThreadedExecutor(), None, 0
+    try:
+        node = make_node()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends a second one
+    except QwenVlaError as error:
+        print(f'error: {error}', file=sys.stderr)
+        code = 2
+    finally:
+        executor.shutdown()
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code
