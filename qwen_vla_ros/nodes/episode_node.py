@@ -26,17 +26,16 @@ from trajectory_msgs.msg import JointTrajectory
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.episode_trace import EpisodeTrace
 from qwen_vla_ros.evaluate.episodes import Episode, Task, read_tasks
+from qwen_vla_ros.evaluate.scene_view import SceneView, facts_of, outcome_of, seconds
 from qwen_vla_ros.evaluate.video import RATE_HZ, Caption, Film
 from qwen_vla_ros.image_decoding import decode_image
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
-from qwen_vla_ros.sim import arm
-from qwen_vla_ros.sim.world import TabletopWorld
 from qwen_vla_ros.srv import ResetWorld, TaskResult
 
-ROBOT, POLICY = 'robot_sim', 'policy_node'
-READY_S = 90.0
+ROBOT, POLICY = 'robot_sim', 'policy'
+READY_S = 45.0
 ANSWER_S = 5.0
 OUTCOME_S = 1.0
 
@@ -60,12 +59,9 @@ class EpisodeNode(Node):
         settings = declare(self, Settings)
         self._tasks, self._out = read_tasks(Path(settings.tasks)), Path(settings.out)
         self._limit_s = settings.limit_s
-        self._window: Any = None
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
-        self._world = TabletopWorld(render=False)
-        if settings.live:
-            self._window = _open_window(self._world)
+        self._view = SceneView(settings.live)
         self._latest: dict[str, Any] = {}
         self._trace: EpisodeTrace | None = None
         self._film: Film | None = None
@@ -100,8 +96,7 @@ class EpisodeNode(Node):
 
     def close(self) -> None:
         """Leave the executor, close the window, destroy the node."""
-        if self._window is not None:
-            self._window.close()
+        self._view.close()
         self._executor.shutdown()
         self.destroy_node()
 
@@ -121,7 +116,7 @@ class EpisodeNode(Node):
             note='' if self._trace.running_since_s else f'the policy never ran: {self._reason()}',
         )
         self._speak('')
-        self._outcome = (_describe(episode), episode.success)
+        self._outcome = (outcome_of(episode), episode.success)
         self._spin_until(lambda: False, OUTCOME_S)
         self._film = None
         return episode
@@ -133,7 +128,7 @@ class EpisodeNode(Node):
         if not answer.success:
             raise QwenVlaError(f'{ROBOT}: reset to seed {task.seed} refused: {answer.message}')
         self._aim.publish(String(data=task.target))
-        self._world.reset(task.seed)
+        self._view.reset(task.seed)
         self._latest.pop('chunk', None)
         since_s = self._now_s()
         fresh = ('scene', 'wrist', 'joints')
@@ -167,6 +162,9 @@ class EpisodeNode(Node):
             'wrist camera': lambda: 'wrist' in self._latest,
             'joint states': lambda: 'joints' in self._latest,
             f'{POLICY}/status of an active node': lambda: self._stage() not in ('', 'INACTIVE'),
+            'input at the policy': lambda: (
+                'status' in self._latest and not self._latest['status'].missing
+            ),
         }
         self._spin_until(lambda: all(ready() for ready in needs.values()), READY_S)
         missing = [name for name, ready in needs.items() if not ready()]
@@ -223,50 +221,20 @@ class EpisodeNode(Node):
             self._trace.add_status(message, self._now_s())
 
     def _shoot(self) -> None:
-        """Add a frame to the film and to the window."""
-        self._show()
-        if self._film is None or not {'scene', 'wrist'} <= set(self._latest):
+        """Add a frame to the film, and bring the window up to date."""
+        latest, now_s = self._latest, self._now_s()
+        if 'joints' in latest:
+            self._view.mirror(latest['joints'])
+        if self._film is None or not {'scene', 'wrist', 'status'} <= set(latest):
             return
+        running, path = self._stage() == 'RUNNING', None
+        if running and 'chunk' in latest:
+            path = self._view.predicted_path(latest['chunk'], now_s)
+        facts = facts_of(latest['status'], now_s - self._trace.start_s)
         text, success = self._outcome or (None, False)
-        caption = Caption(self._title, self._sentence, self._stage(), self._facts(), text, success)
-        scene, wrist = (decode_image(self._latest[view], view) for view in ('scene', 'wrist'))
-        self._film.add(scene, wrist, caption, self._predicted_path())
-
-    def _show(self) -> None:
-        """Bring the window's robot into the measured posture."""
-        joints = self._latest.get('joints')
-        if self._window is None or joints is None or not self._window.is_running():
-            return
-        position = dict(zip(joints.name, joints.position, strict=True))
-        with self._window.lock():
-            self._world.set_posture(np.array([position[name] for name in arm.JOINT_NAMES]))
-        self._window.sync()
-
-    def _facts(self) -> tuple[str, ...]:
-        """Return the lines beside the picture."""
-        status = self._latest.get('status')
-        if status is None:
-            return ()
-        elapsed_s = self._now_s() - self._trace.start_s
-        return (
-            f'time  {elapsed_s:.1f} s',
-            f'model  {_milliseconds(status.inference_s)}',
-            f'node beside it  {_milliseconds(status.overhead_s, 1)}',
-            f'age of chunk  {_milliseconds(status.chunk_age_s)}',
-            f'refused  {status.refusals}',
-            f'reason  {status.reason[:22] or "–"}',
-        )
-
-    def _predicted_path(self) -> np.ndarray | None:
-        """Return where the chunk in use takes the tip from now on, in pixels [N, 2]."""
-        chunk = self._latest.get('chunk')
-        if chunk is None or self._stage() != 'RUNNING' or set(chunk.names) != set(arm.JOINT_NAMES):
-            return None
-        rows = np.asarray(chunk.actions).reshape(chunk.horizon, len(chunk.names))
-        q = rows[:, [list(chunk.names).index(name) for name in arm.JOINT_NAMES]]
-        late_s = self._now_s() - _seconds(chunk.header.stamp)
-        first = int(np.clip(late_s / chunk.step_s, 0, chunk.horizon - 1))
-        return self._world.project('ego', arm.forward(q[first:])[0])[0]
+        caption = Caption(self._title, self._sentence, self._stage(), facts, text, success)
+        scene, wrist = (decode_image(latest[view], view) for view in ('scene', 'wrist'))
+        self._film.add(scene, wrist, caption, path)
 
     def _stage(self) -> str:
         """Return the policy's stage; '' before it said anything."""
@@ -280,21 +248,11 @@ class EpisodeNode(Node):
 
     def _stamp_s(self, name: str) -> float:
         """Return the stamp of the latest message of a name."""
-        return _seconds(self._latest[name].header.stamp)
+        return seconds(self._latest[name].header.stamp)
 
     def _now_s(self) -> float:
         """Return the node's time."""
         return 1e-9 * self.get_clock().now().nanoseconds
-
-
-def _open_window(world: TabletopWorld) -> Any:
-    """Open MuJoCo's viewer on a world that mirrors the robot's."""
-    try:
-        from mujoco import viewer
-
-        return viewer.launch_passive(world.model, world.data)
-    except Exception as error:
-        raise QwenVlaError(f'live: no window can be opened here ({error})') from error
 
 
 def tell(event: str, **facts: Any) -> None:
@@ -302,30 +260,11 @@ def tell(event: str, **facts: Any) -> None:
     print(json.dumps({'event': event, **facts}), flush=True)
 
 
-def _seconds(stamp: Any) -> float:
-    """Return a header's stamp in s."""
-    return stamp.sec + 1e-9 * stamp.nanosec
-
-
-def _milliseconds(seconds: float, digits: int = 0) -> str:
-    """Return a time in ms; a dash for NaN."""
-    return f'{1e3 * seconds:.{digits}f} ms' if np.isfinite(seconds) else '–'
-
-
-def _describe(episode: Episode) -> str:
-    """Return the outcome in words."""
-    if episode.success:
-        return f'touched the {episode.first_touched} after {episode.elapsed_s:.1f} s'
-    if episode.first_touched:
-        return f'touched the {episode.first_touched} instead of the {episode.target}'
-    return f'touched nothing within {episode.elapsed_s:.0f} s'
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the node; exit code 2 and one line on stderr when something is wrong."""
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = EpisodeNode()
         try:
             node.run()
