@@ -136,12 +136,12 @@ def compile_messages(stage: Path) -> None:
 
     site = Path(ament_package.__file__).resolve().parents[1]
     prefix = site.parents[2]
-    binary = stage.with_suffix('.cmake')
+    binary = stage.with_name(f'{stage.name}-cmake')
     shutil.rmtree(binary, ignore_errors=True)
     environment = {
         **os.environ,
         'AMENT_PREFIX_PATH': str(prefix),
-        'PYTHONPATH': os.pathsep.join([str(site), *(p for p in sys.path if p)]),
+        'PYTHONPATH': os.pathsep.join(p for p in sys.path if p.endswith('site-packages')),
         'LD_LIBRARY_PATH': str(prefix / 'lib'),
     }
     configure = {
