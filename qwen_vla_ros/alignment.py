@@ -45,6 +45,8 @@ class Match(NamedTuple):
 class Stream:
     """The newest items of one source, sorted by time; at least `capacity` are kept."""
 
+    __slots__ = ('_capacity', '_full', 'items', 'times')
+
     def __init__(self, capacity: int) -> None:
         """Start empty; less than twice the capacity is held."""
         self._capacity, self._full = capacity, 2 * capacity
@@ -132,13 +134,16 @@ class Aligner:
             anchor = first = last = stream.times[-back]
             chosen = []
             for other in streams:
+                if other is stream:
+                    chosen.append(len(stream.times) - back)
+                    continue
                 index = other.nearest(anchor)
+                chosen.append(index)
                 time_ns = other.times[index]
                 if time_ns < first:
                     first = time_ns
                 elif time_ns > last:
                     last = time_ns
-                chosen.append(index)
             sets.append((last - first, anchor, chosen))
         sets.sort()
         return sets
@@ -174,7 +179,7 @@ class Aligner:
             return Missing(STATE, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
         part = (anchor - low) / gap
         pairs = zip(rows[after - 1], rows[after], strict=True)
-        return np.array([before + part * (behind - before) for before, behind in pairs]), anchor
+        return np.array([a + part * (b - a) for a, b in pairs]), anchor
 
     def _stale(self, now_ns: int) -> tuple[Missing, ...]:
         problems = []
