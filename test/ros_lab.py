@@ -27,8 +27,8 @@ def domain(offset):
 class SwingPolicy:
     """Swing the waist, all other joints where they are; 'left' and 'right' move the centre."""
 
-    def __init__(self, embodiment, **changes):
-        self.metadata = {**describe_policy(embodiment), 'checkpoint': 'swing', **changes}
+    def __init__(self, embodiment):
+        self.metadata = {**describe_policy(embodiment), 'checkpoint': 'swing'}
         self._step_s = embodiment.step_s
         self.delay_s = 0.0
 
@@ -41,9 +41,7 @@ class SwingPolicy:
         rows = np.tile(observation.state.astype(np.float64), (16, 1))
         rows[:, 0] = swing + (rows[:, 0] - swing[0]) * np.exp(-np.arange(16) * self._step_s / 1.0)
         names = tuple(self.metadata['action_names'])
-        return ActionChunk(
-            rows.astype(np.float32), names, observation.stamp_ns, self._step_s
-        )
+        return ActionChunk(rows.astype(np.float32), names, observation.stamp_ns, self._step_s)
 
     def reset(self):
         """Nothing to forget."""
@@ -54,7 +52,10 @@ class Lab:
 
     def __init__(self, offset, folder):
         self.environment = ros_environment(domain(offset))
-        self.environment.update(PYTHONPATH=str(ROOT), ROS_LOG_DIR=str(folder))
+        self.environment.update(
+            PYTHONPATH=str(ROOT) + os.pathsep + os.environ.get('PYTHONPATH', ''),
+            ROS_LOG_DIR=str(folder),
+        )
         os.environ.update(self.environment)
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
@@ -114,7 +115,9 @@ class Lab:
         from rcl_interfaces.srv import SetParameters
         from rclpy.parameter import Parameter
 
-        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()]
+        )
         answer = self.call(SetParameters, f'{node}/set_parameters', request)
         assert answer.results[0].successful
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip('rclpy')
+from qwen_vla_ros.srv import ResetWorld, TaskResult
 from ros_lab import Lab, wait_for
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from qwen_vla_ros.nodes.qos import COMMAND, SENSOR, STREAM
-from qwen_vla_ros.srv import ResetWorld, TaskResult
 
 ARM = ['waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate']
 

@@ -268,10 +268,11 @@ class PolicyNode(LifecycleNode):
         told = (self._pilot.stage, self._pilot.missing, self._pilot.reason.split(':')[0])
         if told != self._told:
             self._told = told
-            log = self.get_logger()
-            (log.info if self._pilot.stage == RUNNING else log.warning)(
-                f'{self._pilot.stage} {self._pilot.reason}'.strip()
-            )
+            text = f'{self._pilot.stage} {self._pilot.reason}'.strip()
+            if self._pilot.stage == RUNNING:
+                self.get_logger().info(text)
+            else:
+                self.get_logger().warning(text)
             self._publish_status()
 
     def _command(self) -> None:
