@@ -4,6 +4,8 @@ QwenVLA: Qwen3.5 backbone and action decoder behind two methods, loss and sample
 A batch (see collate) holds: input_ids, attention_mask, mm_token_type_ids int64 [B, T];
 pixel_values float32 [patches, channels]; image_grid_thw int64 [images, 3]; action_mask bool
 [B, H, K]; optionally actions float32 [B, H, K], state float32 [B, S], prefix float32 [B, d, K].
+With picture int64 [B], pixel_values holds each distinct set of views once and picture says which
+one a sample has: sentences that share a picture share the vision tower's work.
 
 Shapes: B batch, T tokens, H horizon, K action channels, S state channels.
 """
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qwen_vla_ros.model.action_decoder import ActionDecoder, Context
 from qwen_vla_ros.model.config import QwenVLAConfig
@@ -54,12 +57,27 @@ class QwenVLA(nn.Module):
             input_ids=batch['input_ids'],
             attention_mask=batch['attention_mask'],
             position_ids=position_3BT,
-            pixel_values=batch.get('pixel_values'),
-            image_grid_thw=batch.get('image_grid_thw'),
+            mm_encoder_outputs={'image': self.see(batch)} if 'pixel_values' in batch else None,
             mm_token_type_ids=batch['mm_token_type_ids'],
             use_cache=False,
         )
         return output.last_hidden_state, position_3BT
+
+    def see(self, batch: Mapping[str, Tensor]) -> BaseModelOutputWithPooling:
+        """Return the vision tower's features of every image of the batch, in its order."""
+        grid, picture = batch['image_grid_thw'], batch.get('picture')
+        if picture is None:
+            return self.backbone.model.get_image_features(
+                batch['pixel_values'], grid, return_dict=True
+            )
+        views = len(grid) // len(picture)
+        distinct = int(picture.max()) + 1
+        features = self.backbone.model.get_image_features(
+            batch['pixel_values'], grid[: distinct * views], return_dict=True
+        ).pooler_output
+        order = picture[:, None] * views + torch.arange(views, device=picture.device)
+        chosen = tuple(features[index] for index in order.flatten().tolist())
+        return BaseModelOutputWithPooling(pooler_output=chosen)
 
     def context(self, batch: Mapping[str, Tensor]) -> Context:
         """Return what the decoder conditions on."""

@@ -16,9 +16,9 @@ def small() -> TrainRun:
         preset='small',
         scenes=5000,
         phases=(
-            Phase('grounding', 2000, 1e-3, 0.0, 1.0, 0.0),
-            Phase('decoder', 1500, 0.0, 1e-3, 0.0, 1.0),
-            Phase('joint', 1000, 2e-4, 4e-4, 0.3, 1.0),
+            Phase('grounding', 2000, 1e-3, 0.0, 1.0, 0.0, enough=0.93),
+            Phase('decoder', 1100, 0.0, 1e-3, 0.0, 1.0),
+            Phase('joint', 500, 2e-4, 4e-4, 0.3, 1.0),
         ),
     )
 
@@ -30,9 +30,9 @@ def tiny() -> TrainRun:
         scenes=12,
         held_out_scenes=4,
         phases=(
-            Phase('grounding', 6, 1e-3, 0.0, 1.0, 0.0, batch=8, warm_up=2),
-            Phase('decoder', 6, 0.0, 1e-3, 0.0, 1.0, batch=8, warm_up=2),
-            Phase('joint', 4, 2e-4, 4e-4, 0.3, 1.0, batch=8, warm_up=2),
+            Phase('grounding', 6, 1e-3, 0.0, 1.0, 0.0, pictures=3, warm_up=2),
+            Phase('decoder', 6, 0.0, 1e-3, 0.0, 1.0, pictures=3, warm_up=2),
+            Phase('joint', 4, 2e-4, 4e-4, 0.3, 1.0, pictures=3, warm_up=2),
         ),
     )
 

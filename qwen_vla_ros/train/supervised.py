@@ -43,7 +43,13 @@ from qwen_vla_ros.transforms import Quantiles
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps with one mixture of losses; learning rates fall by a cosine to a tenth."""
+    """
+    Some steps with one mixture of losses; learning rates fall by a cosine to a tenth.
+
+    pictures: distinct pictures a step, each with a sentence for each of its three objects.
+    draws: noise draws a sample for the action loss. enough: the phase ends early when the share of
+    held-out objects found within 2.5 cm reaches this (looked at every 500 steps; above 1 = never).
+    """
 
     name: str
     steps: int
@@ -51,9 +57,10 @@ class Phase:
     decoder_rate: float
     grounding_weight: float
     action_weight: float
-    batch: int = 32
+    pictures: int = 12
     draws: int = 4
     warm_up: int = 50
+    enough: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -132,25 +139,26 @@ class Batches:
         cell = pipeline.steps[-1].processor.patch * pipeline.steps[-1].processor.merge
         self.rows, self.columns = height // cell, width // cell
 
-    def draw(self, rng: np.random.Generator, count: int, augment: bool = True) -> dict[str, Tensor]:
-        """Return a random batch; pairs of samples share a picture and differ in the sentence."""
-        total = len(self.data['state'])
-        pictures = np.repeat(rng.integers(total, size=(count + 1) // 2), 2)[:count]
-        objects = np.stack([rng.permutation(3)[:2] for _ in range((count + 1) // 2)])
-        return self.pick(pictures, objects.reshape(-1)[:count], rng if augment else None)
+    def draw(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
+        """Return `count` random pictures, each with a sentence for each of its objects."""
+        frames = rng.choice(len(self.data['state']), count, replace=False)
+        return self.pick(np.repeat(frames, 3), np.tile(np.arange(3), count), rng)
 
     def pick(
         self, frames: np.ndarray, objects: np.ndarray, rng: np.random.Generator | None
     ) -> dict[str, Tensor]:
         """Return the batch of given frames and target objects; rng augments the pictures."""
-        samples = []
+        samples, images = [], {}
+        distinct, picture = np.unique(frames, return_inverse=True)
+        for frame in distinct:
+            plain = {view: self.data[view][frame] for view in self.views}
+            images[frame] = plain if rng is None else _augment(plain, rng)
         for frame, item in zip(frames, objects, strict=True):
             template = TEMPLATES[0] if rng is None else TEMPLATES[rng.integers(len(TEMPLATES))]
-            images = {view: self.data[view][frame] for view in self.views}
             samples.append(
                 self.pipeline.forward(
                     {
-                        'images': images if rng is None else _augment(images, rng),
+                        'images': images[frame],
                         'state': self.data['state'][frame],
                         'instruction': template.format(name=self.data['names'][frame, item]),
                         'actions': self.data['actions'][frame, item],
@@ -158,6 +166,10 @@ class Batches:
                 )
             )
         batch = self.model.collate(samples)
+        first = [int(np.argmax(picture == index)) for index in range(len(distinct))]
+        pixels = np.concatenate([samples[index]['pixel_values'] for index in first])
+        batch['pixel_values'] = torch.from_numpy(pixels).to(self.model.device)
+        batch['picture'] = torch.from_numpy(picture).to(self.model.device)
         pixel = np.clip(self.data['pixel'][frames, objects], 0, 0.9999)
         token = (pixel[:, 1] * self.rows).astype(int) * self.columns
         token += (pixel[:, 0] * self.columns).astype(int)
@@ -181,6 +193,11 @@ def _augment(images: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict
         view: np.clip(image * gain + offset, 0, 255).astype(np.uint8)
         for view, image in images.items()
     }
+
+
+def _until(run: dict[str, Any], begun: int) -> str:
+    """Return a run's settings without the phases that have not begun: those may still change."""
+    return json.dumps({**run, 'phases': run['phases'][:begun]}, sort_keys=True)
 
 
 def _rate(phase: Phase, step: int) -> float:
@@ -257,7 +274,8 @@ class Trainer:
             raise QwenVlaError(
                 f'{self.state_path}: broken ({error}); delete it to start the run anew'
             ) from error
-        if json.loads(state['run']) != json.loads(json.dumps(asdict(self.run))):
+        begun = state['place'][0] + (state['place'][1] > 0)
+        if _until(json.loads(state['run']), begun) != _until(asdict(self.run), begun):
             raise QwenVlaError(
                 f'{self.state_path}: belongs to a run with other settings; choose another --out'
             )
@@ -277,7 +295,7 @@ class Trainer:
         rates = (phase.backbone_rate, phase.decoder_rate, phase.backbone_rate)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group['lr'] = rate * factor
-        batch = self.batches.draw(rng, phase.batch)
+        batch = self.batches.draw(rng, phase.pictures)
         with torch.set_grad_enabled(not frozen):
             hidden, position = self.model.encode(batch)
         losses = {}
@@ -333,6 +351,8 @@ class Trainer:
                     )
                     self.log(phase=phase.name, step=self.step, held_out=self.figures[phase.name])
                     bar.write(f'{phase.name} {self.step}: {self.figures[phase.name]}')
+                    if self.figures[phase.name]['found'] >= phase.enough:
+                        self.step = phase.steps
                 if self.step % save_every == 0 or self.step == phase.steps:
                     self.save_state()
             bar.close()
