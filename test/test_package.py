@@ -138,10 +138,9 @@ def test_no_tracked_file_is_large() -> None:
 
 
 def test_wheel_without_messages_holds_package_configuration_and_launch(tmp_path: Path) -> None:
-    command = 'import sys; sys.argv = ["setup.py", "-q", "install_data", "-d", sys.argv[1]]'
     pytest.importorskip('setuptools')
     done = subprocess.run(
-        [sys.executable, '-c', command + '; exec(open("setup.py").read())', str(tmp_path)],
+        [sys.executable, 'setup.py', '-q', 'install_data', '-d', str(tmp_path)],
         cwd=ROOT,
         env={'QWEN_VLA_MESSAGES': '0', 'PATH': '/usr/bin:/bin'},
         capture_output=True,
