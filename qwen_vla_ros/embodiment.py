@@ -211,6 +211,7 @@ class Embodiment:
         """Return the A action names of a layout, in order."""
         return tuple(name for group in self.action_groups(layout) for name in group.names)
 
+    @property
     def description_path(self) -> Path:
         """Return the URDF's path."""
         path = self.source.parent.parent / self.description

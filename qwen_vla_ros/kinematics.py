@@ -1,13 +1,8 @@
 """
-URDF -> forward and inverse kinematics of one arm, by pinocchio (imported on first use).
+Joints <-> tip of one arm, through pinocchio: poses, and Cartesian chunks as joint rows.
 
-Cartesian deltas (kind delta_eef, as BridgeData's euler deltas): a row (dx, dy, dz, droll, dpitch,
-dyaw) in m and rad is a displacement of the tip from its pose (p0, R0) at the chunk's first row,
-along and about the axes of base_link, which do not turn with the hand:
-
-    p = p0 + (dx, dy, dz)        R = Rz(dyaw) Ry(dpitch) Rx(droll) R0
-
-that is roll, pitch, yaw about fixed axes, in this order, multiplied from the left.
+The arm is what the URDF has between its root and the tip; q [J] follows that order (J = 6 for the
+WidowX). Poses are in the URDF's root link (base_link), metres, rotations as matrices.
 """
 
 import threading
@@ -19,234 +14,222 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 
-POSITION_TOLERANCE = 1e-5  # m
-ROTATION_TOLERANCE = 1e-4  # rad
-MAX_ITERATIONS = 200
-MAX_ITERATION_STEP = 0.2  # rad, of one joint
-MAX_ROW_STEP = 1.0  # rad, of one joint; more between two rows is another branch of the solution
-DAMPING = 1e-8  # added to the squared error, which damps by itself far from the goal
+POSITION_TOLERANCE_M = 2e-5
+ROTATION_TOLERANCE_RAD = 2e-4
+# One radian of orientation weighs as much as this distance, so that both are one error.
+RADIAN_M = 0.1
 
 
 class KinematicsError(QwenVlaError):
-    """A description cannot be used, or a pose cannot be reached; the message says where and why."""
+    """A description cannot be used, or no posture of the arm reaches a pose."""
 
 
 class ArmKinematics:
-    """
-    One chain of joints from the URDF's root (base_link) to `tip`.
+    """Forward and inverse kinematics of one arm. Thread-safe."""
 
-    q is [J], rad, in the order of `joints`; poses are in the root's frame, in m. Safe to call from
-    several threads.
-    """
-
-    def __init__(
-        self, urdf_path: str | Path, tip: str, joints: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, urdf: str | Path, tip: str, max_step_rad: float = 1.0) -> None:
         """
-        Read a URDF; joints are the names in the caller's order, else all from root to tip.
+        Read a URDF; tip is the link whose pose counts.
 
-        Raises KinematicsError that names the file and the unknown link or joint.
+        max_step_rad  rad, largest turn of a joint between two rows of a chunk; more means that
+                      the arm would have to change its posture near a singular one
+
+        Raises KinematicsError when pinocchio, the file or the link is missing.
         """
         self._pin = _pinocchio()
-        self.path, self.tip = Path(urdf_path), tip
-        model = self._read()
-        self.joints = tuple(joints) if joints is not None else self._chain(model)
-        self._check(model)
-        moving = {model.getJointId(name) for name in self.joints}
-        still = [index for index in range(1, model.njoints) if index not in moving]
-        self._model = self._pin.buildReducedModel(model, still, self._pin.neutral(model))
-        self._tip = self._model.getFrameId(tip)
-        self._order = np.array(
-            [self._model.joints[self._model.getJointId(name)].idx_q for name in self.joints]
-        )
-        self.lower = np.array(self._model.lowerPositionLimit)[self._order]
-        self.upper = np.array(self._model.upperPositionLimit)[self._order]
-        self._local = threading.local()
+        self._model = _arm_model(self._pin, Path(urdf), tip)
+        self._frame = self._model.getFrameId(tip)
+        self._max_step_rad = max_step_rad
+        self._local = threading.local()  # pinocchio's Data is scratch space: one a thread
+        self.tip = tip
+        self.joint_names = tuple(self._model.names)[1:]
+        self.lower = np.array(self._model.lowerPositionLimit)
+        self.upper = np.array(self._model.upperPositionLimit)
 
-    def forward(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the tip's position [3] in m and rotation [3, 3] at q [J]."""
-        pose = self._pose(q)
+    def forward(self, q: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tip's position [3] in m and rotation [3, 3] at the joints q [J] in rad."""
+        data = self._data()
+        self._pin.framesForwardKinematics(self._model, data, self._joints(q))
+        pose = data.oMf[self._frame]
         return pose.translation.copy(), pose.rotation.copy()
 
-    def tip_position(self, q: np.ndarray) -> np.ndarray:
-        """Return the tip's position [3] in m at q [J]; the fast way for checks on every row."""
-        return self._pose(q).translation.copy()
-
     def joints_for(
-        self, position: np.ndarray, rotation: np.ndarray, seed_q: np.ndarray
+        self,
+        position: Sequence[float],
+        rotation: np.ndarray,
+        seed: Sequence[float],
+        iterations: int = 200,
     ) -> np.ndarray:
         """
-        Return the joints [J] nearest to the way from seed_q to a pose, inside the URDF's limits.
+        Return joints q [J] inside their limits that bring the tip to a pose, starting at seed.
 
-        position [3] in m, rotation [3, 3]. A seed outside the limits starts at them. Damped least
-        squares: no joint moves more than MAX_ITERATION_STEP at once, singular or not. Raises
-        KinematicsError that tells what is left when the pose is not reached.
+        Damped least squares (Levenberg-Marquardt): damping grows where a step would not help, so
+        steps stay bounded at singular postures. Reaches 0.02 mm and 0.0002 rad.
+
+        position [3] in m, rotation [3, 3], seed q [J] in rad. Raises KinematicsError that tells
+        how close the arm comes and which joints stand at their limit.
         """
-        position, rotation = np.asarray(position, np.float64), np.asarray(rotation, np.float64)
-        if not (np.isfinite(position).all() and np.isfinite(rotation).all()):
-            raise KinematicsError('the pose is not finite')
-        q = np.clip(self._vector(seed_q), self.lower, self.upper)
-        best, best_size = q, np.inf
-        for _ in range(MAX_ITERATIONS):
-            error, size = self._error(q, position, rotation)
-            if size <= 1.0:
+        target = self._pin.SE3(_rotation(rotation), _finite(position, (3,), 'position'))
+        q = np.clip(self._joints(seed), self.lower, self.upper)
+        error, jacobian = self._error(q, target)
+        damping = 1e-4
+        for _ in range(iterations):
+            if self._reached(error):
                 return q
-            if size < best_size:
-                best, best_size = q, size
-            step = self._step(q, error)
-            if np.abs(step).max() < 1e-10:
-                break
-            q = np.clip(q + step, self.lower, self.upper)
-        raise KinematicsError(self._unreached(best, position, rotation))
+            step = self._step(q, error, jacobian, damping)
+            tried = np.clip(q + step, self.lower, self.upper)
+            new_error, new_jacobian = self._error(tried, target)
+            if new_error @ new_error < error @ error:
+                q, error, jacobian = tried, new_error, new_jacobian
+                damping = max(damping * 0.3, 1e-9)
+            else:
+                damping *= 4.0
+                if damping > 1e6:
+                    break
+        raise KinematicsError(self._out_of_reach(q, error))
 
-    def chunk_to_joints(self, rows: np.ndarray, q_now: np.ndarray) -> np.ndarray:
+    def chunk_to_joints(self, rows: np.ndarray, q_now: Sequence[float]) -> np.ndarray:
         """
-        Return the joint positions [H, J] of displacements rows [H, 6] from the pose at q_now [J].
+        Return the joints float64 [H, J] of a delta_eef chunk.
 
-        The convention of a row stands at the top of this file. Each row starts from the one
-        before. Raises KinematicsError that names the row that is not finite, out of reach, or
-        reached only by a jump of more than MAX_ROW_STEP in one joint.
+        rows   [H, 6] dx dy dz in m, droll dpitch dyaw in rad: each row is the displacement from
+               the pose at q_now, along and about the axes of the root link; the rotation is
+               Rz(dyaw) Ry(dpitch) Rx(droll), applied from the left
+        q_now  [J] rad, the joints at the chunk's first instant (those of the observation)
+
+        Raises KinematicsError that names the row which cannot be reached, or where a joint would
+        turn by more than max_step_rad.
         """
         rows = np.asarray(rows, np.float64)
         if rows.ndim != 2 or rows.shape[1] != 6:
-            raise KinematicsError(f'rows of 6 displacements are wanted, got shape {rows.shape}')
-        start, turned = self.forward(q_now)
-        previous, result = self._vector(q_now), []
+            raise KinematicsError(f'delta_eef rows: [H, 6] is wanted, got {list(rows.shape)}')
+        q = self._joints(q_now)
+        position, rotation = self.forward(q)
+        joints = np.empty((len(rows), len(q)))
         for index, row in enumerate(rows):
             if not np.isfinite(row).all():
-                raise KinematicsError(f'row {index}: not finite: {row.tolist()}')
-            turn = self._pin.rpy.rpyToMatrix(row[3:])
+                raise KinematicsError(f'row {index}: {row.tolist()} is not finite throughout')
+            turn = self._pin.rpy.rpyToMatrix(*row[3:])
             try:
-                q = self.joints_for(start + row[:3], turn @ turned, previous)
+                joints[index] = self.joints_for(position + row[:3], turn @ rotation, q)
             except KinematicsError as error:
                 raise KinematicsError(f'row {index}: {error}') from error
-            jump = np.abs(q - previous)
-            if jump.max() > MAX_ROW_STEP:
-                joint = int(jump.argmax())
-                raise KinematicsError(
-                    f'row {index}: {self.joints[joint]} would jump by {jump[joint]:.2f} rad '
-                    f'(limit {MAX_ROW_STEP:g}); the pose lies behind a singularity or too far'
-                )
-            result.append(q)
-            previous = q
-        return np.array(result).reshape(len(rows), len(self.joints))
+            self._refuse_jump(index, joints[index] - q)
+            q = joints[index]
+        return joints
 
-    def _read(self) -> Any:
-        if not self.path.is_file():
-            raise KinematicsError(f'{self.path}: no such robot description (URDF)')
-        try:
-            return self._pin.buildModelFromUrdf(str(self.path))
-        except (RuntimeError, ValueError) as error:
-            raise KinematicsError(f'{self.path}: not a valid URDF: {error}') from error
-
-    def _chain(self, model: Any) -> tuple[str, ...]:
-        """Return the joints that move the tip, from the root on."""
-        self._require_link(model)
-        support = model.supports[model.frames[model.getFrameId(self.tip)].parentJoint]
-        return tuple(model.names[index] for index in support if index > 0)
-
-    def _check(self, model: Any) -> None:
-        """Refuse names that the description lacks, and joints without limits."""
-        self._require_link(model)
-        known = [name for name in model.names if name != 'universe']
-        for name in self.joints:
-            if name not in known:
-                raise KinematicsError(
-                    f'{self.path}: no movable joint {name!r}; there are {", ".join(known)}'
-                )
-            joint = model.joints[model.getJointId(name)]
-            limits = (model.lowerPositionLimit, model.upperPositionLimit)
-            if joint.nq != 1 or not all(np.isfinite(limit[joint.idx_q]) for limit in limits):
-                raise KinematicsError(f'{self.path}: the joint {name!r} has no position limits')
-
-    def _require_link(self, model: Any) -> None:
-        links = [frame.name for frame in model.frames if frame.type == self._pin.BODY]
-        if self.tip not in links:
+    def _refuse_jump(self, index: int, change: np.ndarray) -> None:
+        worst = int(np.argmax(np.abs(change)))
+        if abs(change[worst]) > self._max_step_rad:
             raise KinematicsError(
-                f'{self.path}: no link {self.tip!r}; there are {", ".join(links)}'
+                f'row {index}: {self.joint_names[worst]} would turn by {abs(change[worst]):.2f} '
+                f'rad in one step (limit {self._max_step_rad:g}); the pose is near a singular '
+                'posture: ask for smaller displacements'
             )
 
-    def _vector(self, q: np.ndarray) -> np.ndarray:
-        """Return q as float64 [J], checked."""
-        q = np.asarray(q, np.float64)
-        if q.shape != (len(self.joints),):
-            raise KinematicsError(f'{len(self.joints)} joints are wanted, got shape {q.shape}')
-        if not np.isfinite(q).all():
-            raise KinematicsError(f'the joints are not finite: {q.tolist()}')
-        return q
-
     def _data(self) -> Any:
-        """Return pinocchio's work space, one a thread."""
         if not hasattr(self._local, 'data'):
             self._local.data = self._model.createData()
         return self._local.data
 
-    def _inside(self, q: np.ndarray) -> np.ndarray:
-        """Return q in the order of pinocchio's model."""
-        ordered = np.empty(len(q))
-        ordered[self._order] = q
-        return ordered
+    def _joints(self, q: Sequence[float]) -> np.ndarray:
+        return _finite(q, (self._model.nq,), f'joints {", ".join(self.joint_names)}')
 
-    def _pose(self, q: np.ndarray) -> Any:
-        data = self._data()
-        self._pin.framesForwardKinematics(self._model, data, self._inside(self._vector(q)))
-        return data.oMf[self._tip]
+    def _error(self, q: np.ndarray, target: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weighted way to the target [6] and its Jacobian [6, J], in root axes."""
+        pin, data = self._pin, self._data()
+        axes = pin.ReferenceFrame.LOCAL_WORLD_ALIGNED
+        jacobian = pin.computeFrameJacobian(self._model, data, q, self._frame, axes)
+        pose = pin.updateFramePlacement(self._model, data, self._frame)
+        turn = pin.log3(target.rotation @ pose.rotation.T)
+        error = np.concatenate([target.translation - pose.translation, RADIAN_M * turn])
+        jacobian[3:] *= RADIAN_M
+        return error, jacobian
 
-    def _error(
-        self, q: np.ndarray, position: np.ndarray, rotation: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Return what is left [6] in m and rad, and its size in tolerances (1 is reached)."""
-        pose = self._pose(q)
-        turn = self._pin.log3(rotation @ pose.rotation.T)
-        error = np.concatenate([position - pose.translation, turn])
-        size = max(
-            np.linalg.norm(error[:3]) / POSITION_TOLERANCE,
-            np.linalg.norm(error[3:]) / ROTATION_TOLERANCE,
-        )
-        return error, float(size)
-
-    def _step(self, q: np.ndarray, error: np.ndarray) -> np.ndarray:
-        """Return one damped step [J]; joints at a limit that would leave it stand still."""
-        frame = self._pin.ReferenceFrame.LOCAL_WORLD_ALIGNED
-        jacobian = self._pin.computeFrameJacobian(
-            self._model, self._data(), self._inside(q), self._tip, frame
-        )[:, self._order]
+    def _step(
+        self, q: np.ndarray, error: np.ndarray, jacobian: np.ndarray, damping: float
+    ) -> np.ndarray:
+        """Return a damped step [J]; joints that would leave their limits stand still."""
         free = np.ones(len(q), bool)
-        damping = (error @ error) * 0.1 + DAMPING
+        step = np.zeros(len(q))
         for _ in range(len(q)):
             part = jacobian[:, free]
-            step = np.zeros(len(q))
-            step[free] = part.T @ np.linalg.solve(part @ part.T + damping * np.eye(6), error)
+            square = part @ part.T + damping * np.eye(6)
+            step[:] = 0.0
+            step[free] = part.T @ np.linalg.solve(square, error)
             stuck = free & (
                 ((q <= self.lower) & (step < 0.0)) | ((q >= self.upper) & (step > 0.0))
             )
             if not stuck.any():
                 break
             free &= ~stuck
-        return step * min(1.0, MAX_ITERATION_STEP / max(np.abs(step).max(), 1e-12))
+            if not free.any():
+                return np.zeros(len(q))
+        return step * min(1.0, 0.5 / max(np.abs(step).max(), 1e-12))
 
-    def _unreached(self, q: np.ndarray, position: np.ndarray, rotation: np.ndarray) -> str:
-        error, _ = self._error(q, position, rotation)
-        at = [
+    @staticmethod
+    def _reached(error: np.ndarray) -> bool:
+        return bool(
+            np.linalg.norm(error[:3]) < POSITION_TOLERANCE_M
+            and np.linalg.norm(error[3:]) < RADIAN_M * ROTATION_TOLERANCE_RAD
+        )
+
+    def _out_of_reach(self, q: np.ndarray, error: np.ndarray) -> str:
+        at_limit = [
             name
-            for name, value, low, high in zip(self.joints, q, self.lower, self.upper, strict=True)
+            for name, value, low, high in zip(
+                self.joint_names, q, self.lower, self.upper, strict=True
+            )
             if value <= low or value >= high
         ]
-        x, y, z = position
-        return (
-            f'{self.tip} cannot reach ({x:.3f}, {y:.3f}, {z:.3f}) m in this rotation from here: '
-            f'{np.linalg.norm(error[:3]) * 1000:.1f} mm and {np.linalg.norm(error[3:]):.3f} rad '
-            f'are left' + (f'; at their limits: {", ".join(at)}' if at else '')
+        text = (
+            f'no posture near the last one brings {self.tip} to the pose; the closest misses by '
+            f'{1e3 * np.linalg.norm(error[:3]):.1f} mm and '
+            f'{np.degrees(np.linalg.norm(error[3:]) / RADIAN_M):.1f} deg'
         )
+        return text + (f', with {", ".join(at_limit)} at the limit' if at_limit else '')
 
 
 def _pinocchio() -> Any:
-    """Return the module pinocchio; it is needed only where kinematics is."""
     try:
         import pinocchio
     except ImportError as error:
         raise KinematicsError(
-            f'pinocchio is missing ({error}): run `pip install pin`, or beside an installed ROS 2 '
-            'install the apt package ros-<distro>-pinocchio'
+            f'kinematics need pinocchio ({error}); install it with: pip install pin'
         ) from error
     return pinocchio
+
+
+def _arm_model(pin: Any, urdf: Path, tip: str) -> Any:
+    """Return the model of the joints between root and tip; all others stand at zero."""
+    if not urdf.is_file():
+        raise KinematicsError(f'{urdf}: no such robot description (URDF)')
+    try:
+        model = pin.buildModelFromUrdf(str(urdf))
+    except (ValueError, RuntimeError) as error:
+        raise KinematicsError(f'{urdf}: not a URDF ({error})') from error
+    if not model.existBodyName(tip):
+        known = ', '.join(f.name for f in model.frames if f.type == pin.FrameType.BODY)
+        raise KinematicsError(f'{urdf}: no link {tip!r}; it has {known}')
+    chain = list(model.supports[model.frames[model.getFrameId(tip)].parentJoint])
+    endless = [model.names[i] for i in chain[1:] if model.joints[i].nq != 1]
+    if endless:
+        raise KinematicsError(f'{urdf}: joint {endless[0]!r} has no limits; make it revolute')
+    others = [i for i in range(1, model.njoints) if i not in chain]
+    return pin.buildReducedModel(model, others, pin.neutral(model))
+
+
+def _finite(values: Sequence[float], shape: tuple[int, ...], what: str) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise KinematicsError(
+            f'{what}: {shape[0]} finite numbers are wanted, got {array.tolist()}'
+        )
+    return array
+
+
+def _rotation(matrix: np.ndarray) -> np.ndarray:
+    array = np.asarray(matrix, np.float64)
+    if array.shape != (3, 3) or not np.allclose(array @ array.T, np.eye(3), atol=1e-6):
+        raise KinematicsError('rotation: a rotation matrix [3, 3] is wanted')
+    return array
