@@ -195,7 +195,7 @@ def test_commands_reach_ahead_and_end_at_rest(lab):
     last = message.points[-1]
     assert last.time_from_start.nanosec == 300_000_000
     assert list(last.velocities) == [0.0] * 6
-    assert list(message.joint_names)[0] == 'waist'
+    assert message.joint_names[0] == 'waist'
     assert message.header.stamp.sec > 0
 
 
