@@ -193,9 +193,11 @@ def _train(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace) -> int:
     """Record until interrupted."""
-    from qwen_vla_ros.nodes.recorder_node import main as record
+    from qwen_vla_ros.nodes.recorder_node import RecorderNode
+    from qwen_vla_ros.nodes.running import run
 
-    return record(args) or 0
+    words = ['--ros-args', '-p', f'output:={args.out}', '-p', f'robot:={args.robot}']
+    return run(RecorderNode, words)
 
 
 def _doctor(args: argparse.Namespace) -> int:

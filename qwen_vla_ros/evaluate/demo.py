@@ -116,14 +116,19 @@ class Demo:
 
     def _start(self, family: ProcessFamily) -> None:
         """Start the model, then robot, recorder and policy node."""
+        robot = self.args.robot
         with self.result.timed('start'):
             family.start(
                 'model', [*_python('qwen_vla_ros.cli'), 'serve', '--port', '0', *self.words]
             )
-            family.start('robot', self._node('robot_sim_node', robot=self.args.robot))
+            family.start('robot', self._node('robot_sim_node', robot=robot))
             address = self._model_address(family)
-            family.start('recorder', self._node('recorder_node', out=self.out / 'bag'))
-            family.start('policy', self._node('policy_node', address=address, autostart=True))
+            family.start(
+                'recorder', self._node('recorder_node', output=self.out / 'bag', robot=robot)
+            )
+            family.start(
+                'policy', self._node('policy_node', address=address, autostart=True, robot=robot)
+            )
 
     def _node(self, name: str, **parameters: Any) -> list[str]:
         """Return the command that starts a node of ours with parameters."""

@@ -189,7 +189,12 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies (runs in the child)."""
+    """
+    Ask the kernel to end this process when its parent dies (runs in the child).
+
+    A shell lets background programs ignore Ctrl-C, and children inherit that: undone here.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PLOTS = (
-    ('success.png', 'Success'),
+    ('success.png', 'Success, policy beside baselines'),
     ('tracking.png', 'Joint tracking'),
     ('latency.png', 'Latency'),
 )
@@ -26,9 +26,8 @@ body { margin:0; background:var(--soft); color:var(--ink);
 main { max-width:1060px; margin:0 auto; padding:28px 20px 60px }
 h1 { font-size:26px; margin:0 0 4px } h2 { font-size:18px; margin:34px 0 10px }
 .dim { color:var(--dim) }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(165px,1fr)); gap:12px;
-  margin-top:18px }
-.card { background:var(--paper); border:1px solid var(--line); border-radius:10px;
+.cards { display:flex; flex-wrap:wrap; gap:12px; margin-top:18px }
+.card { flex:1 1 200px; background:var(--paper); border:1px solid var(--line); border-radius:10px;
   padding:14px 16px }
 .card b { display:block; font-size:25px; line-height:1.2 } .card span { color:var(--dim);
   font-size:13px }
@@ -87,7 +86,7 @@ def _head(summary: Mapping[str, Any]) -> str:
     swap = summary.get('instruction_swap', {})
     cards = [
         (_percent(summary.get('success_rate')), f'success, 95 %: {_interval(summary)}'),
-        (f'{summary.get("success")} / {summary.get("episodes")}', 'episodes'),
+        (f'{summary.get("success")} / {summary.get("episodes")}', 'named object touched first'),
         (f'{swap.get("success", 0)} / {swap.get("episodes", 0)}', 'instruction swaps followed'),
         (_number(latency.get('p50'), ' ms'), 'model, one chunk (p50)'),
         (_number(overhead.get('p50'), ' ms', 2), 'node beside the model (p50)'),
