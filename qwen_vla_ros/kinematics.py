@@ -3,6 +3,14 @@ Joints <-> tip of one arm, through pinocchio: poses, and Cartesian chunks as joi
 
 The arm is what the URDF has between its root and the tip; q [J] follows that order (J = 6 for the
 WidowX). Poses are in the URDF's root link (base_link), metres, rotations as matrices.
+
+A Cartesian row (kind delta_eef, as BridgeData's euler deltas) is dx dy dz in m and droll dpitch
+dyaw in rad: the displacement of the tip from its pose (p0, R0) at the chunk's first row, along and
+about the axes of base_link, which do not turn with the hand:
+
+    p = p0 + (dx, dy, dz)        R = Rz(dyaw) Ry(dpitch) Rx(droll) R0
+
+that is roll, pitch, yaw about fixed axes in this order, multiplied from the left.
 """
 
 import threading
@@ -27,14 +35,21 @@ class KinematicsError(QwenVlaError):
 class ArmKinematics:
     """Forward and inverse kinematics of one arm. Thread-safe."""
 
-    def __init__(self, urdf: str | Path, tip: str, max_step_rad: float = 1.0) -> None:
+    def __init__(
+        self,
+        urdf: str | Path,
+        tip: str,
+        joints: Sequence[str] | None = None,
+        max_step_rad: float = 1.0,
+    ) -> None:
         """
         Read a URDF; tip is the link whose pose counts.
 
+        joints        names in the caller's order, refused unless they are those of the arm
         max_step_rad  rad, largest turn of a joint between two rows of a chunk; more means that
                       the arm would have to change its posture near a singular one
 
-        Raises KinematicsError when pinocchio, the file or the link is missing.
+        Raises KinematicsError when pinocchio, the file, the link or a joint is missing.
         """
         self._pin = _pinocchio()
         self._model = _arm_model(self._pin, Path(urdf), tip)
@@ -43,15 +58,22 @@ class ArmKinematics:
         self._local = threading.local()  # pinocchio's Data is scratch space: one a thread
         self.tip = tip
         self.joint_names = tuple(self._model.names)[1:]
+        if joints is not None and tuple(joints) != self.joint_names:
+            raise KinematicsError(
+                f'{urdf}: the joints up to {tip} are {", ".join(self.joint_names)}, '
+                f'but the caller has {", ".join(joints)}'
+            )
         self.lower = np.array(self._model.lowerPositionLimit)
         self.upper = np.array(self._model.upperPositionLimit)
 
     def forward(self, q: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Return the tip's position [3] in m and rotation [3, 3] at the joints q [J] in rad."""
-        data = self._data()
-        self._pin.framesForwardKinematics(self._model, data, self._joints(q))
-        pose = data.oMf[self._frame]
+        pose = self._pose(q)
         return pose.translation.copy(), pose.rotation.copy()
+
+    def tip_position(self, q: Sequence[float]) -> np.ndarray:
+        """Return the tip's position [3] in m at q [J] in rad: the quick check of every row."""
+        return self._pose(q).translation.copy()
 
     def joints_for(
         self,
@@ -92,9 +114,7 @@ class ArmKinematics:
         """
         Return the joints float64 [H, J] of a delta_eef chunk.
 
-        rows   [H, 6] dx dy dz in m, droll dpitch dyaw in rad: each row is the displacement from
-               the pose at q_now, along and about the axes of the root link; the rotation is
-               Rz(dyaw) Ry(dpitch) Rx(droll), applied from the left
+        rows   [H, 6] m and rad, displacements from the pose at q_now as told at the file's top
         q_now  [J] rad, the joints at the chunk's first instant (those of the observation)
 
         Raises KinematicsError that names the row which cannot be reached, or where a joint would
@@ -126,6 +146,11 @@ class ArmKinematics:
                 f'rad in one step (limit {self._max_step_rad:g}); the pose is near a singular '
                 'posture: ask for smaller displacements'
             )
+
+    def _pose(self, q: Sequence[float]) -> Any:
+        data = self._data()
+        self._pin.framesForwardKinematics(self._model, data, self._joints(q))
+        return data.oMf[self._frame]
 
     def _data(self) -> Any:
         if not hasattr(self._local, 'data'):
@@ -191,11 +216,13 @@ class ArmKinematics:
 
 
 def _pinocchio() -> Any:
+    """Return pinocchio, imported only where kinematics are wanted."""
     try:
         import pinocchio
     except ImportError as error:
         raise KinematicsError(
-            f'kinematics need pinocchio ({error}); install it with: pip install pin'
+            f'kinematics need pinocchio ({error}); install it with `pip install pin`, or beside '
+            'an installed ROS 2 with the apt package ros-<distro>-pinocchio'
         ) from error
     return pinocchio
 
@@ -230,6 +257,7 @@ def _finite(values: Sequence[float], shape: tuple[int, ...], what: str) -> np.nd
 
 def _rotation(matrix: np.ndarray) -> np.ndarray:
     array = np.asarray(matrix, np.float64)
-    if array.shape != (3, 3) or not np.allclose(array @ array.T, np.eye(3), atol=1e-6):
+    turns = array.shape == (3, 3) and np.allclose(array @ array.T, np.eye(3), atol=1e-6)
+    if not turns or np.linalg.det(array) < 0.0:
         raise KinematicsError('rotation: a rotation matrix [3, 3] is wanted')
     return array

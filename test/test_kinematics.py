@@ -1,210 +1,241 @@
-"""Kinematics: pinocchio on the URDF against the closed formulas, and inverse against forward."""
-
 import builtins
+import math
 import threading
 
 import numpy as np
 import pytest
 
-from qwen_vla_ros import kinematics
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.kinematics import ArmKinematics, KinematicsError
 from qwen_vla_ros.sim import arm as closed
 
+CONTRACT = Embodiment.load('widowx')
 TIP = 'ee_gripper_link'
-HOME = np.array([0.0, -0.6, 0.5, 0.0, 1.2, 0.0])
+WORKING = np.array([0.2, -0.3, 0.5, 0.1, 1.2, -0.2])  # over the table, hand down, not singular
+# Joint origins of the description, from base_link to the tip: offset before the joint, its axis.
+CHAIN = (
+    ((0, 0, 0.072), 'z'),
+    ((0, 0, 0.03865), 'y'),
+    ((0.04975, 0, 0.25), 'y'),
+    ((0.175, 0, 0), 'x'),
+    ((0.075, 0, 0), 'y'),
+    ((0.065, 0, 0), 'x'),
+)
+TIP_OFFSET = (0.043 + 0.023 + 0.027575, 0, 0)
 
 
 @pytest.fixture(scope='module')
-def urdf():
-    return Embodiment.load('widowx').description_path()
+def arm():
+    return ArmKinematics(CONTRACT.description_path(), TIP)
 
 
-@pytest.fixture(scope='module')
-def arm(urdf):
-    return ArmKinematics(urdf, TIP, closed.ARM_JOINTS)
+def turn(axis, angle):
+    c, s = math.cos(angle), math.sin(angle)
+    if axis == 'x':
+        return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    if axis == 'y':
+        return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
-def postures(count, seed=0):
-    draw = np.random.default_rng(seed)
-    return draw.uniform(closed.LOWER[:6], closed.UPPER[:6], (count, 6))
+def by_hand(q):
+    position, rotation = np.zeros(3), np.eye(3)
+    for (offset, axis), angle in zip(CHAIN, q, strict=True):
+        position = position + rotation @ offset
+        rotation = rotation @ turn(axis, angle)
+    return position + rotation @ TIP_OFFSET, rotation
 
 
-def angle_between(a, b):
-    return float(np.arccos(np.clip((np.trace(a.T @ b) - 1) / 2, -1, 1)))
+def test_the_tip_at_zero_is_where_the_description_says(arm):
+    position, rotation = arm.forward(np.zeros(6))
+    np.testing.assert_allclose(position, [0.458325, 0.0, 0.36065], atol=1e-9)
+    np.testing.assert_allclose(rotation, np.eye(3), atol=1e-12)
 
 
-def test_forward_equals_the_closed_formulas(arm):
-    for q in postures(200):
+def test_forward_equals_the_chain_of_transforms(arm):
+    rng = np.random.default_rng(1)
+    for q in rng.uniform(arm.lower, arm.upper, (50, 6)):
+        for ours, wanted in zip(arm.forward(q), by_hand(q), strict=True):
+            np.testing.assert_allclose(ours, wanted, atol=1e-9)
+
+
+def test_forward_equals_the_simulator(arm):
+    rng = np.random.default_rng(4)
+    for q in rng.uniform(closed.LOWER[:6], closed.UPPER[:6], (200, 6)):
         position, rotation = arm.forward(q)
-        expected_position, expected_rotation = closed.forward(np.append(q, 0.03))
-        np.testing.assert_allclose(position, expected_position, atol=1e-6)
-        np.testing.assert_allclose(rotation, expected_rotation, atol=1e-6)
-        np.testing.assert_allclose(arm.tip_position(q), expected_position, atol=1e-6)
+        wanted, turned = closed.forward(np.append(q, 0.03))
+        np.testing.assert_allclose(position, wanted, atol=1e-6)
+        np.testing.assert_allclose(rotation, turned, atol=1e-6)
+        np.testing.assert_array_equal(arm.tip_position(q), position)
+    np.testing.assert_allclose(arm.lower, closed.LOWER[:6], atol=1e-8)
+    np.testing.assert_allclose(arm.upper, closed.UPPER[:6], atol=1e-8)
 
 
-def test_limits_of_the_description_are_those_of_the_simulator(arm):
-    np.testing.assert_allclose(arm.lower, closed.LOWER[:6], atol=1e-9)
-    np.testing.assert_allclose(arm.upper, closed.UPPER[:6], atol=1e-9)
+def test_joints_in_another_order_are_refused():
+    assert ArmKinematics(CONTRACT.description_path(), TIP, closed.ARM_JOINTS).tip == TIP
+    with pytest.raises(KinematicsError, match='the joints up to ee_gripper_link are waist, sho'):
+        ArmKinematics(CONTRACT.description_path(), TIP, closed.ARM_JOINTS[::-1])
 
 
-def test_without_names_the_joints_are_those_between_root_and_tip(urdf):
-    assert ArmKinematics(urdf, TIP).joints == closed.ARM_JOINTS
-
-
-def test_joints_may_be_named_in_any_order(urdf, arm):
-    turned = ArmKinematics(urdf, TIP, closed.ARM_JOINTS[::-1])
-    q = postures(1)[0]
-    np.testing.assert_allclose(turned.tip_position(q[::-1]), arm.tip_position(q), atol=1e-12)
-    position, rotation = arm.forward(q)
-    found = turned.joints_for(position, rotation, q[::-1] + 0.01)
-    np.testing.assert_allclose(turned.forward(found)[0], position, atol=1e-4)
-
-
-def test_inverse_brings_200_random_poses_back(arm):
-    draw = np.random.default_rng(1)
-    for q in postures(200, seed=2):
-        position, rotation = arm.forward(q)
-        seed = np.clip(q + draw.uniform(-0.3, 0.3, 6), arm.lower, arm.upper)
-        found = arm.joints_for(position, rotation, seed)
-        reached, turned = arm.forward(found)
-        assert np.linalg.norm(reached - position) <= 1e-4
-        assert angle_between(turned, rotation) <= 1e-3
-        assert (found >= arm.lower).all() and (found <= arm.upper).all()
-
-
-def test_a_chunk_of_zeros_keeps_the_joints(arm):
-    np.testing.assert_array_equal(
-        arm.chunk_to_joints(np.zeros((16, 6)), HOME), np.tile(HOME, (16, 1))
-    )
-
-
-def test_a_displacement_is_along_and_about_the_axes_of_the_base(arm):
-    q = HOME + [0.7, 0, 0, 0.3, 0, -0.4]
-    row = np.array([0.02, -0.03, 0.01, 0.1, -0.2, 0.3])
-    start, turned = arm.forward(q)
-    position, rotation = arm.forward(arm.chunk_to_joints(row[None], q)[0])
-    roll, pitch, yaw = (np.asarray(value) for value in row[3:])
-    turn = closed.rotation_z(yaw) @ closed.rotation_y(pitch) @ closed.rotation_x(roll)
-    np.testing.assert_allclose(position, start + row[:3], atol=1e-4)
-    assert angle_between(rotation, turn @ turned) <= 1e-3
-
-
-def test_rows_are_relative_to_the_first_pose_not_to_each_other(arm):
-    rows = np.zeros((5, 6))
-    rows[:, 2] = [0.0, 0.01, 0.02, 0.02, 0.02]
-    joints = arm.chunk_to_joints(rows, HOME)
-    heights = [arm.tip_position(q)[2] - arm.tip_position(HOME)[2] for q in joints]
-    np.testing.assert_allclose(heights, rows[:, 2], atol=1e-4)
-
-
-def test_a_row_out_of_reach_is_named(arm):
-    rows = np.zeros((4, 6))
-    rows[2:, 0] = 1.0
-    with pytest.raises(KinematicsError, match=r'row 2: ee_gripper_link cannot reach .* mm and'):
-        arm.chunk_to_joints(rows, HOME)
-
-
-def test_a_pose_behind_a_limit_names_the_joint(arm):
-    q = HOME.copy()
-    q[5] = arm.upper[5] - 0.05
-    position, rotation = arm.forward(q)
-    hand = rotation @ closed.rotation_x(np.asarray(0.1))
-    with pytest.raises(KinematicsError, match='at their limits: .*wrist_rotate'):
-        arm.joints_for(position, hand, q)
-
-
-def test_a_row_that_is_not_finite_is_named(arm):
-    rows = np.zeros((3, 6))
-    rows[1, 4] = np.nan
-    with pytest.raises(KinematicsError, match='row 1: not finite'):
-        arm.chunk_to_joints(rows, HOME)
-
-
-def test_a_jump_of_a_joint_is_refused_with_row_and_joint(arm):
-    rows = np.zeros((2, 6))
-    rows[1, 5] = 1.3
-    q = HOME + [0, 0, 0, 0, closed.STRAIGHT_DOWN - closed.pitch_of(HOME), 0]
-    with pytest.raises(KinematicsError, match=r'row 1: \w+ would jump by'):
-        arm.chunk_to_joints(rows, q)
-
-
-def test_a_step_near_a_singularity_is_bounded(arm):
-    stretched = np.array([0.0, np.arctan2(0.25, 0.04975) - 1e-4, 0.0, 0.0, 0.0, 0.0])
-    stretched[2] = np.pi / 2 - stretched[1] - 0.1955
-    position, rotation = arm.forward(stretched)
-    for axis in range(3):
-        error = np.zeros(6)
-        error[axis] = 0.05
-        step = arm._step(stretched, error)
-        assert np.abs(step).max() <= kinematics.MAX_ITERATION_STEP + 1e-12
-    aligned = HOME.copy()
-    aligned[4] = 0.0  # forearm_roll and wrist_rotate about one line
-    rows = np.zeros((8, 6))
-    rows[:, 2] = np.linspace(0, 0.02, 8)
-    joints = arm.chunk_to_joints(rows, aligned)
-    assert np.abs(np.diff(joints, axis=0)).max() < 0.2
-
-
-@pytest.mark.parametrize('rows', [np.zeros(6), np.zeros((2, 7))])
-def test_a_wrong_shape_of_rows_is_told(arm, rows):
-    with pytest.raises(KinematicsError, match='rows of 6 displacements'):
-        arm.chunk_to_joints(rows, HOME)
-
-
-def test_joints_of_wrong_shape_or_value_are_told(arm):
-    with pytest.raises(KinematicsError, match='6 joints are wanted'):
-        arm.tip_position(np.zeros(7))
-    with pytest.raises(KinematicsError, match='not finite'):
-        arm.tip_position(np.full(6, np.nan))
-
-
-def test_a_wrong_description_is_named(urdf, tmp_path):
-    with pytest.raises(KinematicsError, match='gone.urdf: no such robot description'):
-        ArmKinematics(tmp_path / 'gone.urdf', TIP)
-    with pytest.raises(KinematicsError, match="no link 'hand'; there are base_link"):
-        ArmKinematics(urdf, 'hand')
-    with pytest.raises(KinematicsError, match="no movable joint 'knee'; there are waist"):
-        ArmKinematics(urdf, TIP, ['knee'])
-    broken = tmp_path / 'broken.urdf'
-    broken.write_text('<robot name="x"><link')
-    with pytest.raises(KinematicsError, match=r'broken\.urdf: not a valid URDF'):
-        ArmKinematics(broken, TIP)
-
-
-def test_a_joint_without_limits_is_refused(urdf, tmp_path):
-    text = urdf.read_text().replace('"waist" type="revolute"', '"waist" type="continuous"')
+def test_a_joint_without_limits_is_refused(tmp_path):
     endless = tmp_path / 'endless.urdf'
-    endless.write_text(text)
-    with pytest.raises(KinematicsError, match="the joint 'waist' has no position limits"):
+    text = CONTRACT.description_path().read_text()
+    endless.write_text(text.replace('"waist" type="revolute"', '"waist" type="continuous"'))
+    with pytest.raises(KinematicsError, match="joint 'waist' has no limits"):
         ArmKinematics(endless, TIP)
 
 
-def test_without_pinocchio_the_remedy_is_told(urdf, monkeypatch):
-    find = builtins.__import__
-
-    def without(name, *rest, **named):
-        if name == 'pinocchio':
-            raise ImportError('No module named pinocchio')
-        return find(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, '__import__', without)
-    with pytest.raises(KinematicsError, match='pip install pin.*ros-<distro>-pinocchio'):
-        ArmKinematics(urdf, TIP)
+def test_description_and_contract_agree_on_names_and_limits(arm):
+    assert arm.joint_names == CONTRACT.state_names[:6]
+    limits = [CONTRACT.limits[name] for name in arm.joint_names]
+    np.testing.assert_allclose(arm.lower, [limit.lower for limit in limits], atol=1e-5)
+    np.testing.assert_allclose(arm.upper, [limit.upper for limit in limits], atol=1e-5)
+    assert all(limit.lower >= low for limit, low in zip(limits, arm.lower, strict=True))
+    assert all(limit.upper <= high for limit, high in zip(limits, arm.upper, strict=True))
 
 
-def test_threads_do_not_disturb_each_other(arm):
-    tasks = [postures(300, seed) for seed in (3, 4)]
-    results = {}
+def test_inverse_finds_200_random_poses_again(arm):
+    rng = np.random.default_rng(2)
+    for q in rng.uniform(arm.lower, arm.upper, (200, 6)):
+        position, rotation = arm.forward(q)
+        found = arm.joints_for(position, rotation, q + rng.uniform(-0.3, 0.3, 6))
+        assert (found >= arm.lower).all() and (found <= arm.upper).all()
+        again, turned = arm.forward(found)
+        np.testing.assert_allclose(again, position, atol=1e-4)
+        np.testing.assert_allclose(turned, rotation, atol=1e-3)
 
-    def work(index):
-        results[index] = np.array([arm.tip_position(q) for q in tasks[index]])
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+def test_a_pose_out_of_reach_tells_how_close_the_arm_comes(arm):
+    with pytest.raises(KinematicsError, match=r'closest misses by \d+\.\d mm'):
+        arm.joints_for([1.5, 0.0, 0.3], np.eye(3), WORKING)
+
+
+def test_a_joint_at_its_limit_is_named(arm):
+    position, rotation = arm.forward(WORKING)
+    q = WORKING.copy()
+    q[4] = arm.upper[4] + 0.5
+    position, rotation = by_hand(q)
+    with pytest.raises(KinematicsError, match='with wrist_angle at the limit'):
+        arm.joints_for(position, rotation, WORKING)
+
+
+def test_rows_of_zeros_hold_the_joints(arm):
+    joints = arm.chunk_to_joints(np.zeros((16, 6)), WORKING)
+    np.testing.assert_array_equal(joints, np.tile(WORKING, (16, 1)))
+
+
+def test_rows_move_the_tip_from_the_first_pose_along_the_axes_of_the_base(arm):
+    rows = np.linspace(0, 1, 16)[:, None] * np.array([0.05, -0.06, -0.04, 0.1, -0.2, 0.3])
+    start, rotation = arm.forward(WORKING)
+    joints = arm.chunk_to_joints(rows, WORKING)
+    for row, q in zip(rows, joints, strict=True):
+        position, turned = arm.forward(q)
+        np.testing.assert_allclose(position, start + row[:3], atol=1e-4)
+        about = turn('z', row[5]) @ turn('y', row[4]) @ turn('x', row[3])
+        np.testing.assert_allclose(turned, about @ rotation, atol=1e-3)
+    assert np.abs(np.diff(joints, axis=0)).max() < 0.1
+
+
+def test_the_row_that_cannot_be_reached_is_named(arm):
+    rows = np.zeros((16, 6))
+    rows[7:, 0] = 0.9
+    with pytest.raises(KinematicsError, match='row 7: no posture'):
+        arm.chunk_to_joints(rows, WORKING)
+
+
+def test_a_row_with_nan_is_named(arm):
+    rows = np.zeros((4, 6))
+    rows[2, 1] = np.nan
+    with pytest.raises(KinematicsError, match='row 2: .*not finite'):
+        arm.chunk_to_joints(rows, WORKING)
+
+
+def test_rows_of_another_width_are_refused(arm):
+    with pytest.raises(KinematicsError, match=r'\[H, 6\] is wanted, got \[16, 7\]'):
+        arm.chunk_to_joints(np.zeros((16, 7)), WORKING)
+
+
+@pytest.mark.parametrize('axis', range(6))
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_near_a_singular_posture_joints_move_in_bounded_steps_or_not_at_all(arm, axis, sign):
+    """At zero the two rolls are in line, and the elbow of `stretched` is all but straight."""
+    stretched = np.array([0.0, 0.9, -1.37, 0.0, 0.0, 0.0])
+    for q in (np.zeros(6), stretched):
+        rows = np.zeros((16, 6))
+        rows[:, axis] = sign * np.linspace(0, 0.15, 16)
+        try:
+            joints = arm.chunk_to_joints(rows, q)
+        except KinematicsError as error:
+            assert str(error).startswith('row ')
+            continue
+        steps = np.diff(np.vstack([q, joints]), axis=0)
+        assert np.abs(steps).max() <= 1.0
+        assert (joints >= arm.lower).all() and (joints <= arm.upper).all()
+
+
+def test_a_jump_to_another_posture_is_refused(arm):
+    timid = ArmKinematics(CONTRACT.description_path(), TIP, max_step_rad=0.05)
+    rows = np.zeros((4, 6))
+    rows[2:, 5] = 0.3
+    with pytest.raises(KinematicsError, match=r'row 2: \w+ would turn by 0\.\d+ rad in one step'):
+        timid.chunk_to_joints(rows, WORKING)
+    assert len(arm.chunk_to_joints(rows, WORKING)) == 4
+
+
+def test_two_threads_get_their_own_answers(arm):
+    rng = np.random.default_rng(3)
+    wrong = []
+
+    def work(postures):
+        for q in postures:
+            if np.abs(arm.forward(q)[0] - by_hand(q)[0]).max() > 1e-9:
+                wrong.append(q)
+
+    threads = [
+        threading.Thread(target=work, args=(rng.uniform(arm.lower, arm.upper, (300, 6)),))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for index, qs in enumerate(tasks):
-        expected = closed.forward(np.column_stack([qs, np.full(len(qs), 0.03)]))[0]
-        np.testing.assert_allclose(results[index], expected, atol=1e-6)
+    assert not wrong
+
+
+@pytest.mark.parametrize('q', [np.zeros(7), [0, 0, np.nan, 0, 0, 0]], ids=['seven', 'nan'])
+def test_joints_of_another_number_or_nan_are_refused(arm, q):
+    with pytest.raises(KinematicsError, match='6 finite numbers are wanted'):
+        arm.forward(q)
+
+
+def test_a_matrix_that_does_not_rotate_is_refused(arm):
+    for matrix in (2 * np.eye(3), np.diag([1.0, 1.0, -1.0])):
+        with pytest.raises(KinematicsError, match='rotation matrix'):
+            arm.joints_for([0.3, 0, 0.2], matrix, WORKING)
+
+
+def test_an_unknown_tip_is_refused_with_the_known_links():
+    with pytest.raises(KinematicsError, match="no link 'tool0'; it has .*ee_gripper_link"):
+        ArmKinematics(CONTRACT.description_path(), 'tool0')
+
+
+def test_a_missing_or_broken_description_is_refused(tmp_path):
+    with pytest.raises(KinematicsError, match='no such robot description'):
+        ArmKinematics(tmp_path / 'none.urdf', TIP)
+    broken = tmp_path / 'broken.urdf'
+    broken.write_text('<robot name="x"><link')
+    with pytest.raises(KinematicsError, match=r'broken\.urdf: not a URDF'):
+        ArmKinematics(broken, TIP)
+
+
+def test_without_pinocchio_the_message_says_what_to_install(monkeypatch):
+    load = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == 'pinocchio':
+            raise ImportError('absent')
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', without)
+    with pytest.raises(KinematicsError, match='pip install pin.*ros-<distro>-pinocchio'):
+        ArmKinematics(CONTRACT.description_path(), TIP)
