@@ -193,6 +193,7 @@ class Embodiment:
         """Return the A action names of a layout, in order."""
         return tuple(name for group in self.action_groups(layout) for name in group.names)
 
+    @property
     def description_path(self) -> Path:
         """
         Return the URDF's path: beside the contract's folder, else in the package's config folder.

@@ -26,7 +26,7 @@ TIP_OFFSET = (0.043 + 0.023 + 0.027575, 0, 0)
 
 @pytest.fixture(scope='module')
 def arm():
-    return ArmKinematics(CONTRACT.description_path(), TIP)
+    return ArmKinematics(CONTRACT.description_path, TIP)
 
 
 def turn(axis, angle):
@@ -72,14 +72,14 @@ def test_forward_equals_the_simulator(arm):
 
 
 def test_joints_in_another_order_are_refused():
-    assert ArmKinematics(CONTRACT.description_path(), TIP, closed.ARM_JOINTS).tip == TIP
+    assert ArmKinematics(CONTRACT.description_path, TIP, closed.ARM_JOINTS).tip == TIP
     with pytest.raises(KinematicsError, match='the joints up to ee_gripper_link are waist, sho'):
-        ArmKinematics(CONTRACT.description_path(), TIP, closed.ARM_JOINTS[::-1])
+        ArmKinematics(CONTRACT.description_path, TIP, closed.ARM_JOINTS[::-1])
 
 
 def test_a_joint_without_limits_is_refused(tmp_path):
     endless = tmp_path / 'endless.urdf'
-    text = CONTRACT.description_path().read_text()
+    text = CONTRACT.description_path.read_text()
     endless.write_text(text.replace('"waist" type="revolute"', '"waist" type="continuous"'))
     with pytest.raises(KinematicsError, match="joint 'waist' has no limits"):
         ArmKinematics(endless, TIP)
@@ -174,7 +174,7 @@ def test_near_a_singular_posture_joints_move_in_bounded_steps_or_not_at_all(arm,
 
 
 def test_a_jump_to_another_posture_is_refused(arm):
-    timid = ArmKinematics(CONTRACT.description_path(), TIP, max_step_rad=0.05)
+    timid = ArmKinematics(CONTRACT.description_path, TIP, max_step_rad=0.05)
     rows = np.zeros((4, 6))
     rows[2:, 5] = 0.3
     with pytest.raises(KinematicsError, match=r'row 2: \w+ would turn by 0\.\d+ rad in one step'):
@@ -216,7 +216,7 @@ def test_a_matrix_that_does_not_rotate_is_refused(arm):
 
 def test_an_unknown_tip_is_refused_with_the_known_links():
     with pytest.raises(KinematicsError, match="no link 'tool0'; it has .*ee_gripper_link"):
-        ArmKinematics(CONTRACT.description_path(), 'tool0')
+        ArmKinematics(CONTRACT.description_path, 'tool0')
 
 
 def test_a_missing_or_broken_description_is_refused(tmp_path):
@@ -238,4 +238,4 @@ def test_without_pinocchio_the_message_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, '__import__', without)
     with pytest.raises(KinematicsError, match='pip install pin.*ros-<distro>-pinocchio'):
-        ArmKinematics(CONTRACT.description_path(), TIP)
+        ArmKinematics(CONTRACT.description_path, TIP)
