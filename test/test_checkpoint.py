@@ -110,9 +110,7 @@ def test_half_precision_on_disk_is_stated_and_loads(saved, tmp_path):
     tokenizer = loaded.pipeline.steps[-1].processor.tokenizer
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
     folder = tmp_path / 'half'
-    save_checkpoint(
-        folder, model, tokenizer, WIDOWX, 'abs_joint', statistics, {}, torch.float16
-    )
+    save_checkpoint(folder, model, tokenizer, WIDOWX, 'abs_joint', statistics, {}, torch.float16)
     again = load_checkpoint(folder, 'cpu').model.state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(again[name], value, atol=1e-3, rtol=1e-3)

@@ -57,9 +57,7 @@ def test_each_view_stands_between_its_tokens(tokenizer):
 
 @pytest.mark.parametrize('order', ['images_first', 'prompt_first'])
 def test_order_of_images_and_prompt_is_the_configs(tokenizer, order):
-    config = dataclasses.replace(
-        CONFIG, inputs=InputConfig(CONFIG.inputs.image_sizes, order)
-    )
+    config = dataclasses.replace(CONFIG, inputs=InputConfig(CONFIG.inputs.image_sizes, order))
     ids = Processor(tokenizer, config)(images(), PROMPT)['input_ids']
     text = tokenizer.decode(ids)
     assert (text.index('The robot') < text.index('<|ego_start|>')) == (order == 'prompt_first')

@@ -75,7 +75,7 @@ class Block(nn.Module):
     """One DiT block: AdaLN-Zero, attention with QK-norm, SwiGLU."""
 
     def __init__(self, config: ActionDecoderConfig) -> None:
-        """Build the projections; the modulation starts at zero, so the block starts as identity."""
+        """Build the projections; modulation starts at zero, so the block starts as identity."""
         super().__init__()
         width = config.width
         self.heads, self.size = config.heads, width // config.heads

@@ -202,7 +202,9 @@ def load_checkpoint(folder: str | Path, device: str = 'auto') -> LoadedCheckpoin
     statistics = _read_json(folder / 'statistics.json')
     contracts = sorted((folder / 'embodiments').glob('*.yaml'))
     if len(contracts) != 1:
-        raise CheckpointError(f'{folder}/embodiments: one contract expected, {len(contracts)} found')
+        raise CheckpointError(
+            f'{folder}/embodiments: one contract expected, {len(contracts)} found'
+        )
     embodiment = Embodiment.load(contracts[0])
     try:
         ((layout, table),) = statistics[embodiment.name].items()

@@ -54,7 +54,9 @@ class ActionDecoderConfig:
             ('state_input', self.state_input, ('none', 'continuous')),
         ):
             if value not in allowed:
-                raise QwenVlaError(f'model config: decoder.{key}: {value!r} is not one of {allowed}')
+                raise QwenVlaError(
+                    f'model config: decoder.{key}: {value!r} is not one of {allowed}'
+                )
         if self.width % self.heads:
             raise QwenVlaError(
                 f'model config: decoder.heads: {self.heads} does not divide width {self.width}'
@@ -87,7 +89,9 @@ class FlowConfig:
     def __post_init__(self) -> None:
         """Refuse names that are not there."""
         if self.distribution not in ('beta', 'logit_normal', 'uniform'):
-            raise QwenVlaError(f'model config: flow.distribution: {self.distribution!r} is unknown')
+            raise QwenVlaError(
+                f'model config: flow.distribution: {self.distribution!r} is unknown'
+            )
         if self.dense_end not in ('noise', 'clean'):
             raise QwenVlaError(f'model config: flow.dense_end: {self.dense_end!r} is unknown')
 
@@ -278,16 +282,12 @@ def preset(name: str) -> QwenVLAConfig:
     tokens = {'attention': 'prefix', 'state_input': 'continuous', 'action_dim': 32}
     rotary = {'rotary_theta': 1e4, 'state_dim': 32}
     if name == 'small':
-        return _small(
-            160, (96, 3), ActionDecoderConfig(192, 4, 3, 640, **tokens, **rotary)
-        )
+        return _small(160, (96, 3), ActionDecoderConfig(192, 4, 3, 640, **tokens, **rotary))
     if name == 'tiny':
         return _small(
             32,
             (32, 1),
-            ActionDecoderConfig(
-                64, 2, 2, 128, rotary_sections=(6, 5, 5), **tokens, **rotary
-            ),
+            ActionDecoderConfig(64, 2, 2, 128, rotary_sections=(6, 5, 5), **tokens, **rotary),
         )
     known = (*published, 'small', 'tiny')
     raise QwenVlaError(f'model preset {name!r} is unknown; choose one of {", ".join(known)}')

@@ -133,5 +133,7 @@ def load_demonstrations(paths: list[Path]) -> dict[str, np.ndarray]:
                 for key in shard.files:
                     parts.setdefault(key, []).append(shard[key])
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise QwenVlaError(f'{path}: broken shard ({error}); delete it and run again') from error
+            raise QwenVlaError(
+                f'{path}: broken shard ({error}); delete it and run again'
+            ) from error
     return {key: np.concatenate(values) for key, values in parts.items()}

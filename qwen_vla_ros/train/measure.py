@@ -1,4 +1,4 @@
-"""Figures on held-out scenes, in centimetres: is the named object found, does the chunk end on it."""
+"""Held-out figures in centimetres: is the named object found, does the chunk end on it."""
 
 from typing import TYPE_CHECKING
 

@@ -43,9 +43,11 @@ RUNS = {'small': small, 'tiny': tiny}
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla train`."""
     parser.add_argument('run', choices=sorted(RUNS), help='named run (train/runs.py)')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run; goes on if there')
+    parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda (default: auto)')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='rendering processes')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count() or 1, help='rendering processes'
+    )
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
