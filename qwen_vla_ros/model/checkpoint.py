@@ -10,7 +10,6 @@ training.json      command, seed, duration, machine, measured figures
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -138,11 +137,11 @@ def save_checkpoint(
     beside.chmod(0o755)
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.old.', dir=folder.parent))
-        os.rename(folder, old / folder.name)
-        os.rename(beside, folder)
+        folder.rename(old / folder.name)
+        beside.rename(folder)
         shutil.rmtree(old)
     else:
-        os.rename(beside, folder)
+        beside.rename(folder)
 
 
 def _read_json(path: Path) -> Any:

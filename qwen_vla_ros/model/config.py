@@ -180,7 +180,7 @@ def _published_backbone(text: dict[str, Any], vision: dict[str, Any]) -> dict[st
 
 
 def _small_backbone(width: int, vision_width: int, vision_depth: int) -> dict[str, Any]:
-    """Return Qwen3.5 in miniature: every kind of layer, few of each; the vocabulary is set later."""
+    """Return Qwen3.5 in miniature: few of every kind of layer; the vocabulary is set later."""
     rope = {
         'rope_type': 'default',
         'rope_theta': 1e4,

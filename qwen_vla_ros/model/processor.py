@@ -82,7 +82,8 @@ class Processor:
     def text(self, prompt: str, image_tokens: Mapping[str, int]) -> str:
         """Return the token stream as text, in the configured order of images and prompt."""
         images = ''.join(
-            f'<|{view}_start|><|vision_start|>{"<|image_pad|>" * count}<|vision_end|><|{view}_end|>'
+            f'<|{view}_start|><|vision_start|>{"<|image_pad|>" * count}'
+            f'<|vision_end|><|{view}_end|>'
             for view, count in image_tokens.items()
         )
         first = self.config.inputs.order == 'images_first'
