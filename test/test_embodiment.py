@@ -1,0 +1,270 @@
+"""The contract: its prompt word for word, and every way in which a robot YAML can be wrong."""
+
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from qwen_vla_ros import embodiment
+from qwen_vla_ros.embodiment import ContractError, Embodiment, find_contract
+
+TEXT = find_contract('widowx').read_text()
+CONTRACT = Embodiment.load('widowx')
+
+
+def load(folder, *changes):
+    """Return the contract read after replacing text in the WidowX's."""
+    text = TEXT
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    path = folder / 'robot.yaml'
+    path.write_text(text)
+    return Embodiment.load(path)
+
+
+def prompt(*parts):
+    return (
+        f'The robot is WidowX 250s with {parts[0]}. The control frequency is 5 Hz. Please predict '
+        'the next 16 control actions to execute the following task: touch the red block.'
+        + ''.join(parts[1:])
+    )
+
+
+def test_the_widowx_is_read():
+    assert (CONTRACT.name, CONTRACT.rate_hz, CONTRACT.step_s, CONTRACT.horizon) == (
+        'widowx',
+        5.0,
+        0.2,
+        16,
+    )
+    assert [camera.view for camera in CONTRACT.cameras] == ['ego', 'cam_right_wrist']
+    assert CONTRACT.cameras[1].topic == 'camera/wrist/image_raw'
+    assert CONTRACT.action_names() == CONTRACT.state_names
+    assert CONTRACT.action_names('delta_eef') == (
+        *('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw'),
+        'left_finger',
+    )
+    assert CONTRACT.action_groups('delta_eef')[0].joints == CONTRACT.state_names[:6]
+    assert CONTRACT.workspace.upper == (0.55, 0.42, 0.50)
+    assert CONTRACT.text == TEXT
+
+
+@pytest.mark.parametrize(
+    ('changes', 'body'),
+    [
+        ([], 'single arm'),
+        ([('  arms: single', '  arms: dual')], 'dual arms'),
+        ([('waist: false', 'waist: true')], 'single arm, waist'),
+        ([('mobile_base: false', 'mobile_base: true')], 'single arm, and mobile base'),
+        (
+            [
+                ('  arms: single', '  arms: dual'),
+                ('waist: false', 'waist: true'),
+                ('mobile_base: false', 'mobile_base: true'),
+            ],
+            'dual arms, waist, and mobile base',
+        ),
+    ],
+)
+def test_the_prompt_is_the_template_word_for_word(tmp_path, changes, body):
+    assert load(tmp_path, *changes).prompt('touch the red block') == prompt(body)
+
+
+def test_the_optional_sentences_follow_the_template(tmp_path):
+    spoken = load(
+        tmp_path,
+        ('control_convention: false', 'control_convention: true'),
+        ('normalization: false', 'normalization: true'),
+    )
+    assert spoken.prompt('touch the red block') == prompt(
+        'single arm',
+        ' The control convention is arm abs_joint, gripper gripper.',
+        ' Actions are normalized by the 1st and 99th percentile.',
+    )
+    assert 'is arm delta_eef, gripper gripper.' in spoken.prompt('wait', layout='delta_eef')
+
+
+def test_the_prompt_takes_another_horizon_and_a_broken_rate(tmp_path):
+    assert 'the next 8 control' in CONTRACT.prompt('wait', horizon=8)
+    assert 'is 2.5 Hz.' in load(tmp_path, ('rate_hz: 5.0', 'rate_hz: 2.5')).prompt('wait')
+
+
+SHOULDER = 'shoulder:     {position: [-1.88495, 1.98967]'
+BAD = {
+    'unknown key': (
+        ('encoding: rgb8', 'encodng: rgb8'),
+        r"cameras\.ego\.encodng: unknown key; did you mean 'encoding'\?",
+    ),
+    'unknown key at the top': (('horizon: 16', 'horizn: 16'), "horizn: unknown key; .*'horizon'"),
+    'missing key': (('    height: 480\n', ''), r'cameras\.ego\.height: the key is missing'),
+    'missing section': (('horizon: 16', ''), 'horizon: the key is missing'),
+    'text for a number': (('rate_hz: 20.0', 'rate_hz: fast'), r"ego\.rate_hz: a number .*'fast'"),
+    'exponent without a point': (('max_age_s: 0.15', 'max_age_s: 1e-1'), 'write 1.0e-3'),
+    'number for a text': (('robot_tag: WidowX 250s', 'robot_tag: 250'), 'robot_tag: text is want'),
+    'truth for a number': (('max_skew_s: 0.06', 'max_skew_s: true'), 'max_skew_s: a number is'),
+    'text for a truth': (('waist: false', 'waist: never'), 'prompt.waist: true or false is'),
+    'broken number of pixels': (('width: 640', 'width: 640.5'), 'width: a whole number above 0'),
+    'list for a table': (
+        ('fields:\n    waist: rad', 'fields: [waist]\n#'),
+        'not valid YAML|table',
+    ),
+    'unknown unit': (('    waist: rad', '    waist: deg'), r"fields\.waist: 'deg' is not one of"),
+    'unit unlike the state': (
+        ('names: {left_finger: m}', 'names: {left_finger: rad}'),
+        "says 'm'",
+    ),
+    'units of a displacement': (('{dx: m,', '{dx: rad,'), r'delta_eef\.arm\.names: six names of'),
+    'joints not a list': (
+        ('joints: [waist, shoulder, elbow, forearm_roll, wrist_angle, wrist_rotate]', 'joints: 3'),
+        r'delta_eef\.arm\.joints: a list of names is wanted, got 3',
+    ),
+    'joint without limits': (
+        ('  elbow:        {position', '# {position'),
+        "no limits for the joint 'elbow'",
+    ),
+    'limits of no joint': (
+        (SHOULDER, SHOULDER.replace('shoulder:', 'sholder:')),
+        "limits.sholder: no such state field; did you mean 'shoulder'",
+    ),
+    'lower above upper': (
+        (SHOULDER, 'shoulder: {position: [2.0, 1.0]'),
+        r'limits\.shoulder\.position: lower 2 is not below upper 1',
+    ),
+    'lower equals upper': ((SHOULDER, 'shoulder: {position: [1.0, 1.0]'), 'lower 1 is not below'),
+    'one limit': ((SHOULDER, 'shoulder: {position: [1.0]'), r'\[lower, upper\] is wanted'),
+    'NaN': (('upper: [0.55,', 'upper: [.nan,'), r'workspace\.upper: a finite number is wanted'),
+    'infinity': ((SHOULDER, 'shoulder: {position: [-.inf, 1.0]'), 'position: a finite number'),
+    'box inside out': (('lower: [0.08,', 'lower: [0.80,'), 'workspace: x: lower 0.8 is not below'),
+    'box of two': (('lower: [0.08, -0.42, 0.005]', 'lower: [0, 0]'), r'\[x, y, z\] is wanted'),
+    'key twice': (('horizon: 16', 'horizon: 16\nhorizon: 8'), "line .*key 'horizon' stands twice"),
+    'list for a key': (('horizon: 16', '? [a]\n: 16'), 'cannot be a key'),
+    'bad topic': (('topic: joint_states', 'topic: joint states'), r"state\.topic: 'joint states'"),
+    'topic twice': (('camera/wrist/image_raw', 'camera/scene/image_raw'), 'topic: .*stands twice'),
+    'unknown kind': (('kind: gripper', 'kind: griper'), r"griper' is not one .*mean 'gripper'"),
+    'unknown encoding': (('encoding: rgb8', 'encoding: rbg8'), "encoding: 'rbg8' is not one of"),
+    'unknown output': (('type: JointTrajectory', 'type: Twist'), r'abs_joint\.arm\.output\.type'),
+    'unknown layout': (
+        ('default_layout: abs_joint', 'default_layout: joint'),
+        "'joint' is not on",
+    ),
+    'rate of zero': (('rate_hz: 5.0', 'rate_hz: 0'), 'rate_hz: must be above 0, got 0'),
+    'rate below zero': (('rate_hz: 50.0', 'rate_hz: -1.0'), r'state\.rate_hz: must be above 0'),
+    'horizon of zero': (('horizon: 16', 'horizon: 0'), 'horizon: a whole number above 0'),
+    'no YAML': (('horizon: 16', 'horizon: [16'), r'robot\.yaml: line \d+: not valid YAML'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_a_wrong_file_is_refused_with_place_and_reason(tmp_path, kind):
+    change, message = BAD[kind]
+    with pytest.raises(ContractError, match=message) as raised:
+        load(tmp_path, change)
+    assert 'robot.yaml' in str(raised.value)
+
+
+def test_a_syntax_error_names_its_line(tmp_path):
+    path = tmp_path / 'robot.yaml'
+    path.write_text('name: widowx\nrate_hz: 5\n  horizon: 16\n')
+    with pytest.raises(ContractError, match='line 3: not valid YAML'):
+        Embodiment.load(path)
+
+
+@pytest.mark.parametrize('text', ['', '- a', 'name: 2024-99-99'])
+def test_a_file_that_is_no_table_is_refused(tmp_path, text):
+    path = tmp_path / 'robot.yaml'
+    path.write_text(text)
+    with pytest.raises(ContractError, match=r'robot\.yaml: '):
+        Embodiment.load(path)
+
+
+def test_a_missing_contract_lists_those_known(tmp_path):
+    with pytest.raises(ContractError, match="did you mean 'widowx'.*known: .*widowx"):
+        Embodiment.load('widow')
+    with pytest.raises(ContractError, match=r'gone\.yaml: cannot be read'):
+        Embodiment.load(tmp_path / 'gone.yaml')
+
+
+def test_an_unknown_layout_is_refused_with_those_known():
+    with pytest.raises(ContractError, match="did you mean 'delta_eef'.*known: abs_joint, delta"):
+        CONTRACT.action_names('delta_ee')
+
+
+def test_comments_and_the_order_of_keys_do_not_change_the_fingerprint(tmp_path):
+    same = load(tmp_path, ('horizon: 16', '# more\nhorizon:   16'), ('rate_hz: 5.0', 'rate_hz: 5'))
+    assert same.fingerprint() == CONTRACT.fingerprint()
+    moved = load(tmp_path, ('name: widowx\n', ''), ('horizon: 16', 'horizon: 16\nname: widowx'))
+    assert moved.fingerprint() == CONTRACT.fingerprint()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        ('horizon: 16', 'horizon: 17'),
+        ('velocity: 3.14159', 'velocity: 3.1'),
+        ('    waist: rad\n    shoulder: rad\n', '    shoulder: rad\n    waist: rad\n'),
+    ],
+    ids=['value', 'limit', 'order of joints'],
+)
+def test_values_and_the_order_of_joints_change_the_fingerprint(tmp_path, change):
+    assert load(tmp_path, change).fingerprint() != CONTRACT.fingerprint()
+
+
+def test_limits_lie_inside_those_of_the_description():
+    joints = {
+        joint.get('name'): joint
+        for joint in ElementTree.parse(CONTRACT.description_path).iter('joint')
+    }
+    for name, limit in CONTRACT.limits.items():
+        told = {key: float(value) for key, value in joints[name].find('limit').attrib.items()}
+        assert told['lower'] <= limit.lower < limit.upper <= told['upper'], name
+        assert limit.velocity <= told['velocity'], name
+
+
+def test_the_description_is_found_beside_a_contract_or_in_the_package(tmp_path):
+    package = Path(embodiment.__file__).parents[1] / 'config' / 'robots' / 'wx250s.urdf'
+    assert CONTRACT.description_path == package
+    folder = tmp_path / 'embodiments'
+    folder.mkdir()
+    assert load(folder).description_path == package
+    (tmp_path / 'robots').mkdir()
+    (tmp_path / 'robots' / 'wx250s.urdf').write_text('<robot/>')
+    assert load(folder).description_path == tmp_path / 'robots' / 'wx250s.urdf'
+
+
+def test_a_missing_description_is_told(tmp_path):
+    robot = load(tmp_path, ('robots/wx250s.urdf', 'robots/wx250.urdf'))
+    with pytest.raises(ContractError, match=r"description: no file 'robots/wx250\.urdf' in "):
+        _ = robot.description_path
+
+
+@pytest.mark.parametrize(
+    'site', ['lib/python3.12/site-packages', 'local/lib/python3.10/dist-packages']
+)
+def test_an_installed_package_finds_its_share(tmp_path, site):
+    source = Path(embodiment.__file__).parent
+    target = tmp_path / site / 'qwen_vla_ros'
+    target.mkdir(parents=True)
+    for name in ('__init__', 'embodiment', 'contract_reader', 'errors'):
+        shutil.copy(source / f'{name}.py', target)
+    share = tmp_path / 'share' / 'qwen_vla_ros' / 'config'
+    shutil.copytree(source.parent / 'config', share)
+    script = (
+        'from qwen_vla_ros.embodiment import Embodiment\n'
+        'robot = Embodiment.load("widowx")\n'
+        'print(robot.source, robot.description_path)'
+    )
+    found = subprocess.run(
+        [sys.executable, '-c', script],
+        check=True,
+        cwd=tmp_path / site,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == [
+        str(share / 'embodiments' / 'widowx.yaml'),
+        str(share / 'robots' / 'wx250s.urdf'),
+    ]
