@@ -160,7 +160,9 @@ class Demo:
             tqdm(total=len(self.tasks), unit='episode', disable=None) as bar,
         ):
             for event in _events(child, family):
-                if event['event'] == 'started':
+                if event['event'] == 'ready':
+                    self.result.durations_s['until ready'] = round(event['after_s'], 1)
+                elif event['event'] == 'started':
                     bar.set_description(event['task']['instruction'])
                 elif event['event'] == 'episode':
                     episode = Episode.from_json(event['episode'])

@@ -83,8 +83,9 @@ class EpisodeNode(Node):
 
     def run(self) -> None:
         """Run all tasks; QwenVlaError when robot or policy do not come up or do not answer."""
+        begin_s = self._now_s()
         self._wait_for_robot_and_policy()
-        tell('ready', tasks=len(self._tasks))
+        tell('ready', after_s=self._now_s() - begin_s)
         with Film(self._out / 'video.mp4') as film:
             for number, task in enumerate(self._tasks):
                 tell('started', number=number, task=asdict(task))
