@@ -26,6 +26,9 @@ _INSTALL = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit code; bad input is told in one line."""
+    # torch's waiting threads sleep instead of spinning: the robot's processes share the cores.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+    os.environ.setdefault('GOMP_SPINCOUNT', '0')
     try:
         args = _parser(arguments).parse_args(arguments)
         return args.run(args)

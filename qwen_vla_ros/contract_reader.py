@@ -7,6 +7,7 @@ the right word. Nothing is guessed and nothing unknown is passed over.
 
 import math
 import re
+import sys
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -35,6 +36,24 @@ OUTPUT_TYPES = ('JointTrajectory',)
 ENCODINGS = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8')
 TOPIC = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 VIEW = re.compile(r'[a-z][a-z0-9_]*')
+LINE = re.compile(r'[^\n\r]+')
+MAX_LATENCY_S = 1.0
+MAX_RATE_HZ = 1000.0
+MAX_HORIZON = 1000
+MAX_PIXELS = 8192
+# Outside these a figure would switch its check off, or is meant in another unit (ms, degrees).
+SAFETY_RANGES = {
+    'max_age_s': (0.01, 2.0),
+    'max_skew_s': (0.001, 1.0),
+    'max_future_s': (0.001, 1.0),
+    'inference_timeout_s': (0.05, 10.0),
+    'command_rate_hz': (1.0, 500.0),
+    'lookahead_s': (0.02, 2.0),
+    'blend_s': (0.02, 2.0),
+    'max_jump_rad': (0.01, 1.0),
+    'max_jump_m': (0.001, 0.2),
+    'max_refused_chunks': (1, 1000),
+}
 DELTA_UNITS = ('m', 'm', 'm', 'rad', 'rad', 'rad')
 
 
@@ -106,24 +125,45 @@ class _Values:
                 raise self.fail(f'{path}.{key}', 'names are text; put it in quotes')
         return data
 
-    def number(self, value: Any, path: str, low: float = -math.inf, above: bool = False) -> float:
-        """Return a finite number, at least `low` or above it."""
+    def number(
+        self,
+        value: Any,
+        path: str,
+        low: float = -math.inf,
+        high: float = math.inf,
+        above: bool = False,
+    ) -> float:
+        """Return a finite number from `low` (or above it) to `high`."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            hint = ' (write 1.0e-3, with the point)' if re.match(r'[\d.]+e', str(value)) else ''
+            hint = (
+                ' (write 1.0e-3, with point and sign)' if re.match(r'[\d.]+e', str(value)) else ''
+            )
             raise self.fail(path, f'a number is wanted, got {value!r}{hint}')
-        if not math.isfinite(value):
+        if value != value or abs(value) > sys.float_info.max:
             raise self.fail(path, f'a finite number is wanted, got {value}')
         if value < low or (above and value == low):
             raise self.fail(
                 path, f'must be {"above" if above else "at least"} {low:g}, got {value}'
             )
+        if value > high:
+            raise self.fail(path, f'must be at most {high:g}, got {value}')
         return float(value)
 
-    def whole(self, value: Any, path: str) -> int:
-        """Return a whole number above 0."""
+    def whole(self, value: Any, path: str, high: int) -> int:
+        """Return a whole number above 0, at most `high`."""
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.fail(path, f'a whole number above 0 is wanted, got {value!r}')
+        if value > high:
+            raise self.fail(path, f'must be at most {high}, got {value}')
         return value
+
+    def rate(self, value: Any, path: str) -> float:
+        """Return a rate in Hz."""
+        return self.number(value, path, 0, MAX_RATE_HZ, above=True)
+
+    def latency(self, value: Any, path: str) -> float:
+        """Return by how much, in s, stamps differ from the exposure."""
+        return self.number(value, path, -MAX_LATENCY_S, MAX_LATENCY_S)
 
     def word(self, value: Any, path: str, pattern: re.Pattern | None = None) -> str:
         """Return a text that is not empty and fits the pattern."""
@@ -152,7 +192,10 @@ class _Values:
         """Return the texts of a list that is not empty."""
         if not isinstance(value, list) or not value:
             raise self.fail(path, f'a list of names is wanted, got {value!r}')
-        return tuple(self.word(item, path) for item in value)
+        for item in value:
+            if value.count(self.word(item, path)) > 1:
+                raise self.fail(path, f'{item!r} stands twice')
+        return tuple(value)
 
     def units(self, data: Any, path: str) -> dict[str, str]:
         """Return a table name -> unit."""
@@ -180,9 +223,9 @@ class _Reader(_Values):
         return Embodiment(
             name=self.word(data['name'], 'name', VIEW),
             words=self.prompt(data['prompt']),
-            rate_hz=self.number(data['rate_hz'], 'rate_hz', 0, above=True),
-            horizon=self.whole(data['horizon'], 'horizon'),
-            cameras=self.cameras(data['cameras']),
+            rate_hz=self.rate(data['rate_hz'], 'rate_hz'),
+            horizon=self.whole(data['horizon'], 'horizon', MAX_HORIZON),
+            cameras=self.cameras(data['cameras'], state.topic),
             state=state,
             layouts=layouts,
             default_layout=self.one_of(data['default_layout'], 'default_layout', layouts),
@@ -199,21 +242,24 @@ class _Reader(_Values):
         flags = ('waist', 'mobile_base', 'control_convention', 'normalization')
         self.table(data, 'prompt', ('robot_tag', 'arms'), flags)
         return Prompt(
-            self.word(data['robot_tag'], 'prompt.robot_tag'),
+            self.word(data['robot_tag'], 'prompt.robot_tag', LINE),
             self.one_of(data['arms'], 'prompt.arms', ('single', 'dual')),
             **{key: self.flag(data.get(key, False), f'prompt.{key}') for key in flags},
         )
 
-    def cameras(self, data: Any) -> tuple[Camera, ...]:
-        """Return the views; no topic serves two of them."""
+    def cameras(self, data: Any, state_topic: str) -> tuple[Camera, ...]:
+        """Return the views; no topic serves two of them, or the joints as well."""
         cameras = tuple(
             self.camera(view, value, f'cameras.{view}')
             for view, value in self.named(data, 'cameras').items()
         )
-        topics = [camera.topic for camera in cameras]
-        for index, topic in enumerate(topics):
-            if topic in topics[:index]:
-                raise self.fail(f'cameras.{cameras[index].view}.topic', f'{topic!r} stands twice')
+        taken = {state_topic}
+        for camera in cameras:
+            for key in ('topic', 'info_topic'):
+                topic = getattr(camera, key)
+                if topic in taken:
+                    raise self.fail(f'cameras.{camera.view}.{key}', f'{topic!r} stands twice')
+                taken.add(topic)
         return cameras
 
     def camera(self, view: str, data: Any, path: str) -> Camera:
@@ -227,10 +273,10 @@ class _Reader(_Values):
             self.word(data['info_topic'], f'{path}.info_topic', TOPIC),
             self.word(data['frame_id'], f'{path}.frame_id'),
             self.one_of(data['encoding'], f'{path}.encoding', ENCODINGS),
-            self.whole(data['width'], f'{path}.width'),
-            self.whole(data['height'], f'{path}.height'),
-            self.number(data['rate_hz'], f'{path}.rate_hz', 0, above=True),
-            self.number(data.get('latency_offset_s', 0.0), f'{path}.latency_offset_s'),
+            self.whole(data['width'], f'{path}.width', MAX_PIXELS),
+            self.whole(data['height'], f'{path}.height', MAX_PIXELS),
+            self.rate(data['rate_hz'], f'{path}.rate_hz'),
+            self.latency(data.get('latency_offset_s', 0.0), f'{path}.latency_offset_s'),
         )
 
     def state(self, data: Any) -> StateSource:
@@ -239,9 +285,9 @@ class _Reader(_Values):
         units = self.units(data['fields'], 'state.fields')
         return StateSource(
             self.word(data['topic'], 'state.topic', TOPIC),
-            self.number(data['rate_hz'], 'state.rate_hz', 0, above=True),
+            self.rate(data['rate_hz'], 'state.rate_hz'),
             tuple(StateField(name, unit) for name, unit in units.items()),
-            self.number(data.get('latency_offset_s', 0.0), 'state.latency_offset_s'),
+            self.latency(data.get('latency_offset_s', 0.0), 'state.latency_offset_s'),
         )
 
     def layout(
@@ -260,6 +306,10 @@ class _Reader(_Values):
         for name in names:
             if names.count(name) > 1:
                 raise self.fail(path, f'the action {name!r} stands twice')
+        topics = [group.output.topic for group in groups]
+        for index, topic in enumerate(topics):
+            if topic in topics[:index]:
+                raise self.fail(f'{path}.{groups[index].name}.output', f'{topic!r} stands twice')
         return groups
 
     def group(
@@ -365,8 +415,15 @@ class _Reader(_Values):
         values: dict[str, Any] = {}
         for key, value in data.items():
             path = f'safety.{key}'
+            low, high = SAFETY_RANGES[key]
             if isinstance(known[key], int):
-                values[key] = self.whole(value, path)
+                values[key] = self.whole(value, path, high)
             else:
-                values[key] = self.number(value, path, 0, above=True)
-        return Safety(**values)
+                values[key] = self.number(value, path, low, high)
+        safety = Safety(**values)
+        if safety.lookahead_s <= 1.0 / safety.command_rate_hz:
+            problem = (
+                f'must exceed the time between two commands ({1 / safety.command_rate_hz:g} s)'
+            )
+            raise self.fail('safety.lookahead_s', problem)
+        return safety

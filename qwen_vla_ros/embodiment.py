@@ -257,7 +257,7 @@ def config_folder() -> Path:
 def find_contract(name_or_path: str | Path) -> Path:
     """Return the file of a contract given by path or by name; ContractError lists those known."""
     path = Path(name_or_path)
-    if path.suffix in ('.yaml', '.yml'):
+    if path.suffix in ('.yaml', '.yml') and path.exists():
         return path
     folder = config_folder() / 'embodiments'
     found = folder / f'{name_or_path}.yaml'
@@ -265,7 +265,7 @@ def find_contract(name_or_path: str | Path) -> Path:
         known = sorted(entry.stem for entry in folder.glob('*.yaml'))
         raise ContractError(
             f'robot {str(name_or_path)!r}: no such contract'
-            f'{did_you_mean(name_or_path, known)}; '
+            f'{did_you_mean(path.stem, known)}; '
             f'known: {", ".join(known) or "none"} in {folder}, or give the path of a .yaml'
         )
     return found

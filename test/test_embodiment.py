@@ -153,6 +153,46 @@ BAD = {
     ),
     'rate of zero': (('rate_hz: 5.0', 'rate_hz: 0'), 'rate_hz: must be above 0, got 0'),
     'rate below zero': (('rate_hz: 50.0', 'rate_hz: -1.0'), r'state\.rate_hz: must be above 0'),
+    'rate beyond floats': (('rate_hz: 5.0', f'rate_hz: 1{"0" * 400}'), 'rate_hz: a finite number'),
+    'horizon beyond reason': (('horizon: 16', 'horizon: 100000'), 'horizon: must be at most 1000'),
+    'pixels beyond reason': (('width: 640', 'width: 640000'), r'ego\.width: must be at most 8192'),
+    'latency in ms': (
+        ('latency_offset_s: 0.0', 'latency_offset_s: 30.0'),
+        r'ego\.latency_offset_s: must be at most 1, got 30',
+    ),
+    'age in ms': (
+        ('max_age_s: 0.15', 'max_age_s: 150.0'),
+        r'safety\.max_age_s: must be at most 2',
+    ),
+    'endless model': (
+        ('timeout_s: 1.5', 'timeout_s: 900'),
+        r'inference_timeout_s: must be at most',
+    ),
+    'jump in degrees': (
+        ('max_jump_rad: 0.35', 'max_jump_rad: 20'),
+        'max_jump_rad: must be at most',
+    ),
+    'gap between commands': (
+        ('lookahead_s: 0.3', 'lookahead_s: 0.04'),
+        r'safety\.lookahead_s: must exceed the time between two commands \(0\.05 s\)',
+    ),
+    'info on the topic of images': (
+        ('camera/scene/camera_info', 'camera/scene/image_raw'),
+        r"ego\.info_topic: 'camera/scene/image_raw' stands twice",
+    ),
+    'joints on the topic of images': (
+        ('topic: joint_states', 'topic: camera/scene/image_raw'),
+        r'cameras\.ego\.topic: .*stands twice',
+    ),
+    'two groups on one topic': (
+        ('gripper_controller/joint_trajectory', 'arm_controller/joint_trajectory'),
+        r'layouts\.abs_joint\.gripper\.output: .*stands twice',
+    ),
+    'joint twice': (
+        ('joints: [waist, shoulder,', 'joints: [waist, waist,'),
+        "'waist' stands twice",
+    ),
+    'tag of two lines': (('WidowX 250s\n', '"Widow\\nX"\n'), 'robot_tag: .*not a valid name here'),
     'horizon of zero': (('horizon: 16', 'horizon: 0'), 'horizon: a whole number above 0'),
     'no YAML': (('horizon: 16', 'horizon: [16'), r'robot\.yaml: line \d+: not valid YAML'),
 }
@@ -184,7 +224,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
 def test_a_missing_contract_lists_those_known(tmp_path):
     with pytest.raises(ContractError, match="did you mean 'widowx'.*known: .*widowx"):
         Embodiment.load('widow')
-    with pytest.raises(ContractError, match=r'gone\.yaml: cannot be read'):
+    with pytest.raises(ContractError, match=r"gone\.yaml': no such contract.*known: .*widowx"):
         Embodiment.load(tmp_path / 'gone.yaml')
 
 

@@ -331,11 +331,12 @@ def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
 
     tip_position = to_joints = None
     if embodiment.workspace is not None:
-        arm = ArmKinematics(embodiment.description_path, embodiment.workspace.tip)
-        tip_position = lambda q: arm.forward(q)[0]  # noqa: E731
+        tip = embodiment.workspace.tip
+        tip_position = ArmKinematics(embodiment.description_path, tip).tip_position
     if joint_layout(embodiment, layout) != layout:
         group = next(g for g in embodiment.action_groups(layout) if g.kind == 'delta_eef')
-        to_joints = ArmKinematics(embodiment.description_path, group.tip).chunk_to_joints
+        arm = ArmKinematics(embodiment.description_path, group.tip, group.joints)
+        to_joints = arm.chunk_to_joints
     return tip_position, to_joints
 
 
