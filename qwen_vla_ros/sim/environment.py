@@ -43,7 +43,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         pixels = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(
             {
-                'images': spaces.Dict({view: pixels for view in self._views}),
+                'images': spaces.Dict(dict.fromkeys(self._views, pixels)),
                 'state': spaces.Box(-np.inf, np.inf, (7,), np.float32),
                 'instruction': spaces.Text(200, charset=string.printable),
             }
@@ -133,7 +133,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
 def observation(fields: Mapping[str, Any], stamp_ns: int) -> Observation:
     """Return the environment's dict as an Observation taken at stamp_ns of the world's time."""
-    sources = {source: stamp_ns for source in (*fields['images'], 'state')}
+    sources = dict.fromkeys((*fields['images'], 'state'), stamp_ns)
     return Observation(
         images=fields['images'],
         state=fields['state'],
