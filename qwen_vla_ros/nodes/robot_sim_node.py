@@ -166,8 +166,8 @@ class RobotSimNode(Node):
     ) -> ResetWorld.Response:
         try:
             instruction, target, names = self._robot.reset(request.seed, request.task)
-        except (QwenVlaError, TimeoutError) as error:
-            response.success, response.message = False, str(error) or 'the simulation is stuck'
+        except QwenVlaError as error:
+            response.success, response.message = False, str(error)
             return response
         response.success = True
         response.instruction, response.target, response.objects = instruction, target, list(names)
@@ -179,8 +179,8 @@ class RobotSimNode(Node):
     ) -> TaskResult.Response:
         try:
             outcome = self._robot.result()
-        except (QwenVlaError, TimeoutError) as error:
-            response.message = str(error) or 'the simulation is stuck'
+        except QwenVlaError as error:
+            response.message = str(error)
             return response
         response.success, response.done = outcome.success, outcome.done
         response.target, response.touched = outcome.target, list(outcome.touched)

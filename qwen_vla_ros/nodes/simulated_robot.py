@@ -8,11 +8,13 @@ time, only when the physics have caught up, and stamped with the instant of the 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # in 3.10 its own
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.scene import instruction_for, parse_target
 from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
@@ -71,7 +73,12 @@ class SimulatedRobot:
         """Do something with the world in its thread and return the result."""
         future: Future[Result] = Future()
         self._jobs.put((work, future))
-        return future.result(timeout_s)
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as error:
+            raise QwenVlaError(
+                f'the simulation does not answer within {timeout_s:g} s; restart robot_sim'
+            ) from error
 
     def reset(self, seed: int, task: str = '') -> tuple[str, str, tuple[str, ...]]:
         """
