@@ -184,7 +184,7 @@ class Embodiment:
         layout = layout or self.default_layout
         if layout not in self.layouts:
             raise ContractError(
-                f'{self.source.name}: layouts.{layout}: unknown layout'
+                f'{told_file(self.source)}: layouts.{layout}: unknown layout'
                 f'{did_you_mean(layout, self.layouts)}; known: {", ".join(self.layouts)}'
             )
         return self.layouts[layout]
@@ -205,14 +205,20 @@ class Embodiment:
             if (folder / self.description).is_file():
                 return folder / self.description
         raise ContractError(
-            f'{self.source.name}: description: no file {self.description!r} in '
+            f'{told_file(self.source)}: description: no file {self.description!r} in '
             f'{" or ".join(str(folder) for folder in dict.fromkeys(folders))}'
         )
 
     def prompt(
         self, instruction: str, horizon: int | None = None, layout: str | None = None
     ) -> str:
-        """Return the embodiment-conditioned prompt, the paper's template word for word."""
+        """
+        Return the embodiment-conditioned prompt, the paper's template word for word.
+
+        Only the template's full stop gives way to the instruction's own '.', '!' or '?'.
+        """
+        task = instruction.strip()
+        task += '' if task.endswith(('.', '!', '?')) else '.'
         words = self.words
         body = f'{words.arms} arm' + ('s' if words.arms == 'dual' else '')
         body += ', waist' * words.waist + ', and mobile base' * words.mobile_base
@@ -220,7 +226,7 @@ class Embodiment:
             f'The robot is {words.robot_tag} with {body}. '
             f'The control frequency is {self.rate_hz:g} Hz. '
             f'Please predict the next {horizon or self.horizon} control actions to execute the '
-            f'following task: {instruction}.'
+            f'following task: {task}'
         )
         if words.control_convention:
             kinds = ', '.join(f'{g.name} {g.kind}' for g in self.action_groups(layout))
@@ -269,6 +275,12 @@ def find_contract(name_or_path: str | Path) -> Path:
             f'known: {", ".join(known) or "none"} in {folder}, or give the path of a .yaml'
         )
     return found
+
+
+def told_file(path: Path) -> str:
+    """Return how an error calls a contract: by name when it is the package's, else by path."""
+    own = (config_folder() / 'embodiments').resolve()
+    return path.name if path.resolve().parent == own else str(path)
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -88,6 +88,13 @@ def test_the_optional_sentences_follow_the_template(tmp_path):
     assert 'is arm delta_eef, gripper gripper.' in spoken.prompt('wait', layout='delta_eef')
 
 
+@pytest.mark.parametrize('end', ['.', '!', '?'])
+def test_an_instruction_that_ends_a_sentence_gets_no_second_full_stop(end):
+    said = CONTRACT.prompt(f'touch the red block{end}')
+    assert said == prompt('single arm').removesuffix('.') + end
+    assert CONTRACT.prompt(f' touch the red block{end} ') == said
+
+
 def test_the_prompt_takes_another_horizon_and_a_broken_rate(tmp_path):
     assert 'the next 8 control' in CONTRACT.prompt('wait', horizon=8)
     assert 'is 2.5 Hz.' in load(tmp_path, ('rate_hz: 5.0', 'rate_hz: 2.5')).prompt('wait')
@@ -206,6 +213,27 @@ def test_a_wrong_file_is_refused_with_place_and_reason(tmp_path, kind):
     assert 'robot.yaml' in str(raised.value)
 
 
+def test_a_contract_of_a_checkpoint_is_told_by_its_whole_path(tmp_path):
+    folder = tmp_path / 'checkpoint' / 'embodiments'
+    folder.mkdir(parents=True)
+    path = folder / 'widowx.yaml'
+    for text, problem in ((TEXT.replace('horizon: 16', ''), 'horizon: '), ('[', 'line 1: ')):
+        path.write_text(text)
+        with pytest.raises(ContractError) as raised:
+            Embodiment.load(path)
+        assert str(raised.value).startswith(f'{path}: {problem}')
+    path.write_text(TEXT)
+    with pytest.raises(ContractError) as raised:
+        Embodiment.load(path).action_names('joint')
+    assert str(raised.value).startswith(f'{path}: layouts.joint: ')
+
+
+def test_a_contract_of_the_package_is_told_by_its_name():
+    with pytest.raises(ContractError) as raised:
+        CONTRACT.action_names('joint')
+    assert str(raised.value).startswith('widowx.yaml: layouts.joint: ')
+
+
 def test_a_syntax_error_names_its_line(tmp_path):
     path = tmp_path / 'robot.yaml'
     path.write_text('name: widowx\nrate_hz: 5\n  horizon: 16\n')
@@ -288,7 +316,7 @@ def test_an_installed_package_finds_its_share(tmp_path, site):
     source = Path(embodiment.__file__).parent
     target = tmp_path / site / 'qwen_vla_ros'
     target.mkdir(parents=True)
-    for name in ('__init__', 'embodiment', 'contract_reader', 'errors'):
+    for name in ('__init__', 'embodiment', 'contract_reader', 'strict_values', 'errors'):
         shutil.copy(source / f'{name}.py', target)
     share = tmp_path / 'share' / 'qwen_vla_ros' / 'config'
     shutil.copytree(source.parent / 'config', share)

@@ -17,7 +17,8 @@ LIGHT = [
     'chunk',
     'safety',
 ]
-LIGHT += ['alignment', 'command', 'curve', 'policy', 'remote']
+LIGHT += ['alignment', 'command', 'contract_reader', 'curve', 'kinematics', 'policy']
+LIGHT += ['policy_server', 'remote', 'strict_values', 'wire']
 FILES = sorted(path for path in PACKAGE.rglob('*.py') if '__pycache__' not in path.parts)
 TORCH_AT_TOP = ('model', 'train')
 TORCH_INSIDE = ('model', 'train', 'policy.py', 'cli.py', 'evaluate')
