@@ -26,7 +26,7 @@ from qwen_vla_ros.evaluate.episodes import (
     task_of_seed,
     write_tasks,
 )
-from qwen_vla_ros.evaluate.expert_policy import ExpertPolicy
+from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 from qwen_vla_ros.evaluate.processes import ChildFailed, ProcessFamily
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.environment import TabletopEnv
@@ -96,37 +96,41 @@ def env() -> TabletopEnv:
 
 
 @pytest.fixture(scope='module')
-def expert() -> ExpertPolicy:
-    return ExpertPolicy(Embodiment.load('widowx'))
+def expert() -> ColourSearchPolicy:
+    return ColourSearchPolicy(Embodiment.load('widowx'))
 
 
-def test_the_expert_finds_the_named_object(expert: ExpertPolicy, env: TabletopEnv) -> None:
+def test_the_expert_finds_the_named_object(expert: ColourSearchPolicy, env: TabletopEnv) -> None:
     episodes = list(run_tasks(expert, plan_tasks(range(6), False, False), env=env))
     assert sum(episode.success for episode in episodes) >= 5
     assert all(episode.inference_s for episode in episodes)
 
 
 def test_without_the_sentence_the_expert_does_worse(
-    expert: ExpertPolicy, env: TabletopEnv
+    expert: ColourSearchPolicy, env: TabletopEnv
 ) -> None:
     tasks = plan_tasks(range(9), False, False)
     episodes = list(run_tasks(expert, tasks, 'no_language', env))
     assert sum(episode.success for episode in episodes) <= 6
 
 
-def test_without_the_images_the_expert_is_lost(expert: ExpertPolicy, env: TabletopEnv) -> None:
+def test_without_the_images_the_expert_is_lost(
+    expert: ColourSearchPolicy, env: TabletopEnv
+) -> None:
     tasks = plan_tasks(range(2), False, False)
     assert not any(episode.success for episode in run_tasks(expert, tasks, 'no_image', env))
 
 
-def test_a_swapped_sentence_changes_the_target(expert: ExpertPolicy, env: TabletopEnv) -> None:
+def test_a_swapped_sentence_changes_the_target(
+    expert: ColourSearchPolicy, env: TabletopEnv
+) -> None:
     episode = next(run_tasks(expert, [task_of_seed(0, swap=True)], env=env))
     assert episode.swapped
     assert episode.first_touched == task_of_seed(0, swap=True).swap.target
 
 
 def test_the_expert_refuses_a_sentence_without_a_colour(
-    expert: ExpertPolicy, env: TabletopEnv
+    expert: ColourSearchPolicy, env: TabletopEnv
 ) -> None:
     env.reset(seed=0, options={'instruction': 'dance', 'target': env.world.scene.names[0]})
     with pytest.raises(QwenVlaError, match="'dance'"):

@@ -19,9 +19,9 @@ def choose_policy(args: argparse.Namespace) -> Policy:
     if args.policy == 'constant':
         return ConstantPolicy(embodiment)
     if args.policy == 'expert':
-        from qwen_vla_ros.evaluate.expert_policy import ExpertPolicy
+        from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 
-        return ExpertPolicy(embodiment)
+        return ColourSearchPolicy(embodiment)
     from qwen_vla_ros.policy import load_policy
 
     folder = args.checkpoint or bundled_checkpoint()

@@ -134,6 +134,7 @@ def save_checkpoint(
         ('training.json', dict(training)),
     ):
         (beside / name).write_text(json.dumps(data, indent=2) + '\n')
+    (beside / 'model.safetensors').chmod(0o644)
     beside.chmod(0o755)
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.old.', dir=folder.parent))

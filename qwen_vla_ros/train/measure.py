@@ -9,8 +9,8 @@ from qwen_vla_ros.sim import arm
 
 if TYPE_CHECKING:
     from qwen_vla_ros.model.qwen_vla import QwenVLA
+    from qwen_vla_ros.train.batches import Batches
     from qwen_vla_ros.train.grounding import GroundingHead
-    from qwen_vla_ros.train.supervised import Batches
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ def small() -> TrainRun:
         phases=(
             Phase('grounding', 2000, 1e-3, 0.0, 1.0, 0.0, enough=0.93),
             Phase('decoder', 1100, 0.0, 1e-3, 0.0, 1.0),
-            Phase('joint', 500, 2e-4, 4e-4, 0.3, 1.0),
+            Phase('joint', 300, 2e-4, 4e-4, 0.3, 1.0),
         ),
     )
 

@@ -28,7 +28,7 @@ _LEAST_SATURATION, _LEAST_VALUE = 130, 60
 _LEAST_PIXELS = 60
 
 
-class ExpertPolicy:
+class ColourSearchPolicy:
     """Absolute joints for the simulated WidowX."""
 
     def __init__(self, embodiment: 'Embodiment') -> None:
