@@ -16,6 +16,7 @@ import pytest
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.closed_loop import run_tasks
+from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 from qwen_vla_ros.evaluate.demo import choose_domain
 from qwen_vla_ros.evaluate.episode_trace import EpisodeTrace
 from qwen_vla_ros.evaluate.episodes import (
@@ -26,7 +27,6 @@ from qwen_vla_ros.evaluate.episodes import (
     task_of_seed,
     write_tasks,
 )
-from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 from qwen_vla_ros.evaluate.processes import ChildFailed, ProcessFamily
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.environment import TabletopEnv
