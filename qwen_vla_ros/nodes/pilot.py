@@ -21,7 +21,8 @@ import numpy as np
 
 from qwen_vla_ros.chunk import ChunkExecutor, ChunkRefused
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.observation import ObservationBuffer
+from qwen_vla_ros.nodes.timed_policy import TimedPolicy
+from qwen_vla_ros.observation import CLOCK_JUMP_NS, ObservationBuffer
 from qwen_vla_ros.safety import CARTESIAN, SafetyGate
 from qwen_vla_ros.types import ActionChunk, Observation
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 INACTIVE, WAITING, RUNNING, HOLDING = 'INACTIVE', 'WAITING', 'RUNNING', 'HOLDING'
 STOP_S, STOP_DT_S = 1.0, 0.02
 REST = 1e-6
-RETRY_S = 0.25  # after a policy has failed
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Pilot:
         tip_position(q) -> [3] serves the workspace box; to_joints(rows [H, 6], q) -> [H, J] is
         needed by Cartesian layouts. They are called from different threads.
         """
-        self._embodiment, self._policy, self._clock = embodiment, policy, clock
+        self._embodiment, self._clock = embodiment, clock
+        self._policy = TimedPolicy(policy, embodiment.safety.inference_timeout_s)
         self._lookahead_s, self._dt_s, self._to_joints = lookahead_s, dt_s, to_joints
         self._layout, joints = layout, joint_layout(embodiment, layout)
         self.groups = embodiment.action_groups(joints)
@@ -89,13 +90,10 @@ class Pilot:
         self._topics = {camera.view: camera.topic for camera in embodiment.cameras}
         self._topics['state'] = embodiment.state.topic
         self._lock = threading.RLock()
-        self._timeout_s = embodiment.safety.inference_timeout_s
-        self.instruction, self._generation, self._told = '', 0, -1
+        self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
-        self._active = self._moving = self._warm = self._moved = False
-        self._busy_since: float | None = None
-        self._failure, self._retry_at = '', 0.0
-        self._last_stamp_ns = 0
+        self._active = self._moving = self._moved = False
+        self._last_stamp_ns = self._latest_ns = 0
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
         self.chunks = 0
@@ -120,13 +118,15 @@ class Pilot:
     def activate(self) -> None:
         """Allow motion from now on."""
         with self._lock:
-            self._active, self._moved, self._failure = True, False, ''
+            self._active, self._moved = True, False
+            self._policy.succeed()
             self._set(WAITING, 'warming up the policy')
 
     def deactivate(self) -> Motion | None:
         """Forbid motion; return the way to rest when the arm moves."""
         with self._lock:
-            motion = self._stop(self._clock()) if self._moving else None
+            now_ns = self._now()
+            motion = self._stop(now_ns) if self._moving else None
             self._active = False
             self._set(INACTIVE, '')
             return motion
@@ -144,46 +144,21 @@ class Pilot:
         begin = time.perf_counter()
         with self._lock:
             instruction, generation = self.instruction, self._generation
-            if time.monotonic() < self._retry_at or self._problem(self._clock(), thinking=True):
+            now_ns = self._now()
+            if self._policy.resting or self._problem(now_ns, thinking=True):
                 return None
-        observation = self.buffer.sample(self._clock(), instruction)
+        observation = self.buffer.sample(now_ns, instruction)
         if observation is None or observation.stamp_ns <= self._last_stamp_ns:
             return None
         self._last_stamp_ns = observation.stamp_ns
         self.observed_ns = min(observation.sources_ns.values(), default=observation.stamp_ns)
-        found = self._infer(observation, generation)
+        found = self._policy.infer(observation, generation)
         if found is None:
             return None
-        chunk, model_s, seconds = found
-        accepted = self._execute(chunk, observation, generation)
-        self.inference_s.append(seconds)
-        self.overhead_s.append(max(0.0, time.perf_counter() - begin - model_s))
+        accepted = self._execute(found.chunk, observation, generation)
+        self.inference_s.append(found.call_s)
+        self.overhead_s.append(max(0.0, time.perf_counter() - begin - found.model_s))
         return accepted
-
-    def _infer(
-        self, observation: Observation, generation: int
-    ) -> tuple[ActionChunk, float, float] | None:
-        """Return the chunk, the model's own time and the time of the call; None on failure."""
-        begin = time.perf_counter()
-        try:
-            if generation != self._told:
-                self._policy.reset()
-                self._told = generation
-            self._busy_since = time.monotonic()
-            chunk = self._policy.infer(observation)
-        except QwenVlaError as error:
-            self._fail(f'policy: {error}')
-            return None
-        finally:
-            self._busy_since = None
-        seconds = time.perf_counter() - begin
-        if not self._warm:  # the first call compiles and allocates: it is never executed
-            self._warm = True
-            return None
-        if seconds > self._timeout_s:
-            self._fail(f'policy: an inference took {seconds:.2f} s (limit {self._timeout_s:g} s)')
-            return None
-        return chunk, getattr(self._policy, 'inference_s', None) or seconds, seconds
 
     def _execute(
         self, chunk: ActionChunk, observation: Observation, generation: int
@@ -195,10 +170,10 @@ class Pilot:
         try:
             chunk = self._in_joints(chunk, measured)
         except QwenVlaError as error:
-            self._fail(f'policy: {error}')
+            self._policy.fail(f'policy: {error}')
             return None
         with self._lock:
-            now_ns = self._clock()
+            now_ns = self._now()
             if generation != self._generation or self._problem(now_ns, thinking=True):
                 return None
             verdict = self.gate.check_chunk(chunk, now_ns, measured)
@@ -211,7 +186,8 @@ class Pilot:
                 self.executor.put(chunk, now_ns)
             except ChunkRefused as error:
                 return self._refuse(f'policy: {error}')
-            self.chunk, self._failure = chunk, ''
+            self._policy.succeed()
+            self.chunk = chunk
             self._moving = self._moved = True
             self.chunks += 1
             self._set(RUNNING, '')
@@ -241,7 +217,7 @@ class Pilot:
         with self._lock:
             if not self._active:
                 return None
-            now_ns = self._clock()
+            now_ns = self._now()
             problem = self._problem(now_ns)
             if problem is None:
                 if not self._moving:
@@ -254,7 +230,7 @@ class Pilot:
     def command(self) -> Motion | None:
         """Return the next lookahead; a motion to rest when a row of it is refused."""
         with self._lock:
-            now_ns = self._clock()
+            now_ns = self._now()
             if not self._moving:
                 return None
             points = self.executor.points(now_ns, self._lookahead_s, self._dt_s)
@@ -284,9 +260,8 @@ class Pilot:
         if missing:
             texts = tuple(self._told_missing(item.source, item.reason) for item in missing)
             return Problem('; '.join(texts), texts)
-        if not getattr(self._policy, 'connected', True):
-            text = f'model process: {self._policy.problem}'
-            return Problem(text, (text,))
+        if lost := self._policy.lost:
+            return Problem(lost, (lost,))
         if not self.instruction:
             return Problem('no instruction on ~/instruction')
         if thinking:
@@ -294,13 +269,8 @@ class Pilot:
         return self._policy_problem(now_ns)
 
     def _policy_problem(self, now_ns: int) -> Problem | None:
-        busy = self._busy_since
-        if self._warm and busy is not None and time.monotonic() - busy > self._timeout_s:
-            return Problem(f'policy: an inference runs longer than {self._timeout_s:g} s')
-        if self._failure:
-            return Problem(self._failure)
-        if not self._warm:
-            return Problem('warming up the policy')
+        if problem := self._policy.problem:
+            return Problem(problem)
         expires = self.executor.expires_ns
         if not self._moving or expires is None:
             return None
@@ -315,15 +285,23 @@ class Pilot:
     def _refuse(self, reason: str) -> None:
         """Leave a chunk out: a moving arm goes on with the one that runs, as long as it lasts."""
         if self._moving:
-            self._retry_at = time.monotonic() + RETRY_S
+            self._policy.rest()
         else:
-            self._fail(reason)
+            self._policy.fail(reason)
 
-    def _fail(self, reason: str) -> None:
-        """Note why the policy is of no use now; the next success forgets it."""
-        with self._lock:
-            self._failure = reason
-            self._retry_at = time.monotonic() + RETRY_S
+    def _now(self) -> int:
+        """
+        Return the clock's time.
+
+        When it jumped back (a simulation started anew), what runs belongs to a time that is gone:
+        it is dropped, and the arm rests at the end of its last command.
+        """
+        now_ns = self._clock()
+        if now_ns < self._latest_ns - CLOCK_JUMP_NS:
+            self.executor.clear()
+            self._moving, self.chunk, self._last_stamp_ns = False, None, 0
+        self._latest_ns = now_ns
+        return now_ns
 
     def _stop(self, now_ns: int) -> Motion:
         """Come to rest within the limits; return the way there."""

@@ -1,0 +1,99 @@
+"""
+A policy under a stopwatch: warmed up once, too slow counts as failed, a failure rests a while.
+
+Everything here is in s of the monotonic clock: a model's time does not follow the robot's clock.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qwen_vla_ros.errors import QwenVlaError
+
+if TYPE_CHECKING:
+    from qwen_vla_ros.policy import Policy
+    from qwen_vla_ros.types import ActionChunk, Observation
+
+RETRY_S = 0.25  # after a policy has failed
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A chunk, the time of the whole call and the model's own part of it, in s."""
+
+    chunk: 'ActionChunk'
+    call_s: float
+    model_s: float
+
+
+class TimedPolicy:
+    """Call a policy from one thread; any thread may ask how it does."""
+
+    def __init__(self, policy: 'Policy', timeout_s: float) -> None:
+        """Set up cold; timeout_s bounds every inference but the first."""
+        self._policy, self._timeout_s = policy, timeout_s
+        self._warm = False
+        self._busy_since: float | None = None
+        self._failure, self._retry_at = '', 0.0
+        self._generation = -1
+
+    @property
+    def lost(self) -> str:
+        """Return why the process of the model is not there; '' when it is."""
+        if getattr(self._policy, 'connected', True):
+            return ''
+        return f'model process: {self._policy.problem}'
+
+    @property
+    def resting(self) -> bool:
+        """Return whether it is too soon to try again."""
+        return time.monotonic() < self._retry_at
+
+    @property
+    def problem(self) -> str:
+        """Return why the policy is of no use at this moment; '' when it is of use."""
+        busy = self._busy_since
+        if self._warm and busy is not None and time.monotonic() - busy > self._timeout_s:
+            return f'policy: an inference runs longer than {self._timeout_s:g} s'
+        return self._failure or ('' if self._warm else 'warming up the policy')
+
+    def infer(self, observation: 'Observation', generation: int) -> Inference | None:
+        """
+        Infer; None on failure, which problem then tells, and for the first call.
+
+        The first call compiles and allocates, so its chunk comes too late to be executed. A
+        generation is one instruction: the policy is reset before the first call of each.
+        """
+        begin = time.perf_counter()
+        try:
+            if generation != self._generation:
+                self._policy.reset()
+                self._generation = generation
+            self._busy_since = time.monotonic()
+            chunk = self._policy.infer(observation)
+        except QwenVlaError as error:
+            self.fail(f'policy: {error}')
+            return None
+        finally:
+            self._busy_since = None
+        seconds = time.perf_counter() - begin
+        if not self._warm:
+            self._warm = True
+            return None
+        if seconds > self._timeout_s:
+            self.fail(f'policy: an inference took {seconds:.2f} s (limit {self._timeout_s:g} s)')
+            return None
+        return Inference(chunk, seconds, getattr(self._policy, 'inference_s', None) or seconds)
+
+    def fail(self, reason: str) -> None:
+        """Note why the policy is of no use now; succeed() forgets it."""
+        self._failure = reason
+        self.rest()
+
+    def rest(self) -> None:
+        """Leave the policy alone for a while."""
+        self._retry_at = time.monotonic() + RETRY_S
+
+    def succeed(self) -> None:
+        """Forget a failure."""
+        self._failure = ''

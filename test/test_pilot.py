@@ -1,0 +1,348 @@
+"""What the policy node does, without ROS: nothing unchecked moves, every hold has a cause."""
+
+import re
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.kinematics import ArmKinematics
+from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING, WAITING, Pilot
+from qwen_vla_ros.types import ActionChunk
+
+WIDOWX = Embodiment.load('widowx')
+SMALL = replace(
+    WIDOWX,
+    cameras=tuple(replace(camera, width=4, height=2) for camera in WIDOWX.cameras),
+)
+MEASURED = np.array([0.1, -0.6, 0.6, 0.0, 0.9, 0.0, 0.03])
+STEP_S, HORIZON = 0.2, 16
+STEADY = np.zeros((HORIZON, 7))
+WAIST = np.eye(7)[0]
+TURN = np.outer(np.arange(HORIZON) * 0.02, WAIST)  # 0.1 rad/s
+
+
+class Script:
+    """A policy whose rows are the measured joints plus an offset that the test sets."""
+
+    def __init__(self, names):
+        self._names = names
+        self.offset, self.relative, self.before = TURN, True, lambda observation: None
+        self.instructions, self.resets, self.connected, self.problem = [], 0, True, ''
+
+    def infer(self, observation, prefix=None):
+        self.instructions.append(observation.instruction)
+        self.before(observation)
+        rows = self.offset + (observation.state if self.relative else 0.0)
+        return ActionChunk(rows.astype(np.float32), self._names, observation.stamp_ns, STEP_S)
+
+    def reset(self):
+        self.resets += 1
+
+
+class Flight:
+    """A pilot, the clock in its hand, and a robot that stands still."""
+
+    def __init__(self, layout='abs_joint', warm=True, timeout_s=1.5, **options):
+        self.now_ns = 1_000_000_000_000
+        safety = replace(SMALL.safety, inference_timeout_s=timeout_s)
+        robot = replace(SMALL, safety=safety)
+        self.policy = Script(SMALL.action_names(layout))
+        clock, lookahead_s, point_s = (lambda: self.now_ns), 0.3, 0.05
+        self.pilot = Pilot(robot, self.policy, layout, clock, lookahead_s, point_s, **options)
+        self.pilot.instruct('touch the red block')
+        self.pilot.activate()
+        if warm:
+            assert self.think() is None
+            self.policy.instructions.clear()
+
+    def wait(self, seconds):
+        self.now_ns += round(seconds * 1e9)
+
+    def feed(self):
+        """Let 20 ms pass and every stream speak."""
+        self.wait(0.02)
+        second, nanosecond = divmod(self.now_ns, 10**9)
+        stamp = SimpleNamespace(sec=second, nanosec=nanosecond)
+        header = SimpleNamespace(stamp=stamp, frame_id='')
+        names = list(SMALL.state_names)
+        joints = SimpleNamespace(header=header, name=names, position=MEASURED.tolist())
+        self.pilot.push('state', joints)
+        for camera in SMALL.cameras:
+            image = SimpleNamespace(
+                header=header,
+                encoding='rgb8',
+                width=4,
+                height=2,
+                step=12,
+                is_bigendian=0,
+                data=bytes(24),
+            )
+            self.pilot.push(camera.view, image)
+
+    def think(self):
+        self.feed()
+        return self.pilot.think()
+
+    @property
+    def at(self):
+        return self.pilot.executor.at(self.now_ns)
+
+
+def comes_to_rest(motion):
+    return motion is not None and np.abs(motion.velocities[-1]).max() < 1e-6
+
+
+def test_the_chunk_of_the_first_call_is_never_executed():
+    flight = Flight(warm=False)
+    flight.feed()
+    assert flight.pilot.watch() is None
+    assert (flight.pilot.stage, flight.pilot.reason) == (WAITING, 'warming up the policy')
+    assert flight.think() is None
+    assert len(flight.policy.instructions) == 1
+    assert flight.pilot.command() is None
+    assert flight.pilot.chunks == 0
+    assert flight.think() is not None
+    assert flight.pilot.stage == RUNNING
+    assert flight.pilot.chunks == 1
+
+
+def test_the_first_chunk_starts_where_the_joints_are_measured():
+    flight = Flight()
+    flight.policy.offset = TURN + 0.2 * WAIST
+    assert flight.think() is not None
+    np.testing.assert_allclose(flight.at, MEASURED, atol=1e-6)
+    motion = flight.pilot.command()
+    np.testing.assert_allclose(motion.times_s, np.arange(1, 7) * 0.05)
+    assert MEASURED[0] < motion.positions[0, 0] < MEASURED[0] + 0.02
+    np.testing.assert_allclose(motion.positions[:, 1:], np.tile(MEASURED[1:], (6, 1)), atol=1e-6)
+
+
+def test_an_observation_is_used_once():
+    flight = Flight()
+    assert flight.think() is not None
+    assert flight.pilot.think() is None
+    assert len(flight.policy.instructions) == 1
+
+
+def test_an_inference_that_takes_too_long_is_not_executed():
+    flight = Flight(timeout_s=0.3)
+    flight.policy.before = lambda observation: time.sleep(0.35)
+    assert flight.think() is None
+    flight.pilot.watch()
+    assert flight.pilot.stage == WAITING
+    words = r'policy: an inference took 0\.\d\d s \(limit 0.3 s\)'
+    assert re.fullmatch(words, flight.pilot.reason)
+
+
+def test_an_inference_that_does_not_end_holds_the_moving_arm():
+    flight = Flight(timeout_s=0.3)
+    assert flight.think() is not None
+    entered, leave = threading.Event(), threading.Event()
+
+    def stall(observation):
+        entered.set()
+        assert leave.wait(5.0)
+
+    flight.policy.before = stall
+    flight.feed()
+    worker = threading.Thread(target=flight.pilot.think)
+    worker.start()
+    assert entered.wait(5.0)
+    assert flight.pilot.watch() is None
+    begin, motion = time.monotonic(), None
+    while motion is None:
+        assert time.monotonic() - begin < 2.0
+        motion = flight.pilot.watch()
+        time.sleep(0.002)
+    leave.set()
+    worker.join()
+    assert comes_to_rest(motion)
+    assert flight.pilot.stage == HOLDING
+    assert flight.pilot.reason == 'policy: an inference runs longer than 0.3 s'
+    assert flight.pilot.command() is None
+
+
+def test_a_policy_that_refuses_is_quoted_and_asked_again_after_a_pause():
+    flight = Flight()
+
+    def refuse(observation):
+        raise QwenVlaError('no such object')
+
+    flight.policy.before = refuse
+    assert flight.think() is None
+    flight.pilot.watch()
+    assert flight.pilot.reason == 'policy: no such object'
+    flight.policy.before = lambda observation: None
+    assert flight.think() is None
+    assert len(flight.policy.instructions) == 1
+    begin = time.monotonic()
+    while flight.think() is None:
+        assert time.monotonic() - begin < 2.0
+        time.sleep(0.01)
+    assert len(flight.policy.instructions) == 2
+    assert flight.pilot.reason == ''
+
+
+def test_a_refused_row_holds_until_reset_safety():
+    tip = np.array([0.3, 0.0, 0.2])
+    flight = Flight(tip_position=lambda q: tip)
+    assert flight.think() is not None
+    assert flight.pilot.command() is not None
+    tip[0] = 9.0
+    assert comes_to_rest(flight.pilot.command())
+    tip[0] = 0.3
+    for _ in range(2):
+        assert flight.think() is None
+        assert flight.pilot.command() is None
+        assert flight.pilot.watch() is None
+        assert flight.pilot.stage == HOLDING
+        assert 'workspace: ee_gripper_link.x 9 m > limit 0.55 m' in flight.pilot.reason
+        assert 'call ~/reset_safety' in flight.pilot.reason
+    assert 'workspace' in flight.pilot.reset_safety()
+    assert flight.pilot.reset_safety() == ''
+    assert flight.think() is not None
+    assert flight.pilot.stage == RUNNING
+
+
+def test_a_refused_chunk_keeps_the_running_one():
+    flight = Flight()
+    running = flight.think()
+    flight.policy.offset = TURN + WAIST
+    assert flight.think() is None
+    assert flight.pilot.watch() is None
+    assert flight.pilot.stage == RUNNING
+    assert flight.pilot.chunk is running
+    assert flight.pilot.gate.refused_chunks == 1
+    assert 'jump' in flight.pilot.gate.refusals[-1].reason
+    assert flight.pilot.command() is not None
+
+
+def test_a_refused_first_chunk_is_told_and_nothing_moves():
+    flight = Flight()
+    flight.policy.offset = TURN + WAIST
+    assert flight.think() is None
+    assert flight.pilot.watch() is None
+    assert flight.pilot.stage == WAITING
+    assert 'safety refused a chunk' in flight.pilot.reason
+    assert flight.pilot.command() is None
+
+
+def test_cartesian_rows_move_the_tip_by_what_they_command():
+    group = SMALL.action_groups('delta_eef')[0]
+    arm = ArmKinematics(SMALL.description_path, group.tip, group.joints)
+    flight = Flight('delta_eef', tip_position=arm.tip_position, to_joints=arm.chunk_to_joints)
+    rows = np.zeros((HORIZON, 7))
+    rows[:, 0], rows[:, 2] = np.linspace(0, 0.03, HORIZON), np.linspace(0, -0.02, HORIZON)
+    rows[:, 6] = MEASURED[6]
+    flight.policy.offset, flight.policy.relative = rows, False
+    chunk = flight.think()
+    assert chunk.names == SMALL.action_names('abs_joint')
+    begin, turned = arm.forward(MEASURED[:6])
+    flight.wait(STEP_S * (HORIZON - 1) - 0.02)
+    last = flight.at
+    end, turned_after = arm.forward(last[:6])
+    np.testing.assert_allclose(end - begin, [0.03, 0.0, -0.02], atol=5e-4)
+    np.testing.assert_allclose(turned_after, turned, atol=5e-3)
+    assert last[6] == pytest.approx(MEASURED[6], abs=1e-6)
+
+
+def test_a_pose_out_of_reach_is_told_with_its_row():
+    group = SMALL.action_groups('delta_eef')[0]
+    arm = ArmKinematics(SMALL.description_path, group.tip, group.joints)
+    flight = Flight('delta_eef', to_joints=arm.chunk_to_joints)
+    flight.policy.offset, flight.policy.relative = np.zeros((HORIZON, 7)), False
+    flight.policy.offset[3:, 0] = 2.0
+    assert flight.think() is None
+    flight.pilot.watch()
+    assert flight.pilot.reason.startswith('policy: row 3: ')
+
+
+def test_a_new_instruction_discards_what_is_inferred_for_the_old_one():
+    flight = Flight()
+    flight.policy.before = lambda observation: flight.pilot.instruct('touch the blue can')
+    assert flight.think() is None
+    assert flight.pilot.chunks == 0
+    resets = flight.policy.resets
+    assert flight.think() is not None
+    assert flight.policy.instructions == ['touch the red block', 'touch the blue can']
+    assert flight.policy.resets == resets + 1
+
+
+def test_the_same_instruction_again_discards_nothing():
+    flight = Flight()
+    flight.policy.before = lambda observation: flight.pilot.instruct(' touch the red block ')
+    assert flight.think() is not None
+
+
+def test_an_empty_instruction_stops_the_arm():
+    flight = Flight()
+    flight.think()
+    flight.pilot.instruct('')
+    assert comes_to_rest(flight.pilot.watch())
+    assert (flight.pilot.stage, flight.pilot.reason) == (
+        WAITING,
+        'no instruction on ~/instruction',
+    )
+
+
+def test_silent_streams_hold_the_arm_by_the_names_of_their_topics():
+    flight = Flight()
+    flight.think()
+    flight.wait(0.2)
+    assert comes_to_rest(flight.pilot.watch())
+    assert flight.pilot.watch() is None
+    assert flight.pilot.stage == HOLDING
+    for topic in ('camera/scene/image_raw', 'camera/wrist/image_raw', 'joint_states'):
+        assert any(topic in text for text in flight.pilot.missing)
+    assert flight.think() is not None
+    assert flight.pilot.missing == ()
+
+
+def test_a_model_process_that_is_gone_holds_the_arm():
+    flight = Flight()
+    flight.think()
+    flight.policy.connected, flight.policy.problem = False, 'nobody answers'
+    assert comes_to_rest(flight.pilot.watch())
+    assert flight.pilot.missing == ('model process: nobody answers',)
+    assert flight.think() is None
+
+
+def test_a_chunk_that_runs_out_holds_the_arm_before_its_end():
+    flight = Flight()
+    chunk = flight.think()
+    while flight.now_ns < chunk.end_ns - 310_000_000:
+        flight.feed()
+        assert flight.pilot.watch() is None
+    flight.feed()
+    assert comes_to_rest(flight.pilot.watch())
+    assert flight.pilot.reason == 'policy: the chunk ends and no new one came'
+
+
+def test_a_clock_that_jumps_back_drops_the_motion_and_starts_again():
+    flight = Flight()
+    flight.think()
+    flight.now_ns -= 10_000_000_000
+    assert flight.pilot.command() is None
+    assert flight.pilot.watch() is None
+    assert flight.pilot.stage == HOLDING
+    assert flight.think() is not None
+    np.testing.assert_allclose(flight.at, MEASURED, atol=1e-6)
+
+
+def test_deactivation_brings_the_arm_to_rest_and_forbids_motion():
+    flight = Flight()
+    flight.think()
+    assert comes_to_rest(flight.pilot.deactivate())
+    assert flight.pilot.stage == INACTIVE
+    assert flight.think() is None
+    assert flight.pilot.watch() is None
+    assert flight.pilot.command() is None
+    assert flight.pilot.deactivate() is None
+    flight.pilot.activate()
+    assert flight.think() is not None
