@@ -1,0 +1,119 @@
+"""The policy node over DDS with the model inside it, and the release of its safety gate."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy')
+from fake_robot import FakeRobot, small_contract
+from qwen_vla_ros.msg import PolicyStatus
+from ros_lab import Lab, wait_for
+from std_srvs.srv import Trigger
+
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.nodes.qos import LATCHED
+from qwen_vla_ros.policy import ConstantPolicy
+from qwen_vla_ros.remote import PolicyServer
+from qwen_vla_ros.types import ActionChunk
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('local')
+    lab = Lab(5, folder)
+    lab.contract = small_contract(folder, ('max_refused_chunks: 10', 'max_refused_chunks: 3'))
+    lab.status = PolicyStatus()
+    lab.node.create_subscription(
+        PolicyStatus, 'policy/status', lambda m: setattr(lab, 'status', m), LATCHED
+    )
+    robot = FakeRobot(lab.node)
+    yield lab
+    robot.stop()
+    lab.close()
+
+
+@pytest.fixture
+def node(lab):
+    """Start the policy node with parameters; stop it at the end, whatever happened."""
+
+    def start(**parameters):
+        lab.status = PolicyStatus()
+        common = {'robot': lab.contract, 'autostart': True, 'instruction': 'touch the red block'}
+        lab.start_node('policy_node', **common, **parameters)
+
+    yield start
+    assert lab.stop('policy_node') == 0
+    assert 'Traceback' not in lab.log('policy_node')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """Return a tiny checkpoint with random weights."""
+    pytest.importorskip('torch')
+    from qwen_vla_ros.model.checkpoint import save_checkpoint
+    from qwen_vla_ros.train.supervised import TrainRun, build_model
+    from qwen_vla_ros.transforms import Quantiles
+
+    widowx = Embodiment.load('widowx')
+    model, tokenizer = build_model(TrainRun('tiny', (), 0), widowx)
+    statistics = {
+        key: Quantiles(names, np.full(len(names), -0.5), np.full(len(names), 0.5))
+        for key, names in (('actions', widowx.action_names()), ('state', widowx.state_names))
+    }
+    folder = tmp_path_factory.mktemp('checkpoint') / 'tiny'
+    save_checkpoint(folder, model, tokenizer, widowx, 'abs_joint', statistics, {})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'words'),
+    [
+        ({}, 'policy:=local needs checkpoint:=<folder>'),
+        ({'checkpoint': '/nowhere/at/all'}, '/nowhere/at/all'),
+    ],
+    ids=['without a checkpoint', 'without its folder'],
+)
+def test_a_local_policy_that_is_not_there_is_told_once(lab, node, parameters, words):
+    node(policy='local', **parameters)
+    wait_for(lambda: words in lab.status.reason, 20.0, f'{words} ({lab.status})')
+    assert lab.status.stage == 'INACTIVE'
+    wait_for(lambda: 'autostart given up' in lab.log('policy_node'), 5.0, 'the end of autostart')
+
+
+def test_a_local_checkpoint_is_loaded_and_asked(lab, node, checkpoint):
+    node(policy='local', checkpoint=checkpoint, device='cpu')
+
+    def judged():
+        return lab.status.chunks or lab.status.refusals
+
+    wait_for(judged, 40.0, f'a chunk of the checkpoint, taken or refused ({lab.status})')
+    assert lab.status.instruction == 'touch the red block'
+
+
+class Jumping(ConstantPolicy):
+    """Hold still; once told to jump, ask for a place that is a radian away."""
+
+    jump = 0.0
+
+    def infer(self, observation, prefix=None):
+        chunk = super().infer(observation, prefix)
+        rows = chunk.actions + np.float32(self.jump)
+        return ActionChunk(rows, chunk.names, chunk.start_ns, chunk.step_s)
+
+
+def test_a_latched_gate_holds_until_reset_safety(lab, node):
+    policy = Jumping(Embodiment.load(lab.contract))
+    with PolicyServer(policy, port=0) as server:
+        node(address=server.address.removeprefix('ws://'))
+        wait_for(lambda: lab.status.stage == 'RUNNING', 20.0, 'RUNNING')
+        policy.jump = 1.0
+        wait_for(lambda: '3 chunks in a row' in lab.status.reason, 8.0, 'the latch')
+        policy.jump = 0.0
+        assert lab.status.stage == 'HOLDING'
+        assert '~/reset_safety' in lab.status.reason
+        chunks = lab.status.chunks
+        answer = lab.call(Trigger, 'policy/reset_safety')
+        assert answer.success
+        assert answer.message.startswith('released: 3 chunks in a row were refused')
+        wait_for(lambda: lab.status.stage == 'RUNNING', 5.0, f'RUNNING again ({lab.status})')
+        wait_for(lambda: lab.status.chunks > chunks, 2.0, 'a new chunk')
+        assert lab.call(Trigger, 'policy/reset_safety').message == 'nothing was latched'
