@@ -47,6 +47,8 @@ def imported() -> dict[str, Path]:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or '']
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == 'import_module':
+                names = [a.value for a in node.args if isinstance(a, ast.Constant)]
             else:
                 continue
             found.update({name.partition('.')[0]: path for name in names})

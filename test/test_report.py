@@ -143,7 +143,9 @@ def test_film_plays_with_its_frames(tmp_path: Path) -> None:
 
 
 def test_film_without_frames_is_closed_quietly(tmp_path: Path) -> None:
-    Film(tmp_path / 'video.mp4').close()
+    with Film(tmp_path / 'video.mp4') as film:
+        pass
+    assert not film._thread.is_alive()
 
 
 def test_film_in_a_missing_folder_is_refused(tmp_path: Path) -> None:

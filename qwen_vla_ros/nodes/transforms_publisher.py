@@ -1,7 +1,7 @@
 """
 /tf of the simulated robot, where tf2_msgs is installed (it is part of every ROS, not of PyPI).
 
-Frames: every link of the arm and the cameras' optical frames, each relative to base_link.
+Frames: the arm's moving links, its tip and the cameras' optical frames, all relative to base_link.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from qwen_vla_ros.sim.world import TabletopWorld, mujoco
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
-BASE = 'base_link'
+BASE, TIP = 'base_link', 'ee_gripper_link'
 
 
 def transforms_publisher(
@@ -38,11 +38,18 @@ def transforms_publisher(
     def publish(stamp_ns: int, world: TabletopWorld) -> None:
         stamped = [
             _transform(stamp_ns, name, position, quaternion)
-            for name, position, quaternion in (*_links(world), *_cameras(world, frames))
+            for name, position, quaternion in _frames(world, frames)
         ]
         publisher.publish(message_class(transforms=stamped))
 
     return publish
+
+
+def _frames(
+    world: TabletopWorld, cameras: dict[str, str]
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return name, position [3] and quaternion [w, x, y, z] of every frame; cameras by view."""
+    return [*_links(world), _tip(world), *_cameras(world, cameras)]
 
 
 def _links(world: TabletopWorld) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -56,16 +63,26 @@ def _links(world: TabletopWorld) -> list[tuple[str, np.ndarray, np.ndarray]]:
     ]
 
 
+def _tip(world: TabletopWorld) -> tuple[str, np.ndarray, np.ndarray]:
+    return TIP, world.tip_position(), _quaternion(world.data.site('tip').xmat)
+
+
 def _cameras(
     world: TabletopWorld, frames: dict[str, str]
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return name, position [3] and quaternion [w, x, y, z] of the optical frames."""
     found = []
     for view, frame_id in frames.items():
-        info, quaternion = world.camera_info(view), np.zeros(4)
-        mujoco.mju_mat2Quat(quaternion, info.rotation.flatten())
-        found.append((frame_id, info.position, quaternion))
+        info = world.camera_info(view)
+        found.append((frame_id, info.position, _quaternion(info.rotation)))
     return found
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """Return [w, x, y, z] of a rotation of 9 numbers, row by row."""
+    quaternion = np.zeros(4)
+    mujoco.mju_mat2Quat(quaternion, rotation.flatten())
+    return quaternion
 
 
 def _transform(stamp_ns: int, name: str, position: Any, quaternion: Any) -> TransformStamped:
