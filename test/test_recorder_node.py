@@ -91,10 +91,11 @@ def test_a_bag_is_closed_properly_and_holds_the_bytes_as_sent(lab, tmp_path, num
 def test_it_stops_at_max_gb(lab, tmp_path):
     bag = tmp_path / 'bag'
     record(lab, bag, max_gb=0.003)
+    wait_for(lambda: 'bag has reached max_gb' in lab.log('recorder_node'), 3.0, 'the warning')
     assert lab.stop('recorder_node') == 0
     (file,) = bag.glob('*.mcap')
     assert 0.002 * 2**30 < file.stat().st_size < 0.007 * 2**30
-    assert 'dropped' in lab.log('recorder_node')
+    assert ' dropped' in lab.log('recorder_node').splitlines()[-1]
 
 
 def test_an_existing_folder_or_none_is_refused_in_one_line(lab, tmp_path):

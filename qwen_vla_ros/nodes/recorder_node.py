@@ -84,7 +84,8 @@ class RecorderNode(Node):
         if self._bag.failure:
             raise QwenVlaError(self._bag.failure)
         if self._bag.dropped > self._told:
-            self.get_logger().warning(f'{self._bag.dropped} messages dropped: the disk is slow')
+            cause = 'the bag has reached max_gb' if self._bag.full else 'the disk is slow'
+            self.get_logger().warning(f'{self._bag.dropped} messages dropped: {cause}')
             self._told = self._bag.dropped
 
     def _now_ns(self) -> int:
@@ -101,7 +102,7 @@ class BagThread:
         self._connections: dict[str, Connection] = {}
         self._queue: SimpleQueue[tuple[str, int, bytes]] = SimpleQueue()
         self._waiting, self._written, self._count, self.dropped = 0, 0, 0, 0
-        self._full, self._lock = False, threading.Lock()
+        self.full, self._lock = False, threading.Lock()
         self.failure = ''
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name='bag', daemon=True)
@@ -116,7 +117,7 @@ class BagThread:
 
     def put(self, topic: str, time_ns: int, data: bytes) -> None:
         """Queue a serialised message."""
-        if self._waiting > WAITING_BYTES or self._full or self.failure:
+        if self._waiting > WAITING_BYTES or self.full or self.failure:
             self.dropped += 1
             return
         with self._lock:
@@ -148,7 +149,7 @@ class BagThread:
                 return
             self._count += 1
             self._written += len(data)
-            self._full = self._file_bytes() > self._max_bytes
+            self.full = self._file_bytes() > self._max_bytes
 
     def _file_bytes(self) -> int:
         return self._writer.storage.bio.tell()
