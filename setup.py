@@ -68,8 +68,6 @@ EXTRAS = {
         'ros-sensor-msgs==5.5.1',
         'ros-geometry-msgs==5.5.1',
         'ros-trajectory-msgs==5.5.1',
-        'ros-nav-msgs==5.5.1',
-        'ros-visualization-msgs==5.5.1',
         'ros-diagnostic-msgs==5.5.1',
         'ros-std-srvs==5.5.1',
         'ros-lifecycle-msgs==2.3.0',

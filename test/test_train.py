@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_vla_ros.cli import main
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.policy import load_policy
 from qwen_vla_ros.sim import arm
+from qwen_vla_ros.train import runs
 from qwen_vla_ros.train.demonstrations import (
     DemonstrationPlan,
     load_demonstrations,
@@ -140,3 +142,18 @@ def test_grounding_head_learns_to_point():
         head.loss(states, token, place).mean().backward()
         optimiser.step()
     assert head.error_m(states, place).max() < 0.01
+
+
+def test_the_command_line_trains_and_goes_on(data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'run'
+    out.mkdir()
+    (out / 'data').symlink_to(data)
+    monkeypatch.setitem(runs.RUNS, 'tiny', lambda: RUN)
+    monkeypatch.setattr('sys.argv', ['qwen-vla', 'train', 'tiny', '--out', 'run'])
+    for _ in range(2):
+        assert main(['train', 'tiny', '--out', str(out), '--workers', '1']) == 0
+    told = capsys.readouterr().out
+    assert told.count(f'checkpoint: {out}/checkpoint') == 2
+    assert 'going on at phase 2, step 4' in told
+    training = json.loads((out / 'checkpoint' / 'training.json').read_text())
+    assert training['command'] == 'qwen-vla train tiny --out run'

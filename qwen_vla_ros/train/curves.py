@@ -35,6 +35,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         if title != 'held-out share':
             axis.set_yscale('log')
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)

@@ -42,7 +42,7 @@ RUNS = {'small': small, 'tiny': tiny}
 
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla train`."""
-    parser.add_argument('run', choices=sorted(RUNS), help='named run (train/runs.py)')
+    parser.add_argument('name', choices=sorted(RUNS), help='named run (train/runs.py)')
     parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda (default: auto)')
     parser.add_argument(
@@ -53,7 +53,7 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Train to the end, or go on where a killed run stopped; print the checkpoint's folder."""
     args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(RUNS[args.run](), args.out, args.device, args.workers)
+    trainer = Trainer(RUNS[args.name](), args.out, args.device, args.workers)
     if trainer.state_path.exists():
         trainer.load_state()
         print(f'going on at phase {trainer.phase_index}, step {trainer.step}')

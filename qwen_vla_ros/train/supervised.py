@@ -252,7 +252,8 @@ class Trainer:
         parameters = [p for group in self.optimiser.param_groups for p in group['params']]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.run.clip)
         self.optimiser.step()
-        return {**{k: float(v) for k, v in losses.items()}, 'gradient_norm': float(norm)}
+        told = {name: float(value.detach()) for name, value in losses.items()}
+        return {**told, 'gradient_norm': float(norm)}
 
     def log(self, **entry: Any) -> None:
         """Append one line to log.jsonl."""
