@@ -98,6 +98,9 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)'
     )
     parser.add_argument('--steps', type=int, help="denoising steps (default: the checkpoint's)")
+    parser.add_argument(
+        '--threads', type=int, help='of the model on a CPU (default: half the cores, at most 4)'
+    )
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The policy that `--policy`, `--checkpoint`, `--robot`, `--device` and `--steps` ask for."""
+"""The policy that `--policy`, `--checkpoint`, `--robot`, ... ask for."""
 
 import argparse
 import os
@@ -25,7 +25,21 @@ def choose_policy(args: argparse.Namespace) -> Policy:
     from qwen_vla_ros.policy import load_policy
 
     folder = args.checkpoint or bundled_checkpoint()
+    use_threads(args.threads)
     return load_policy(folder, embodiment, args.device, steps=args.steps)
+
+
+def use_threads(count: int | None) -> None:
+    """
+    Set torch's threads; None takes half the cores, at most 4.
+
+    The robot's own processes need the rest, and a small model is slower on many threads.
+    """
+    import torch
+
+    if count is not None and count < 1:
+        raise QwenVlaError(f'--threads {count}: at least 1')
+    torch.set_num_threads(count or min(4, max(1, (os.cpu_count() or 1) // 2)))
 
 
 def bundled_checkpoint() -> Path:
@@ -49,8 +63,9 @@ def policy_words(args: argparse.Namespace) -> list[str]:
     words = ['--policy', args.policy, '--robot', str(args.robot), '--device', args.device]
     if args.policy == 'model':
         words += ['--checkpoint', str((args.checkpoint or bundled_checkpoint()).resolve())]
-    if args.steps is not None:
-        words += ['--steps', str(args.steps)]
+    for name in ('steps', 'threads'):
+        if getattr(args, name) is not None:
+            words += [f'--{name}', str(getattr(args, name))]
     return words
 
 

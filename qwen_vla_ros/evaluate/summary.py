@@ -106,5 +106,6 @@ def _safety(episodes: Sequence[Episode]) -> dict[str, Any]:
     return {
         'refusals': sum(episode.refusals for episode in episodes),
         'holds': len(holds),
+        'latches': sum(count for reason, count in reasons.items() if 'reset_safety' in reason),
         'hold_reasons': dict(reasons),
     }

@@ -230,7 +230,7 @@ def _small(width: int, vision: tuple[int, int], decoder: ActionDecoderConfig) ->
     return QwenVLAConfig(
         backbone=_small_backbone(width, *vision),
         decoder=decoder,
-        flow=FlowConfig(prefix_rate=0.2),
+        flow=FlowConfig(prefix_rate=0.2, denoising_steps=4),
         inputs=InputConfig({'ego': (96, 128), 'cam_right_wrist': (48, 64)}, 'prompt_first'),
     )
 

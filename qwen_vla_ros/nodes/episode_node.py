@@ -21,6 +21,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -71,6 +72,7 @@ class EpisodeNode(Node):
         self._aim = self.create_publisher(String, f'{ROBOT}/target', STREAM)
         self._reset = self.create_client(ResetWorld, f'{ROBOT}/reset')
         self._result = self.create_client(TaskResult, f'{ROBOT}/result')
+        self._release = self.create_client(Trigger, f'{POLICY}/reset_safety')
         subscribe = self.create_subscription
         subscribe(Image, 'camera/scene/image_raw', self._keep('scene'), SENSOR)
         subscribe(Image, 'camera/wrist/image_raw', self._keep('wrist'), SENSOR)
@@ -105,6 +107,7 @@ class EpisodeNode(Node):
         """Lay out the scene, give the instruction, wait for a touch or for the time limit."""
         self._speak('')
         self._spin_until(lambda: self._stage() != 'RUNNING', 2.0)
+        self._call(self._release, Trigger.Request())  # what an operator does between two tasks
         self._lay_out(task)
         self._trace = EpisodeTrace(task, self._now_s())
         self._outcome, self._film = None, film
@@ -159,6 +162,7 @@ class EpisodeNode(Node):
         needs: dict[str, Callable[[], bool]] = {
             f'service {ROBOT}/reset': self._reset.service_is_ready,
             f'service {ROBOT}/result': self._result.service_is_ready,
+            f'service {POLICY}/reset_safety': self._release.service_is_ready,
             'scene camera': lambda: 'scene' in self._latest,
             'wrist camera': lambda: 'wrist' in self._latest,
             'joint states': lambda: 'joints' in self._latest,
