@@ -52,12 +52,12 @@ CORE = [
     'PyYAML>=6.0',
     'opencv-python-headless>=4.8,<5',  # OpenCV 5 breaks cv_bridge
     'msgpack>=1.0.5',
-    'websockets>=13.0',
+    'websockets>=15.0',  # the first whose threading client pings; Ubuntu's are older
     'tqdm>=4.66',
     'rich>=13.0',
     'psutil>=5.9',
     'safetensors>=0.4.3',
-    'pin>=3.0',  # pinocchio: forward and inverse kinematics of the arm
+    'pin>=2.7',  # pinocchio: kinematics of the arm; 2.7 is the last for numpy 1, as ROS 2 has it
 ]
 
 EXTRAS = {

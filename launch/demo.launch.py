@@ -2,7 +2,13 @@
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.conditions import IfCondition
+from launch.substitutions import (
+    EnvironmentVariable,
+    LaunchConfiguration,
+    PathJoinSubstitution,
+    PythonExpression,
+)
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
@@ -18,6 +24,8 @@ ARGUMENTS = {
         'Parameters of the nodes; write 3.0, not 3, for a double',
     ),
     'robot': ('widowx', 'Robot contract: a name or the path of a YAML file'),
+    'policy': ('model', 'model, or without torch: expert (searches colours), constant (holds)'),
+    'address': ('', 'Policy server that runs already, host:port; empty: one is started here'),
     'checkpoint': (PathJoinSubstitution([SHARE, 'checkpoints', 'small']), 'Checkpoint folder'),
     'autostart': ('true', 'Configure and activate the policy node without being told'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
@@ -41,9 +49,10 @@ def generate_launch_description() -> LaunchDescription:
     server = ExecuteProcess(
         name='policy_server',
         output='screen',
+        condition=IfCondition(PythonExpression(['not "', given['address'], '"'])),
         cmd=[
             ExecutableInPackage(package='qwen_vla_ros', executable='qwen-vla'),
-            *('serve', '--port', PORT),
+            *('serve', '--port', PORT, '--policy', given['policy']),
             *('--robot', given['robot'], '--checkpoint', given['checkpoint']),
         ],
     )
@@ -60,6 +69,7 @@ def generate_launch_description() -> LaunchDescription:
         ],
         **common,
     )
+    address = PythonExpression(['"', given['address'], f'" or "127.0.0.1:{PORT}"'])
     policy = Node(
         executable='policy_node',
         name='policy',
@@ -67,7 +77,7 @@ def generate_launch_description() -> LaunchDescription:
             given['params_file'],
             {
                 'robot': ParameterValue(given['robot'], value_type=str),
-                'address': f'127.0.0.1:{PORT}',
+                'address': ParameterValue(address, value_type=str),
                 'instruction': ParameterValue(given['instruction'], value_type=str),
                 'autostart': ParameterValue(given['autostart'], value_type=bool),
                 'use_sim_time': ParameterValue(given['use_sim_time'], value_type=bool),

@@ -238,7 +238,10 @@ def _arm_model(pin: Any, urdf: Path, tip: str) -> Any:
     if not model.existBodyName(tip):
         known = ', '.join(f.name for f in model.frames if f.type == pin.FrameType.BODY)
         raise KinematicsError(f'{urdf}: no link {tip!r}; it has {known}')
-    chain = list(model.supports[model.frames[model.getFrameId(tip)].parentJoint])
+    frame = model.frames[model.getFrameId(tip)]
+    # pinocchio 2.7, the last for numpy 1, has another name for it.
+    joint = frame.parentJoint if hasattr(frame, 'parentJoint') else frame.parent
+    chain = list(model.supports[joint])
     endless = [model.names[i] for i in chain[1:] if model.joints[i].nq != 1]
     if endless:
         raise KinematicsError(f'{urdf}: joint {endless[0]!r} has no limits; make it revolute')
