@@ -13,7 +13,15 @@ from qwen_vla_ros.evaluate.plots import plot_latency, plot_success, plot_trackin
 from qwen_vla_ros.evaluate.report import render_report, write_report
 from qwen_vla_ros.evaluate.statistics import success_rate
 from qwen_vla_ros.evaluate.summary import summarise
-from qwen_vla_ros.evaluate.video import HEIGHT, WIDTH, Caption, Film, compose_frame, draw_path
+from qwen_vla_ros.evaluate.video import (
+    HEIGHT,
+    STRIP,
+    WIDTH,
+    Caption,
+    Film,
+    compose_frame,
+    draw_path,
+)
 
 PNG = b'\x89PNG'
 
@@ -173,3 +181,11 @@ def draw_all(folder: Path) -> None:
     rows = [('policy (ROS)', success_rate([True] * 9 + [False]))]
     rows += [('no language', success_rate([True] * 3 + [False] * 7))]
     plot_success(rows, folder / 'success.png')
+
+
+def test_a_frame_leaves_the_callers_picture_as_it_is() -> None:
+    scene = np.full((480, 640, 3), 90, np.uint8)
+    caption = Caption('t', 'touch the red block', 'RUNNING', ('refused  0',), 'touched', True)
+    frame = compose_frame(scene, None, caption, np.array([[100.0, 100.0], [300.0, 200.0]]))
+    assert (scene == 90).all()
+    assert (frame[STRIP : STRIP + 480, :640] != 90).any()

@@ -61,7 +61,7 @@ def compose_frame(
     frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     frame[:] = _PAPER
     frame[:STRIP] = _strip(caption.title, caption.instruction, caption.stage)
-    view = np.ascontiguousarray(_resized(scene, SCENE))
+    view = np.array(_resized(scene, SCENE))  # a copy: the caller may show its picture again
     if path is not None:
         draw_path(view, path)
     if caption.outcome is not None:
