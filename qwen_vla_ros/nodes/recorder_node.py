@@ -25,7 +25,7 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
 from qwen_vla_ros.nodes.parameters import declare, parameter
-from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
+from qwen_vla_ros.nodes.qos import LATCHED, RECORDED, STREAM
 from qwen_vla_ros.nodes.running import run
 
 if TYPE_CHECKING:
@@ -202,10 +202,10 @@ def _message_file(name: str) -> Path:
 
 def _topics(embodiment: Embodiment, policy: str) -> list[tuple[type, str, Any]]:
     """Return type, topic and QoS of all that belongs into the bag."""
-    found: list[tuple[type, str, Any]] = [(JointState, embodiment.state.topic, SENSOR)]
+    found: list[tuple[type, str, Any]] = [(JointState, embodiment.state.topic, RECORDED)]
     for camera in embodiment.cameras:
         kind = CompressedImage if camera.topic.endswith('compressed') else Image
-        found += [(kind, camera.topic, SENSOR), (CameraInfo, camera.info_topic, SENSOR)]
+        found += [(kind, camera.topic, RECORDED), (CameraInfo, camera.info_topic, RECORDED)]
     outputs = {
         (group.output.type, group.output.topic)
         for groups in embodiment.layouts.values()
