@@ -91,17 +91,25 @@ class Lab:
     def stop(self, name, number=signal.SIGINT):
         child = self.children.pop(name)
         child.send_signal(number)
-        return child.wait(timeout=15)
+        try:
+            return child.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            child.kill()  # it must not outlive the tests
+            raise
 
     def close(self):
-        for name in reversed(list(self.children)):
-            self.stop(name, signal.SIGKILL if self.children[name].poll() else signal.SIGINT)
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
-        self.context.try_shutdown()
-        for output in self._outputs:
-            output.close()
+        try:
+            for name in reversed(list(self.children)):
+                self.stop(name, signal.SIGKILL if self.children[name].poll() else signal.SIGINT)
+        finally:
+            for child in self.children.values():
+                child.kill()
+            self._executor.shutdown()
+            self._thread.join()
+            self.node.destroy_node()
+            self.context.try_shutdown()
+            for output in self._outputs:
+                output.close()
 
     def call(self, kind, name, request=None, timeout_s=8.0):
         client = self.node.create_client(kind, name)
