@@ -57,6 +57,8 @@ class PolicyServer:
         token: str | None = None,
     ) -> None:
         """Serve on host and port (0: any free one, see address); token guards against others."""
+        if not 0 <= port <= 65535:
+            raise QwenVlaError(f'policy server: port {port}: choose one from 0 (any) to 65535')
         self._policy, self._host, self._port, self._token = policy, host, port, token
         self._worker = ThreadPoolExecutor(1, thread_name_prefix='policy')
         self._started: Future[int] = Future()

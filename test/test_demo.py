@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from qwen_vla_ros.cli import main
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.closed_loop import run_tasks
@@ -309,3 +310,20 @@ def test_interrupt_leaves_no_process_and_a_readable_result(tmp_path: Path) -> No
     assert summary['episodes'] >= 1
     assert 'Partial result' in (tmp_path / 'report.html').read_text()
     assert 'partial result' in output
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        (['--robot', 'widwx'], "did you mean 'widowx'"),
+        (['--checkpoint', 'nowhere'], 'nowhere: there is no config.json'),
+        (['--seeds', '1000000'], '--seeds'),
+    ],
+)
+def test_what_cannot_run_leaves_an_earlier_result_alone(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'summary.json').write_text('earlier')
+    assert main(['demo', '--out', str(tmp_path), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert (tmp_path / 'summary.json').read_text() == 'earlier'

@@ -81,3 +81,8 @@ def test_the_token_is_asked_for():
         client = RemotePolicy(server.address, token='secret')
         assert client.infer(observation()).horizon == 4
         client.close()
+
+
+def test_a_port_that_cannot_be_is_refused():
+    with pytest.raises(QwenVlaError, match='port 99999'):
+        PolicyServer(Echo(), port=99999)

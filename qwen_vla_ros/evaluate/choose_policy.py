@@ -58,6 +58,15 @@ def bundled_checkpoint() -> Path:
     )
 
 
+def require_checkpoint(folder: Path) -> None:
+    """Raise QwenVlaError unless the folder looks like a checkpoint (no torch needed)."""
+    for name in ('config.json', 'model.safetensors', 'statistics.json'):
+        if not (folder / name).is_file():
+            raise QwenVlaError(
+                f'--checkpoint {folder}: there is no {name}; give the folder of a checkpoint'
+            )
+
+
 def policy_words(args: argparse.Namespace) -> list[str]:
     """Return the same choice as words of a command line, for a child process."""
     words = ['--policy', args.policy, '--robot', str(args.robot), '--device', args.device]

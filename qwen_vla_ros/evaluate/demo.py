@@ -23,8 +23,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.evaluate.choose_policy import name_policy, policy_words
+from qwen_vla_ros.evaluate.choose_policy import (
+    bundled_checkpoint,
+    name_policy,
+    policy_words,
+    require_checkpoint,
+)
 from qwen_vla_ros.evaluate.demo_result import DemoResult
 from qwen_vla_ros.evaluate.episodes import Episode, Task, parse_seeds, plan_tasks, write_tasks
 from qwen_vla_ros.evaluate.processes import (
@@ -49,6 +55,9 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError(f'--episodes {wanted}: at least 1')
     if args.live and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
         raise QwenVlaError('--live: there is no screen (DISPLAY is not set); run without --live')
+    Embodiment.load(args.robot)  # what cannot run must not replace an earlier result
+    if args.policy == 'model':
+        require_checkpoint(args.checkpoint or bundled_checkpoint())
     tasks = plan_tasks(seeds[:wanted], args.swap)
     demo = Demo(args, tasks, choose_domain(args.domain_id))
     with interrupted_by_signals():
