@@ -118,13 +118,13 @@ class Context:
 
     tokens_BTD     projected VLM hidden states, then the state token when there is one
     position_3BT   (t, h, w) positions, the backbone's own for its tokens
-    mask_BT        True where a token is real
+    mask_BT        True where a token is real; None: all are
     keys_values    per block (k, v) [B, N, T, E]: the prefix mode's cache, else None
     """
 
     tokens_BTD: Tensor
     position_3BT: Tensor
-    mask_BT: Tensor
+    mask_BT: Tensor | None = None
     keys_values: list[tuple[Tensor, Tensor]] | None = None
 
     def repeat(self, times: int) -> 'Context':
@@ -138,7 +138,7 @@ class Context:
         return Context(
             self.tokens_BTD.repeat_interleave(times, 0),
             self.position_3BT.repeat_interleave(times, 1),
-            self.mask_BT.repeat_interleave(times, 0),
+            None if self.mask_BT is None else self.mask_BT.repeat_interleave(times, 0),
             cache,
         )
 
@@ -163,25 +163,29 @@ class ActionDecoder(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def context(
-        self, hidden_BTC: Tensor, position_3BT: Tensor, mask_BT: Tensor, state_BS: Tensor | None
+        self,
+        hidden_BTC: Tensor,
+        position_3BT: Tensor,
+        mask_BT: Tensor | None = None,
+        state_BS: Tensor | None = None,
     ) -> Context:
         """Project the VLM's hidden states and append the state token."""
         tokens = self.context_in(hidden_BTC)
-        mask = mask_BT.bool()
+        mask = None if mask_BT is None else mask_BT.bool()
         if self.config.state_input == 'continuous':
             if state_BS is None:
                 raise ValueError('this decoder takes the state; the batch has none')
             tokens = torch.cat((tokens, self.state_in(state_BS)[:, None]), dim=1)
-            after = _next_position(position_3BT, mask).expand(3, -1)[..., None]
+            after = next_position(position_3BT, mask).expand(3, -1)[..., None]
             position_3BT = torch.cat((position_3BT, after), dim=-1)
-            mask = torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1)
+            mask = _longer(mask, 1)
         return Context(tokens, position_3BT, mask)
 
     def prefill(self, context: Context) -> Context:
         """Prefix mode: run the context through all blocks at timestep 0, keep keys and values."""
-        table = self._table(context.position_3BT)
+        table = self.table(context.position_3BT)
         time = self.timestep(torch.zeros(1, 1, device=context.tokens_BTD.device))
-        x_BTD, mask = context.tokens_BTD, context.mask_BT[:, None, None]
+        x_BTD, mask = context.tokens_BTD, _for_keys(context.mask_BT)
         cache = []
         for index, block in enumerate(self.blocks):
             modulation = block.condition(time)
@@ -194,13 +198,11 @@ class ActionDecoder(nn.Module):
 
     def forward(self, noisy_BHK: Tensor, tau_BH: Tensor, context: Context) -> Tensor:
         """Return the velocity [B, H, K]; each row has its own timestep."""
-        batch, horizon, _ = noisy_BHK.shape
+        horizon = noisy_BHK.shape[1]
         x_BTD = self.action_in(noisy_BHK)
         time_BTD = self.timestep(tau_BH)
-        start_B = _next_position(context.position_3BT, context.mask_BT)
-        rows = torch.arange(horizon, device=noisy_BHK.device)
-        position_3BT = (start_B[:, None] + rows).expand(3, -1, -1)
-        mask = torch.cat((context.mask_BT, context.mask_BT.new_ones(batch, horizon)), dim=1)
+        position_3BT = self.row_positions(context, horizon)
+        mask = _for_keys(_longer(context.mask_BT, horizon))
         if self.config.attention == 'joint':
             x_BTD = torch.cat((context.tokens_BTD, x_BTD), dim=1)
             position_3BT = torch.cat((context.position_3BT, position_3BT), dim=-1)
@@ -209,23 +211,41 @@ class ActionDecoder(nn.Module):
             cache = [None] * len(self.blocks)
         else:
             cache = context.keys_values or self.prefill(context).keys_values
-        table = self._table(position_3BT)
+        table = self.table(position_3BT)
         for block, known in zip(self.blocks, cache, strict=True):
             modulation = block.condition(time_BTD)
             q, k, v = block.queries_keys_values(x_BTD, modulation, table)
             if known is not None:
                 k, v = torch.cat((known[0], k), dim=2), torch.cat((known[1], v), dim=2)
-            attended = functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask[:, None, None]
-            )
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             x_BTD = block.finish(x_BTD, attended, modulation)
         shift, scale = self.modulation_out(functional.silu(time_BTD[:, -horizon:])).chunk(2, -1)
         return self.action_out(_modulate(x_BTD[:, -horizon:], shift, scale))
 
-    def _table(self, position_3BT: Tensor) -> Tensor:
+    def row_positions(self, context: Context, horizon: int) -> Tensor:
+        """Return [3, B, H]: the action rows stand behind everything in the context."""
+        start_B = next_position(context.position_3BT, context.mask_BT)
+        rows = torch.arange(horizon, device=start_B.device)
+        return (start_B[:, None] + rows).expand(3, -1, -1)
+
+    def table(self, position_3BT: Tensor) -> Tensor:
+        """Return the rotary table of positions, see rotary_table()."""
         return rotary_table(position_3BT, self.config.rotary_sections, self.config.rotary_theta)
 
 
-def _next_position(position_3BT: Tensor, mask_BT: Tensor) -> Tensor:
+def next_position(position_3BT: Tensor, mask_BT: Tensor | None) -> Tensor:
     """Return [B]: one past the largest position of a real token."""
-    return position_3BT.amax(0).masked_fill(~mask_BT.bool(), 0).amax(1) + 1
+    position_BT = position_3BT.amax(0)
+    if mask_BT is not None:
+        position_BT = position_BT.masked_fill(~mask_BT.bool(), 0)
+    return position_BT.amax(1) + 1
+
+
+def _longer(mask_BT: Tensor | None, more: int) -> Tensor | None:
+    """Return the mask with `more` real tokens behind it."""
+    return None if mask_BT is None else functional.pad(mask_BT, (0, more), value=True)
+
+
+def _for_keys(mask_BT: Tensor | None) -> Tensor | None:
+    """Return the mask as attention wants it: over keys, for all heads and queries."""
+    return None if mask_BT is None else mask_BT[:, None, None]

@@ -17,21 +17,28 @@ class ActionDecoderConfig:
     """
     The DiT flow-matching decoder (paper 2.2).
 
-    width         paper: open, but "VLM->DiT 3.9 M" of a 2560-wide state pins 1536
-    blocks        paper: 16
-    heads         paper: open; ours: head size 64, the backbone's 64 rotary channels exactly
-    ffn           paper: open; ours: SwiGLU 10240, the reading that gives 70.8 M a block with one
-                  set of weights for context and action tokens ("single-stream")
-    action_dim    K; paper: fixed, value open (4.9 M pins 42..73); ours: 64
-    horizon       H; paper: fixed maximum, value open; ours: 16, the SFT horizon
-    attention     'joint': context and actions attend to each other and both see the timestep, as
-                  published, recomputed each denoising step. 'prefix': context attends to itself
-                  only, at timestep 0, so its keys and values are computed once. Same parameters.
-    state_input   'none': as published (default). 'continuous': one token from the normalised
-                  proprioception (paper, Table 12, second variant)
-    state_dim     S, width of the state token's input, padded like the actions
-    rotary_*      paper: "multi-section RoPE aligned with the backbone"; ours: the backbone's own
-                  theta and interleaved sections, scaled to the head size
+    width           paper: not stated; open: none; ours: 1536; why: "VLM->DiT 3.9 M" from one
+                    2560-wide state pins it
+    blocks          paper: 16
+    heads           paper: not stated; open: 12..24; ours: 24, head size 64; why: exactly the
+                    backbone's 64 rotary channels
+    ffn             paper: not stated; open: the split of 70.8 M a block; ours: SwiGLU of 10240;
+                    why: one set of weights for context and action tokens ("single-stream") that
+                    gives 70.8 M
+    action_dim      K; paper: fixed, no value; open: 42..73 by "4.9 M"; ours: 64
+    horizon         H; paper: fixed maximum, no value; open: 16 and 8 at SFT, whole trajectories at
+                    T2A; ours: 16, the SFT horizon; why: the decoder takes any length
+    attention       paper: joint self-attention, no word on a mask; open: whether the context sees
+                    actions and timestep; ours: 'joint', bidirectional, recomputed each denoising
+                    step. 'prefix': the context attends to itself at timestep 0, so its keys and
+                    values are computed once; same parameters; why: 8 times less arithmetic
+    state_input     paper: none by default, two variants in Table 12; ours: 'none'. 'text': 256
+                    bins in the prompt. 'continuous': one token from the normalised proprioception
+    state_dim       S; paper: not stated; ours: 64, padded like the actions
+    rotary_theta    paper: "multi-section RoPE aligned with the backbone"; ours: the backbone's
+    rotary_sections the backbone's (t, h, w) pairs, interleaved as there; action row i stands one
+                    past the context's largest position, plus i, on all three axes
+    timestep_channels  paper: not stated; ours: 256; why: "timestep 2.8 M" pins it
     """
 
     width: int = 1536
@@ -51,7 +58,7 @@ class ActionDecoderConfig:
         """Refuse combinations that cannot be built."""
         for key, value, allowed in (
             ('attention', self.attention, ('joint', 'prefix')),
-            ('state_input', self.state_input, ('none', 'continuous')),
+            ('state_input', self.state_input, ('none', 'text', 'continuous')),
         ):
             if value not in allowed:
                 raise QwenVlaError(
@@ -70,21 +77,29 @@ class FlowConfig:
     """
     Flow matching (paper 2.5): tau 0 = clean, tau 1 = noise, target noise - clean.
 
-    distribution    p(tau). 'logit_normal' (paper: T2A) or 'beta' (paper: CPT, SFT)
-    beta            (a, b) of Beta; paper: open; ours: (1.5, 1), the field's pair
-    dense_end       the end of tau where 'beta' is dense. The paper's text says 'clean', its peers'
-                    code says 'noise'; open, a switch
+    distribution    p(tau); paper: 'logit_normal' at T2A, 'beta' at CPT and SFT; 'uniform' is ours
+    logit_normal    (mean, deviation) of the normal; paper: not stated; open: any; ours: (0, 1)
+    beta            (a, b) of Beta; paper: not stated; open: any; ours: (1.5, 1); why: the field's
+                    pair (pi0, GR00T)
+    dense_end       the end of tau where 'beta' is dense; paper: the text says 'clean'; open: its
+                    peers' code says 'noise'; ours: 'noise'
     prefix_rate     share of training samples whose first 1..4 rows are given clean, with their own
-                    timestep 0 (trained-prefix real-time chunking, arXiv 2512.05964). Beyond the
-                    paper; 0 = as published
-    denoising_steps Euler steps at inference; paper: "a few"; ours: 10
+                    timestep 0 (trained-prefix real-time chunking, arXiv 2512.05964); paper: none;
+                    ours: 0 as published
+    denoising_steps steps at inference; paper: "a few"; open: 4..10; ours: 10
+    sampler         'euler' as published, or 'heun': twice the work a step, second order
+    noise_level     a of the stochastic step in reinforcement learning; paper: not stated; open:
+                    0.3..0.7; ours: 0.5; why: RLinf's, which the paper credits
     """
 
     distribution: str = 'beta'
+    logit_normal: tuple[float, float] = (0.0, 1.0)
     beta: tuple[float, float] = (1.5, 1.0)
     dense_end: str = 'noise'
     prefix_rate: float = 0.0
     denoising_steps: int = 10
+    sampler: str = 'euler'
+    noise_level: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse names that are not there."""
@@ -94,6 +109,8 @@ class FlowConfig:
             )
         if self.dense_end not in ('noise', 'clean'):
             raise QwenVlaError(f'model config: flow.dense_end: {self.dense_end!r} is unknown')
+        if self.sampler not in ('euler', 'heun'):
+            raise QwenVlaError(f'model config: flow.sampler: {self.sampler!r} is unknown')
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """
-Flow matching (paper 2.5).
+Flow matching, the training side (paper 2.5); sampling.py walks the other way.
 
 tau = 0 is clean, tau = 1 is noise: x_tau = (1 - tau) * actions + tau * noise, target velocity
-v = noise - actions, and Euler steps go from tau 1 to 0: x <- x - v / steps.
+v = noise - actions.
 
 Shapes: B batch, H horizon, K action channels.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,7 +16,8 @@ from qwen_vla_ros.model.config import FlowConfig
 def sample_tau(config: FlowConfig, count: int, generator: torch.Generator | None) -> Tensor:
     """Draw tau [count] in [0, 1] from p(tau)."""
     if config.distribution == 'logit_normal':
-        return torch.sigmoid(torch.randn(count, generator=generator))
+        mean, deviation = config.logit_normal
+        return torch.sigmoid(mean + deviation * torch.randn(count, generator=generator))
     uniform = torch.rand(2, count, generator=generator)
     if config.distribution == 'uniform':
         return uniform[0]
@@ -48,28 +47,3 @@ def masked_loss(velocity_BHK: Tensor, target_BHK: Tensor, mask_BHK: Tensor) -> T
     steps_BK = mask.sum(1)
     channel_BK = squared.sum(1) / steps_BK.clamp(min=1)
     return channel_BK.sum(1) / (steps_BK > 0).sum(1).clamp(min=1)
-
-
-def euler(
-    velocity: Callable[[Tensor, Tensor], Tensor],
-    noise_BHK: Tensor,
-    steps: int,
-    mask_BHK: Tensor,
-    prefix_BDK: Tensor | None = None,
-) -> Tensor:
-    """
-    Return clean actions [B, H, K] by `steps` equal Euler steps.
-
-    prefix_BDK are D known first rows: they stay clean at their own timestep 0 (trained-prefix
-    real-time chunking) and come back unchanged.
-    """
-    batch, horizon, _ = noise_BHK.shape
-    known = 0 if prefix_BDK is None else prefix_BDK.shape[1]
-    x_BHK = noise_BHK * mask_BHK
-    for step in range(steps):
-        tau_BH = torch.full((batch, horizon), 1 - step / steps, device=x_BHK.device)
-        if known:
-            x_BHK = torch.cat((prefix_BDK, x_BHK[:, known:]), dim=1)
-            tau_BH[:, :known] = 0
-        x_BHK = x_BHK - velocity(x_BHK, tau_BH) * mask_BHK / steps
-    return torch.cat((prefix_BDK, x_BHK[:, known:]), dim=1) if known else x_BHK

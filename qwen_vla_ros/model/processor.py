@@ -2,8 +2,8 @@
 Images and prompt -> token ids, patches and grids, as Qwen3.5 wants them (no torchvision).
 
 Each image stands between its view's boundary tokens (paper 3.2.1):
-<|ego_start|><|vision_start|><|image_pad|>...<|vision_end|><|ego_end|>. Pixels are scaled to
-[-1, 1] (Qwen3.5's mean and deviation of 0.5); one image is one frame doubled in time.
+<|ego_start|><|vision_start|><|image_pad|>...<|vision_end|><|ego_end|>. Pixels stay uint8 in
+patches; the model scales them to [-1, 1] on its own device (vision.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,19 +41,16 @@ def train_tokenizer(
     )
 
 
-def patchify(image: np.ndarray, patch: int, merge: int, frames: int) -> np.ndarray:
+def patchify(image: np.ndarray, patch: int, merge: int) -> np.ndarray:
     """
-    Return float32 [patches, 3 * frames * patch * patch] of a uint8 [h, w, 3] image.
+    Return uint8 [patches, 3 * patch * patch] of a uint8 [h, w, 3] image.
 
     Patches come in the order in which the vision tower merges them (merge x merge blocks).
     """
     height, width, _ = image.shape
     rows, columns = height // patch, width // patch
     blocks = image.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
-    blocks = np.broadcast_to(blocks, (*blocks.shape[:5], frames, patch, patch))
-    flat = blocks.reshape(rows * columns, 3 * frames * patch * patch)
-    return flat.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1.0)
+    return blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3 * patch * patch)
 
 
 class Processor:
@@ -65,7 +62,6 @@ class Processor:
         vision = config.backbone['vision_config']
         self.patch = vision.get('patch_size', 16)
         self.merge = vision.get('spatial_merge_size', 2)
-        self.frames = vision.get('temporal_patch_size', 2)
         needed = [*SPECIAL_TOKENS[:4], *view_tokens(config.inputs.image_sizes)]
         vocabulary = tokenizer.get_vocab()
         if absent := [token for token in needed if token not in vocabulary]:
@@ -101,7 +97,7 @@ class Processor:
 
     def __call__(self, images: Mapping[str, np.ndarray], prompt: str) -> dict[str, np.ndarray]:
         """
-        Return input_ids, mm_token_type_ids int64 [T], pixel_values and image_grid_thw.
+        Return input_ids, mm_token_type_ids int64 [T], pixel_values uint8 and image_grid_thw.
 
         images are already of the configured sizes; the configured order of views decides.
         """
@@ -114,7 +110,7 @@ class Processor:
             for view, grid in zip(sizes, grids, strict=True)
         }
         ids = self.ids(prompt, counts)
-        patches = [patchify(images[v], self.patch, self.merge, self.frames) for v in sizes]
+        patches = [patchify(images[v], self.patch, self.merge) for v in sizes]
         return {
             'input_ids': ids,
             'mm_token_type_ids': (ids == self.image_id).astype(np.int64),

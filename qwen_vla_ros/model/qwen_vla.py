@@ -1,13 +1,15 @@
 """
 QwenVLA: Qwen3.5 backbone and action decoder behind two methods, loss and sample_actions.
 
-A batch (see collate) holds: input_ids, attention_mask, mm_token_type_ids int64 [B, T];
-pixel_values float32 [patches, channels]; image_grid_thw int64 [images, 3]; action_mask bool
-[B, H, K]; optionally actions float32 [B, H, K], state float32 [B, S], prefix float32 [B, d, K].
-With picture int64 [B], pixel_values holds each distinct set of views once and picture says which
-one a sample has: sentences that share a picture share the vision tower's work.
+A batch (see collate) holds: input_ids, mm_token_type_ids int64 [B, T]; attention_mask int64 [B, T]
+only where samples were padded; position_ids int64 [3, B, T]; pixel_values uint8 [patches,
+channels]; image_grid_thw int64 [images, 3], which stays on the host; image_index int64 [visual
+tokens], their places in the flattened [B * T]; action_mask bool [B, H, K]; optionally actions
+float32 [B, H, K], state float32 [B, S], prefix float32 [B, d, K]. With picture int64 [B] (on the
+host), pixel_values holds each distinct set of views once and picture says which one a sample has:
+sentences that share a picture share the vision tower's work.
 
-Shapes: B batch, T tokens, H horizon, K action channels, S state channels.
+Shapes: B batch, T tokens, H horizon, K action channels, S state channels, V visual tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qwen_vla_ros.model.action_decoder import ActionDecoder, Context
 from qwen_vla_ros.model.config import QwenVLAConfig
-from qwen_vla_ros.model.flow import euler, interpolate, masked_loss, sample_tau
+from qwen_vla_ros.model.flow import interpolate, masked_loss, sample_tau
+from qwen_vla_ros.model.positions import mrope_positions
+from qwen_vla_ros.model.sampling import NoisyStep, Velocity, flow_sde, guided, solve
+from qwen_vla_ros.model.vision import Grids, look
+
+# Masks of a batch without padding: none, attention is causal by itself.
+UNPADDED = {'full_attention': None, 'linear_attention': None}
 
 
 class QwenVLA(nn.Module):
@@ -44,47 +51,53 @@ class QwenVLA(nn.Module):
         """Return [B, H, K]."""
         return batch, self.config.decoder.horizon, self.config.decoder.action_dim
 
-    def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the backbone's last hidden states [B, T, C] and M-RoPE positions [3, B, T]."""
-        model = self.backbone.model
-        position_3BT, _ = model.get_rope_index(
-            batch['input_ids'],
-            batch['mm_token_type_ids'],
-            image_grid_thw=batch.get('image_grid_thw'),
-            attention_mask=batch['attention_mask'],
-        )
-        output = model(
-            input_ids=batch['input_ids'],
-            attention_mask=batch['attention_mask'],
-            position_ids=position_3BT,
-            mm_encoder_outputs={'image': self.see(batch)} if 'pixel_values' in batch else None,
-            mm_token_type_ids=batch['mm_token_type_ids'],
-            use_cache=False,
-        )
-        return output.last_hidden_state, position_3BT
+    def encode(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the backbone's last hidden states [B, T, C] (paper 2.4, after the final norm)."""
+        features = self.see(batch) if 'pixel_values' in batch else None
+        return self.read(batch, features)
 
-    def see(self, batch: Mapping[str, Tensor]) -> BaseModelOutputWithPooling:
-        """Return the vision tower's features of every image of the batch, in its order."""
-        grid, picture = batch['image_grid_thw'], batch.get('picture')
+    def see(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the visual tokens [V, C] of every image of the batch, in its order."""
+        tower, picture = self.backbone.model.visual, batch.get('picture')
+        grids: Grids = tuple(map(tuple, batch['image_grid_thw'].tolist()))
         if picture is None:
-            return self.backbone.model.get_image_features(
-                batch['pixel_values'], grid, return_dict=True
-            )
-        views = len(grid) // len(picture)
-        distinct = int(picture.max()) + 1
-        features = self.backbone.model.get_image_features(
-            batch['pixel_values'], grid[: distinct * views], return_dict=True
-        ).pooler_output
-        order = picture[:, None] * views + torch.arange(views, device=picture.device)
-        chosen = tuple(features[index] for index in order.flatten().tolist())
-        return BaseModelOutputWithPooling(pooler_output=chosen)
+            return look(tower, batch['pixel_values'], grids)
+        views, chosen = len(grids) // len(picture), picture.tolist()
+        distinct = grids[: (max(chosen) + 1) * views]
+        features = look(tower, batch['pixel_values'], distinct)
+        merged = tower.spatial_merge_size**2
+        counts = [rows * columns // merged for _, rows, columns in distinct]
+        split = features.split(counts)
+        return torch.cat([split[c * views + view] for c in chosen for view in range(views)])
+
+    def read(self, batch: Mapping[str, Tensor], features: Tensor | None) -> Tensor:
+        """Return the language model's hidden states [B, T, C] over text and visual tokens."""
+        return self.backbone.model.language_model(
+            inputs_embeds=self.embed(batch, features),
+            position_ids=batch['position_ids'],
+            attention_mask=batch.get('attention_mask', UNPADDED),
+            use_cache=False,
+        ).last_hidden_state
+
+    def embed(self, batch: Mapping[str, Tensor], features: Tensor | None) -> Tensor:
+        """Return [B, T, C]: embedded text with the visual tokens in their places."""
+        x_BTC = self.backbone.get_input_embeddings()(batch['input_ids'])
+        if features is None:
+            return x_BTC
+        flat = x_BTC.flatten(0, 1)
+        return flat.index_copy(0, batch['image_index'], features.to(flat.dtype)).view_as(x_BTC)
 
     def context(self, batch: Mapping[str, Tensor]) -> Context:
         """Return what the decoder conditions on."""
-        hidden_BTC, position_3BT = self.encode(batch)
-        return self.decoder.context(
-            hidden_BTC, position_3BT, batch['attention_mask'], batch.get('state')
+        return self.condition(self.encode(batch), batch)
+
+    def condition(self, hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Context:
+        """Return the context of hidden states; in 'prefix' mode with its keys and values."""
+        context = self.decoder.context(
+            hidden_BTC, batch['position_ids'], batch.get('attention_mask'), batch.get('state')
         )
+        prefix = self.config.decoder.attention == 'prefix'
+        return self.decoder.prefill(context) if prefix else context
 
     def loss(
         self,
@@ -97,12 +110,9 @@ class QwenVLA(nn.Module):
         Return the action loss of each sample, [B] (paper 2.5, two-level masked mean).
 
         draws: noise draws a sample, sharing one backbone pass. context: given when it is already
-        computed (frozen backbone).
+        computed (several losses share one backbone pass).
         """
-        context = self.context(batch) if context is None else context
-        if self.config.decoder.attention == 'prefix':
-            context = self.decoder.prefill(context)
-        context = context.repeat(draws)
+        context = (self.context(batch) if context is None else context).repeat(draws)
         actions, mask = (batch[k].repeat_interleave(draws, 0) for k in ('actions', 'action_mask'))
         count, horizon, _ = actions.shape
         noise = torch.randn(actions.shape, generator=generator).to(actions) * mask
@@ -121,41 +131,93 @@ class QwenVLA(nn.Module):
         length = torch.randint(1, 5, (count,), generator=generator) * chance
         return torch.arange(horizon)[None] < length[:, None]
 
-    @torch.inference_mode()
+    def velocity(self, context: Context) -> Velocity:
+        """Return the velocity field that a context conditions."""
+        return lambda x_BHK, tau_BH: self.decoder(x_BHK, tau_BH, context)
+
+    @torch.no_grad()
     def sample_actions(
         self,
         batch: Mapping[str, Tensor],
-        steps: int,
+        steps: int | None = None,
         noise: Tensor | None = None,
         prefix: Tensor | None = None,
+        frozen: int | None = None,
     ) -> Tensor:
-        """Return normalised actions [B, H, K]; deterministic when noise [B, H, K] is given."""
+        """
+        Return normalised actions [B, H, K]; deterministic when noise [B, H, K] is given.
+
+        steps     denoising steps; None: the config's
+        prefix    [B, d, K] rows that run anyway, given clean at timestep 0 (the trained form)
+        frozen    given: guided inpainting instead (models trained without a prefix); prefix is
+                  then all that is left of the former chunk, its first `frozen` rows run anyway
+        """
+        flow = self.config.flow
+        steps = steps or flow.denoising_steps
         context = self.context(batch)
-        if self.config.decoder.attention == 'prefix':
-            context = self.decoder.prefill(context)
         if noise is None:
             noise = torch.randn(self.noise_shape(len(batch['input_ids'])))
         dtype = context.tokens_BTD.dtype
-        return euler(
-            lambda x, tau: self.decoder(x, tau, context),
-            noise.to(self.device, dtype),
-            steps,
-            batch['action_mask'].to(dtype),
-            None if prefix is None else prefix.to(self.device, dtype),
+        noise, mask = noise.to(self.device, dtype), batch['action_mask'].to(dtype)
+        prefix = None if prefix is None else prefix.to(self.device, dtype)
+        field = self.velocity(context)
+        if frozen is not None and prefix is not None:
+            return guided(field, noise, steps, mask, prefix, frozen)
+        return solve(field, noise, steps, mask, prefix, flow.sampler)
+
+    @torch.no_grad()
+    def explore(
+        self,
+        batch: Mapping[str, Tensor],
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        context: Context | None = None,
+    ) -> tuple[Tensor, NoisyStep]:
+        """
+        Return actions [B, H, K] with one random step a sample, and that step (paper 4.2).
+
+        NoisyStep.log_prob(model.velocity(context)) gives its log-probability again, with
+        gradients, under any later weights.
+        """
+        flow = self.config.flow
+        steps = steps or flow.denoising_steps
+        context = self.context(batch) if context is None else context
+        count = len(batch['input_ids'])
+        dtype = context.tokens_BTD.dtype
+        noise = torch.randn(self.noise_shape(count), generator=generator).to(self.device, dtype)
+        index = torch.randint(steps, (count,), generator=generator)
+        mask = batch['action_mask'].to(dtype)
+        return flow_sde(
+            self.velocity(context), noise, steps, mask, index, flow.noise_level, generator
         )
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Pad transformed samples on the right and put them on the model's device."""
-        length = max(len(sample['input_ids']) for sample in samples)
-        batch: dict[str, Tensor] = {}
+        lengths = [len(sample['input_ids']) for sample in samples]
+        length = max(lengths)
+        host: dict[str, np.ndarray] = {}
         for key in ('input_ids', 'mm_token_type_ids'):
             rows = [np.pad(s[key], (0, length - len(s[key]))) for s in samples]
-            batch[key] = torch.from_numpy(np.stack(rows))
-        real = [np.arange(length) < len(sample['input_ids']) for sample in samples]
-        batch['attention_mask'] = torch.from_numpy(np.stack(real).astype(np.int64))
-        for key in ('pixel_values', 'image_grid_thw'):
-            batch[key] = torch.from_numpy(np.concatenate([sample[key] for sample in samples]))
+            host[key] = np.stack(rows)
+        if min(lengths) < length:
+            real = np.arange(length) < np.asarray(lengths)[:, None]
+            host['attention_mask'] = real.astype(np.int64)
+        merge = self.backbone.model.visual.spatial_merge_size
+        is_image = host['mm_token_type_ids'].astype(bool)
+        position = np.zeros((3, len(samples), length), np.int64)
+        for row, sample in enumerate(samples):
+            grids = sample.get('image_grid_thw', np.zeros((0, 3), np.int64)).tolist()
+            count = lengths[row]
+            position[:, row, :count] = mrope_positions(is_image[row, :count], grids, merge)
+        host['position_ids'] = position
+        host['image_index'] = np.flatnonzero(is_image)
         for key in ('actions', 'action_mask', 'state', 'prefix'):
             if samples[0].get(key) is not None:
-                batch[key] = torch.from_numpy(np.stack([sample[key] for sample in samples]))
-        return {key: value.to(self.device) for key, value in batch.items()}
+                host[key] = np.stack([sample[key] for sample in samples])
+        if seen := [s for s in samples if len(s.get('image_grid_thw', ()))]:
+            host['pixel_values'] = np.concatenate([s['pixel_values'] for s in seen])
+        batch = {key: torch.from_numpy(value).to(self.device) for key, value in host.items()}
+        if seen:
+            grids = np.concatenate([s['image_grid_thw'] for s in seen])
+            batch['image_grid_thw'] = torch.from_numpy(grids)
+        return batch

@@ -52,7 +52,7 @@ class Batches:
         first = [int(np.argmax(picture == index)) for index in range(len(distinct))]
         pixels = np.concatenate([samples[index]['pixel_values'] for index in first])
         batch['pixel_values'] = torch.from_numpy(pixels).to(self.model.device)
-        batch['picture'] = torch.from_numpy(picture).to(self.model.device)
+        batch['picture'] = torch.from_numpy(picture)
         pixel = np.clip(self.data['pixel'][frames, objects], 0, 0.9999)
         token = (pixel[:, 1] * self.rows).astype(int) * self.columns
         token += (pixel[:, 0] * self.columns).astype(int)

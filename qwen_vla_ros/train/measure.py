@@ -33,7 +33,7 @@ def held_out_figures(
     for begin in range(0, len(frames), 64):
         some = slice(begin, begin + 64)
         batch = batches.pick(frames[some], objects[some], None)
-        hidden, _ = model.encode(batch)
+        hidden = model.encode(batch)
         errors.append(head.error_m(batches.ego_states(hidden, batch), batch['place']).cpu())
         if actions:
             noise = torch.randn(

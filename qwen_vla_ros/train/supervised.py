@@ -230,15 +230,13 @@ class Trainer:
             group['lr'] = rate * factor
         batch = self.batches.draw(rng, phase.pictures)
         with torch.set_grad_enabled(not frozen):
-            hidden, position = self.model.encode(batch)
+            hidden = self.model.encode(batch)
         losses = {}
         if phase.grounding_weight and not frozen:
             states = self.batches.ego_states(hidden, batch)
             losses['grounding'] = self.head.loss(states, batch['token'], batch['place']).mean()
         if phase.action_weight:
-            context = self.model.decoder.context(
-                hidden, position, batch['attention_mask'], batch.get('state')
-            )
+            context = self.model.condition(hidden, batch)
             losses['action'] = self.model.loss(batch, generator, phase.draws, context).mean()
         weights = {'grounding': phase.grounding_weight, 'action': phase.action_weight}
         total = sum(weights[name] * value for name, value in losses.items())
