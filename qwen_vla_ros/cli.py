@@ -92,10 +92,25 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
         help='model: a checkpoint (default); expert: colour search and scripted teacher, '
         'without a model; constant: holds still',
     )
-    parser.add_argument('--checkpoint', type=Path, help='checkpoint folder (default: bundled)')
+    parser.add_argument(
+        '--checkpoint',
+        type=Path,
+        help='checkpoint folder, or organisation/name[@revision] of the hub (default: bundled)',
+    )
     parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
     parser.add_argument(
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)'
+    )
+    parser.add_argument(
+        '--dtype',
+        choices=('auto', 'float32', 'bfloat16', 'float16'),
+        default='auto',
+        help='what the model computes in (default: bfloat16 on CUDA, float32 on a CPU)',
+    )
+    parser.add_argument(
+        '--attention',
+        choices=('joint', 'prefix'),
+        help="of the action decoder (default: the checkpoint's; another one was never trained)",
     )
     parser.add_argument('--steps', type=int, help="denoising steps (default: the checkpoint's)")
     parser.add_argument(

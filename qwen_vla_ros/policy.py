@@ -190,17 +190,20 @@ def load_policy(
     device: str = 'auto',
     layout: str | None = None,
     steps: int | None = None,
+    dtype: str = 'auto',
+    attention: str | None = None,
 ) -> LocalPolicy:
     """
-    Load a checkpoint folder; refuse it by name when it was trained for another robot.
+    Load a checkpoint (folder or hub name); refuse it when it was trained for another robot.
 
     Configuration, statistics and layouts come from the checkpoint, never from the local files;
     embodiment, when given, is what they are compared with. device 'auto' takes CUDA when there
-    is one. steps overrides the checkpoint's number of denoising steps.
+    is one, dtype 'auto' then takes bfloat16, float32 on a CPU. steps overrides the checkpoint's
+    number of denoising steps, attention the mode ('joint', 'prefix') in which it was trained.
     """
     from qwen_vla_ros.model.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(checkpoint, device)
+    loaded = load_checkpoint(checkpoint, device, dtype, attention)
     if embodiment is not None:
         refuse_mismatch(loaded.metadata, embodiment, layout or embodiment.default_layout)
     return LocalPolicy(

@@ -9,7 +9,7 @@ import torch
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.checkpoint import load_checkpoint, save_checkpoint
+from qwen_vla_ros.model.checkpoint import from_pretrained, load_checkpoint, save_checkpoint
 from qwen_vla_ros.policy import PolicyMismatch, load_policy
 from qwen_vla_ros.train.supervised import TrainRun, build_model
 from qwen_vla_ros.transforms import Quantiles
@@ -183,3 +183,45 @@ def test_saving_over_a_checkpoint_replaces_it_whole(saved, copy):
     assert json.loads((copy / 'training.json').read_text()) == {'command': 'b'}
     assert not (copy / 'stale.txt').exists()
     assert [path.name for path in copy.parent.iterdir()] == ['copy']
+
+
+def test_shards_run_as_one_file_does(saved, tmp_path):
+    folder, model = saved
+    tokenizer = load_checkpoint(folder, 'cpu').pipeline.steps[-1].processor.tokenizer
+    statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
+    shards = tmp_path / 'shards'
+    save_checkpoint(
+        shards, model, tokenizer, WIDOWX, 'abs_joint', statistics, {}, shard_bytes=300_000
+    )
+    assert len(list(shards.glob('model-*.safetensors'))) > 3
+    one, many = (load_policy(f, WIDOWX, 'cpu').infer(observation()) for f in (folder, shards))
+    np.testing.assert_array_equal(one.actions, many.actions)
+
+
+def test_without_statistics_the_weights_load_and_no_robot_moves(saved, tmp_path):
+    folder, model = saved
+    tokenizer = load_checkpoint(folder, 'cpu').pipeline.steps[-1].processor.tokenizer
+    fresh = tmp_path / 'fresh'
+    save_checkpoint(fresh, model, tokenizer, WIDOWX, 'abs_joint', None, {})
+    again = from_pretrained(fresh, 'cpu').state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again[name], value, atol=0, rtol=0)
+    with pytest.raises(QwenVlaError, match='statistics.json.*cannot turn numbers into motion'):
+        load_policy(fresh, WIDOWX, 'cpu')
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_half_precision_infers_nearly_the_same(saved, dtype):
+    exact = load_policy(saved[0], WIDOWX, 'cpu').infer(observation()).actions
+    policy = load_policy(saved[0], WIDOWX, 'cpu', dtype=dtype)
+    half = policy.infer(observation()).actions
+    assert 0 < np.abs(half - exact).max() < 0.02
+
+
+def test_another_attention_is_used_only_when_named(saved):
+    own = load_checkpoint(saved[0], 'cpu')
+    assert own.model.config.decoder.attention == own.metadata['attention'] == 'prefix'
+    assert 'trained_attention' not in own.metadata
+    told = load_checkpoint(saved[0], 'cpu', attention='joint')
+    assert told.model.config.decoder.attention == told.metadata['attention'] == 'joint'
+    assert told.metadata['trained_attention'] == 'prefix'

@@ -26,7 +26,14 @@ def choose_policy(args: argparse.Namespace) -> Policy:
 
     folder = args.checkpoint or bundled_checkpoint()
     use_threads(args.threads)
-    return load_policy(folder, embodiment, args.device, steps=args.steps)
+    return load_policy(
+        folder,
+        embodiment,
+        args.device,
+        steps=args.steps,
+        dtype=args.dtype,
+        attention=args.attention,
+    )
 
 
 def use_threads(count: int | None) -> None:
@@ -59,8 +66,18 @@ def bundled_checkpoint() -> Path:
 
 
 def require_checkpoint(folder: Path) -> None:
-    """Raise QwenVlaError unless the folder looks like a checkpoint (no torch needed)."""
-    for name in ('config.json', 'model.safetensors', 'statistics.json'):
+    """
+    Raise QwenVlaError unless the folder looks like a checkpoint (no torch needed).
+
+    `organisation/name` that is no folder may be of the hub: the model's process looks there.
+    """
+    if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute():
+        return
+    if (folder / 'model.safetensors.index.json').is_file():
+        weights = 'model.safetensors.index.json'
+    else:
+        weights = 'model.safetensors'
+    for name in ('config.json', weights, 'statistics.json'):
         if not (folder / name).is_file():
             raise QwenVlaError(
                 f'--checkpoint {folder}: there is no {name}; give the folder of a checkpoint'
@@ -71,8 +88,10 @@ def policy_words(args: argparse.Namespace) -> list[str]:
     """Return the same choice as words of a command line, for a child process."""
     words = ['--policy', args.policy, '--robot', str(args.robot), '--device', args.device]
     if args.policy == 'model':
-        words += ['--checkpoint', str((args.checkpoint or bundled_checkpoint()).resolve())]
-    for name in ('steps', 'threads'):
+        folder = args.checkpoint or bundled_checkpoint()
+        words += ['--checkpoint', str(folder.resolve() if folder.is_dir() else folder)]
+        words += ['--dtype', args.dtype]
+    for name in ('steps', 'threads', 'attention'):
         if getattr(args, name) is not None:
             words += [f'--{name}', str(getattr(args, name))]
     return words

@@ -175,7 +175,7 @@ class ActionDecoder(nn.Module):
         if self.config.state_input == 'continuous':
             if state_BS is None:
                 raise ValueError('this decoder takes the state; the batch has none')
-            tokens = torch.cat((tokens, self.state_in(state_BS)[:, None]), dim=1)
+            tokens = torch.cat((tokens, self.state_in(state_BS.to(tokens.dtype))[:, None]), dim=1)
             after = next_position(position_3BT, mask).expand(3, -1)[..., None]
             position_3BT = torch.cat((position_3BT, after), dim=-1)
             mask = _longer(mask, 1)

@@ -2,9 +2,11 @@
 A checkpoint is a folder that says everything a robot needs.
 
 config.json        the model (model/config.py)
-model.safetensors  weights; the dtype on disk is the checkpoint's own
+model.safetensors  weights, above a size in shards with an index (weights.py); the dtype on disk
+                   is the checkpoint's own
 tokenizer files    as transformers writes them
-statistics.json    q01/q99 by name, per embodiment and layout, with the data's hash
+statistics.json    q01/q99 by name, per embodiment and layout; absent until there is data: then
+                   from_pretrained() reads the weights, and no robot moves
 embodiments/*.yaml the contracts as trained
 training.json      command, seed, duration, machine, measured figures
 """
@@ -13,20 +15,26 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from qwen_vla_ros.embodiment import Embodiment
-from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.config import QwenVLAConfig
+from qwen_vla_ros.model.hub import find_checkpoint
+from qwen_vla_ros.model.placement import build_empty, choose_device, choose_dtype, settle
 from qwen_vla_ros.model.processor import Processor
 from qwen_vla_ros.model.qwen_vla import QwenVLA
+from qwen_vla_ros.model.weights import (
+    SHARD_BYTES,
+    CheckpointError,
+    load_weights,
+    own_tensors,
+    save_weights,
+)
 from qwen_vla_ros.policy import describe_policy
 from qwen_vla_ros.transforms import (
     NormaliseActions,
@@ -38,10 +46,6 @@ from qwen_vla_ros.transforms import (
     Tokenise,
     WritePrompt,
 )
-
-
-class CheckpointError(QwenVlaError):
-    """A checkpoint folder cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -110,96 +114,120 @@ def save_checkpoint(
     tokenizer: Any,
     embodiment: Embodiment,
     layout: str,
-    statistics: Mapping[str, Quantiles],
+    statistics: Mapping[str, Quantiles] | None,
     training: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write beside the target, then rename: a kill leaves the old folder or the new one."""
+    """
+    Write beside the target, then rename: a kill leaves the old folder or the new one.
+
+    statistics None: none are known yet; such a folder can be trained and runs no robot.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    weights = {
-        name: value.detach().to(dtype).contiguous()
-        for name, value in model.state_dict().items()
-        if name != 'backbone.lm_head.weight'  # tied to the embedding
-    }
-    save_file(weights, beside / 'model.safetensors', {'format': 'pt'})
+    attention = {'attention': model.config.decoder.attention}
+    save_weights(own_tensors(model), beside, dtype, shard_bytes, attention)
     tokenizer.save_pretrained(beside)
     (beside / 'embodiments').mkdir()
     (beside / 'embodiments' / f'{embodiment.name}.yaml').write_text(embodiment.text)
-    statistics_json = {embodiment.name: {layout: statistics_to_json(statistics)}}
-    for name, data in (
-        ('config.json', model.config.to_dict()),
-        ('statistics.json', statistics_json),
-        ('training.json', dict(training)),
-    ):
-        (beside / name).write_text(json.dumps(data, indent=2) + '\n')
-    (beside / 'model.safetensors').chmod(0o644)
+    files: dict[str, Any] = {'config.json': model.config.to_dict(), 'training.json': training}
+    if statistics is not None:
+        files['statistics.json'] = {embodiment.name: {layout: statistics_to_json(statistics)}}
+    for name, data in files.items():
+        (beside / name).write_text(json.dumps(dict(data), indent=2) + '\n')
     beside.chmod(0o755)
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.old.', dir=folder.parent))
-        folder.rename(old / folder.name)
-        beside.rename(folder)
-        shutil.rmtree(old)
-    else:
-        beside.rename(folder)
+    _replace(folder, beside)
 
 
-def _read_json(path: Path) -> Any:
+def _replace(folder: Path, beside: Path) -> None:
+    """Let the folder beside take the folder's name."""
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.old.', dir=folder.parent))
+    folder.rename(old / folder.name)
+    beside.rename(folder)
+    shutil.rmtree(old)
+
+
+def _read_json(path: Path, remedy: str = '') -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f'{path}: the file is missing; a checkpoint is a folder with config.json, '
-            'model.safetensors, statistics.json and embodiments/'
-        ) from error
+        told = remedy or (
+            'a checkpoint is a folder with config.json, model.safetensors, statistics.json and '
+            'embodiments/'
+        )
+        raise CheckpointError(f'{path}: the file is missing; {told}') from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f'{path}: not readable as JSON ({error})') from error
 
 
-def load_weights(model: QwenVLA, path: Path) -> None:
-    """Load a safetensors file into a model; missing or foreign tensors are refused by name."""
-    try:
-        weights = load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f'{path}: the file is missing') from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f'{path}: truncated or not a safetensors file ({error}); copy it anew'
-        ) from error
-    own = model.state_dict()
-    absent = [n for n in own if n not in weights and n != 'backbone.lm_head.weight']
-    foreign = [n for n in weights if n not in own]
-    wrong = [n for n in weights if n in own and weights[n].shape != own[n].shape]
-    for words, names in (('missing', absent), ('unknown', foreign), ('of another size', wrong)):
-        if names:
-            raise CheckpointError(f'{path}: {len(names)} tensors {words}, first {names[0]!r}')
-    for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f'{path}: tensor {name!r} holds numbers that are not finite')
-    model.load_state_dict(weights, strict=False)
-    model.backbone.tie_weights()
+def read_config(folder: Path, attention: str | None = None) -> QwenVLAConfig:
+    """Return a checkpoint's model configuration; attention replaces the mode it was trained in."""
+    path = folder / 'config.json'
+    config = QwenVLAConfig.from_dict(_read_json(path), str(path))
+    if attention is None:
+        return config
+    return replace(config, decoder=replace(config.decoder, attention=attention))
 
 
-def choose_device(device: str) -> torch.device:
-    """Return the device; 'auto' is CUDA when there is one."""
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise QwenVlaError(f'device {device!r} cannot be used here: {error}') from error
+def from_pretrained(
+    source: str | Path,
+    device: str | torch.device = 'auto',
+    dtype: str | torch.dtype = 'auto',
+    attention: str | None = None,
+) -> QwenVLA:
+    """
+    Return the model of a checkpoint (a folder or `organisation/name[@revision]` of the hub).
+
+    Read tensor by tensor straight onto the device in the dtype ('auto': bfloat16 on CUDA, float32
+    on a CPU). attention: None keeps the mode in which it was trained; another one is used only
+    because it is named here.
+    """
+    folder = find_checkpoint(source)
+    model = build_empty(read_config(folder, attention))
+    target = choose_device(device)
+    load_weights(model, folder, place=(target, choose_dtype(dtype, target)))
+    settle(model, target)
+    return model.eval()
 
 
-def load_checkpoint(folder: str | Path, device: str = 'auto') -> LoadedCheckpoint:
-    """Read a checkpoint folder into a model ready to infer."""
+def load_checkpoint(
+    source: str | Path,
+    device: str | torch.device = 'auto',
+    dtype: str | torch.dtype = 'auto',
+    attention: str | None = None,
+) -> LoadedCheckpoint:
+    """Read a checkpoint with everything a robot needs; arguments as from_pretrained's."""
     from transformers import AutoTokenizer
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f'{folder}: no such folder; give the folder of a checkpoint')
-    config = QwenVLAConfig.from_dict(_read_json(folder / 'config.json'), f'{folder}/config.json')
-    statistics = _read_json(folder / 'statistics.json')
+    folder = find_checkpoint(source)
+    trained = read_config(folder)
+    embodiment, layout, quantiles = _read_contract(folder)
+    model = from_pretrained(folder, device, dtype, attention)
+    config = model.config
+    processor = Processor(AutoTokenizer.from_pretrained(folder), config)
+    metadata = {
+        **describe_policy(embodiment, layout),
+        'checkpoint': str(source) if folder != Path(source) else folder.name,
+        'attention': config.decoder.attention,
+    }
+    if trained.decoder.attention != config.decoder.attention:
+        metadata['trained_attention'] = trained.decoder.attention
+    pipeline = build_pipeline(config, processor, embodiment, layout, quantiles)
+    return LoadedCheckpoint(model, pipeline, metadata, config.flow.denoising_steps)
+
+
+def _read_contract(folder: Path) -> tuple[Embodiment, str, dict[str, Quantiles]]:
+    """Return the robot, the layout and the statistics that a checkpoint was trained with."""
+    statistics = _read_json(
+        folder / 'statistics.json',
+        'without the statistics of its training data a policy cannot turn numbers into motion: '
+        'train it (qwen-vla train), or use from_pretrained() for the weights alone',
+    )
     contracts = sorted((folder / 'embodiments').glob('*.yaml'))
     if len(contracts) != 1:
         raise CheckpointError(
@@ -219,14 +247,4 @@ def load_checkpoint(folder: str | Path, device: str = 'auto') -> LoadedCheckpoin
             f'{place}.actions: names {quantiles["actions"].names} differ from the contract '
             f'{embodiment.action_names(layout)}'
         )
-    model = QwenVLA(config)
-    load_weights(model, folder / 'model.safetensors')
-    model.to(choose_device(device)).eval()
-    processor = Processor(AutoTokenizer.from_pretrained(folder), config)
-    metadata = {
-        **describe_policy(embodiment, layout),
-        'checkpoint': folder.name,
-        'attention': config.decoder.attention,
-    }
-    pipeline = build_pipeline(config, processor, embodiment, layout, quantiles)
-    return LoadedCheckpoint(model, pipeline, metadata, config.flow.denoising_steps)
+    return embodiment, layout, quantiles

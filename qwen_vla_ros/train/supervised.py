@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.checkpoint import build_pipeline, choose_device, save_checkpoint
+from qwen_vla_ros.model.checkpoint import build_pipeline, save_checkpoint
 from qwen_vla_ros.model.config import QwenVLAConfig, preset
+from qwen_vla_ros.model.placement import choose_device
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.sim.scene import COLOURS, SHAPES, TEMPLATES
