@@ -197,9 +197,9 @@ class ActionDecoder(nn.Module):
         return Context(context.tokens_BTD, context.position_3BT, context.mask_BT, cache)
 
     def forward(self, noisy_BHK: Tensor, tau_BH: Tensor, context: Context) -> Tensor:
-        """Return the velocity [B, H, K]; each row has its own timestep."""
+        """Return the velocity [B, H, K], in the actions' dtype; each row has its own timestep."""
         horizon = noisy_BHK.shape[1]
-        x_BTD = self.action_in(noisy_BHK)
+        x_BTD = self.action_in(noisy_BHK.to(context.tokens_BTD.dtype))
         time_BTD = self.timestep(tau_BH)
         position_3BT = self.row_positions(context, horizon)
         mask = _for_keys(_longer(context.mask_BT, horizon))
@@ -220,7 +220,8 @@ class ActionDecoder(nn.Module):
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             x_BTD = block.finish(x_BTD, attended, modulation)
         shift, scale = self.modulation_out(functional.silu(time_BTD[:, -horizon:])).chunk(2, -1)
-        return self.action_out(_modulate(x_BTD[:, -horizon:], shift, scale))
+        found = self.action_out(_modulate(x_BTD[:, -horizon:], shift, scale))
+        return found.to(noisy_BHK.dtype)
 
     def row_positions(self, context: Context, horizon: int) -> Tensor:
         """Return [3, B, H]: the action rows stand behind everything in the context."""

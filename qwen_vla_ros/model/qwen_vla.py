@@ -157,9 +157,9 @@ class QwenVLA(nn.Module):
         context = self.context(batch)
         if noise is None:
             noise = torch.randn(self.noise_shape(len(batch['input_ids'])))
-        dtype = context.tokens_BTD.dtype
-        noise, mask = noise.to(self.device, dtype), batch['action_mask'].to(dtype)
-        prefix = None if prefix is None else prefix.to(self.device, dtype)
+        noise = noise.to(self.device)
+        mask = batch['action_mask'].to(noise.dtype)
+        prefix = None if prefix is None else prefix.to(noise)
         field = self.velocity(context)
         if frozen is not None and prefix is not None:
             return guided(field, noise, steps, mask, prefix, frozen)
@@ -183,16 +183,21 @@ class QwenVLA(nn.Module):
         steps = steps or flow.denoising_steps
         context = self.context(batch) if context is None else context
         count = len(batch['input_ids'])
-        dtype = context.tokens_BTD.dtype
-        noise = torch.randn(self.noise_shape(count), generator=generator).to(self.device, dtype)
+        noise = torch.randn(self.noise_shape(count), generator=generator).to(self.device)
         index = torch.randint(steps, (count,), generator=generator)
-        mask = batch['action_mask'].to(dtype)
+        mask = batch['action_mask'].to(noise.dtype)
         return flow_sde(
             self.velocity(context), noise, steps, mask, index, flow.noise_level, generator
         )
 
-    def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad transformed samples on the right and put them on the model's device."""
+    def collate(
+        self, samples: Sequence[Mapping[str, Any]], pixels: bool = True
+    ) -> dict[str, Tensor]:
+        """
+        Pad transformed samples on the right and put them on the model's device.
+
+        pixels=False leaves the images out, for a caller that brings their visual tokens.
+        """
         lengths = [len(sample['input_ids']) for sample in samples]
         length = max(lengths)
         host: dict[str, np.ndarray] = {}
@@ -214,7 +219,8 @@ class QwenVLA(nn.Module):
         for key in ('actions', 'action_mask', 'state', 'prefix'):
             if samples[0].get(key) is not None:
                 host[key] = np.stack([sample[key] for sample in samples])
-        if seen := [s for s in samples if len(s.get('image_grid_thw', ()))]:
+        seen = [s for s in samples if pixels and len(s.get('image_grid_thw', ()))]
+        if seen:
             host['pixel_values'] = np.concatenate([s['pixel_values'] for s in seen])
         batch = {key: torch.from_numpy(value).to(self.device) for key, value in host.items()}
         if seen:
