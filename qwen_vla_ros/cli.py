@@ -116,6 +116,13 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--threads', type=int, help='of the model on a CPU (default: half the cores, at most 4)'
     )
+    parser.add_argument(
+        '--path',
+        choices=('auto', 'eager', 'graph', 'compile'),
+        default='auto',
+        help='how the model runs (default: auto, that is compile with CUDA graphs on a GPU, '
+        'eager elsewhere)',
+    )
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +207,8 @@ def _serve(args: argparse.Namespace) -> int:
         policy = choose_policy(args)
         token = os.environ.get('QWEN_VLA_TOKEN')
         with PolicyServer(policy, args.host, args.port, token) as server:
+            for key, value in policy.metadata.get('engine', {}).items():
+                print(f'{key:20} {value}')
             print(f'serving {name_policy(args)} on {server.address}', flush=True)
             threading.Event().wait()
     return 0

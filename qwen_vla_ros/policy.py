@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qwen_vla_ros.embodiment import Embodiment
+    from qwen_vla_ros.model.engine import EngineOptions
     from qwen_vla_ros.model.qwen_vla import QwenVLA
     from qwen_vla_ros.transforms import Pipeline
 
@@ -136,11 +137,32 @@ class LocalPolicy:
     """The model in this process: forward transforms, model, the same transforms inversed."""
 
     def __init__(
-        self, model: 'QwenVLA', pipeline: 'Pipeline', metadata: Mapping[str, Any], steps: int
+        self,
+        model: 'QwenVLA',
+        pipeline: 'Pipeline',
+        metadata: Mapping[str, Any],
+        steps: int | None = None,
+        options: 'EngineOptions | None' = None,
     ) -> None:
-        """Join a model and the transforms it was trained with; steps = denoising steps."""
-        self._model, self._pipeline, self._metadata = model, pipeline, dict(metadata)
-        self._steps = steps
+        """
+        Join a model and the transforms it was trained with; steps = denoising steps.
+
+        The metadata tells how it runs ('engine'), and of real-time chunking how many known rows
+        a call may bring ('max_prefix') and whether the model was trained for them ('prefix':
+        'trained': they come back as they are; 'guided': the chunk is pulled towards them).
+        """
+        from qwen_vla_ros.model.engine import Engine
+
+        self._model, self._pipeline = model, pipeline
+        self._engine = Engine(model, steps, options)
+        flow = model.config.flow
+        self._trained = flow.prefix_rate > 0
+        self._metadata = {
+            **metadata,
+            'engine': self._engine.describe(),
+            'prefix': 'trained' if self._trained else 'guided',
+            'max_prefix': flow.prefix_rows if self._trained else model.config.decoder.horizon - 1,
+        }
         self.reset()
 
     @property
@@ -160,11 +182,9 @@ class LocalPolicy:
                 'prefix': prefix,
             }
         )
-        batch = self._model.collate([sample])
         noise = torch.randn(self._model.noise_shape(1), generator=self._generator)
-        actions = self._model.sample_actions(
-            batch, self._steps, noise=noise, prefix=batch.get('prefix')
-        )
+        frozen = None if prefix is None or self._trained else len(prefix)
+        actions = self._engine.sample_actions([sample], noise, frozen)
         rows = self._pipeline.inverse({**sample, 'actions': actions[0].float().cpu().numpy()})
         chunk = np.asarray(rows['actions'], np.float32)
         if not np.isfinite(chunk).all():
@@ -192,6 +212,7 @@ def load_policy(
     steps: int | None = None,
     dtype: str = 'auto',
     attention: str | None = None,
+    options: 'EngineOptions | None' = None,
 ) -> LocalPolicy:
     """
     Load a checkpoint (folder or hub name); refuse it when it was trained for another robot.
@@ -199,13 +220,12 @@ def load_policy(
     Configuration, statistics and layouts come from the checkpoint, never from the local files;
     embodiment, when given, is what they are compared with. device 'auto' takes CUDA when there
     is one, dtype 'auto' then takes bfloat16, float32 on a CPU. steps overrides the checkpoint's
-    number of denoising steps, attention the mode ('joint', 'prefix') in which it was trained.
+    number of denoising steps, attention the mode ('joint', 'prefix') in which it was trained;
+    options: how it runs.
     """
     from qwen_vla_ros.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, device, dtype, attention)
     if embodiment is not None:
         refuse_mismatch(loaded.metadata, embodiment, layout or embodiment.default_layout)
-    return LocalPolicy(
-        loaded.model, loaded.pipeline, loaded.metadata, steps or loaded.denoising_steps
-    )
+    return LocalPolicy(loaded.model, loaded.pipeline, loaded.metadata, steps, options)

@@ -7,7 +7,7 @@ from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.positions import mrope_positions
-from qwen_vla_ros.model.vision import look
+from qwen_vla_ros.model.vision import look, plan_images
 
 GRIDS = ((1, 4, 6), (1, 2, 4), (1, 4, 6))
 
@@ -23,6 +23,11 @@ def pixels(grids) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3 * 64), dtype=torch.uint8)
 
 
+def seen(backbone, patches: torch.Tensor, grids) -> torch.Tensor:
+    tower = backbone.model.visual
+    return look(tower, patches, plan_images(tower, grids))
+
+
 def doubled(patches: torch.Tensor) -> torch.Tensor:
     """Return what transformers' image processor makes of the same pixels."""
     frame = (patches.float() / 127.5 - 1).view(len(patches), 3, 1, 64)
@@ -34,13 +39,11 @@ def doubled(patches: torch.Tensor) -> torch.Tensor:
 def test_visual_tokens_equal_transformers(backbone, grids):
     patches = pixels(grids)
     theirs = backbone.model.visual(doubled(patches), grid_thw=torch.tensor(grids)).pooler_output
-    torch.testing.assert_close(
-        look(backbone.model.visual, patches, grids), theirs, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(seen(backbone, patches, grids), theirs, atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_the_whole_tower(backbone):
-    look(backbone.model.visual, pixels(GRIDS), GRIDS).square().mean().backward()
+    seen(backbone, pixels(GRIDS), GRIDS).square().mean().backward()
     for name, parameter in backbone.model.visual.named_parameters():
         assert parameter.grad is not None, name
     backbone.zero_grad()

@@ -22,6 +22,7 @@ def choose_policy(args: argparse.Namespace) -> Policy:
         from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 
         return ColourSearchPolicy(embodiment)
+    from qwen_vla_ros.model.engine import EngineOptions
     from qwen_vla_ros.policy import load_policy
 
     folder = args.checkpoint or bundled_checkpoint()
@@ -33,6 +34,7 @@ def choose_policy(args: argparse.Namespace) -> Policy:
         steps=args.steps,
         dtype=args.dtype,
         attention=args.attention,
+        options=EngineOptions(path=args.path),
     )
 
 
@@ -87,6 +89,7 @@ def require_checkpoint(folder: Path) -> None:
 def policy_words(args: argparse.Namespace) -> list[str]:
     """Return the same choice as words of a command line, for a child process."""
     words = ['--policy', args.policy, '--robot', str(args.robot), '--device', args.device]
+    words += ['--path', args.path]
     if args.policy == 'model':
         folder = args.checkpoint or bundled_checkpoint()
         words += ['--checkpoint', str(folder.resolve() if folder.is_dir() else folder)]

@@ -83,9 +83,10 @@ class FlowConfig:
                     pair (pi0, GR00T)
     dense_end       the end of tau where 'beta' is dense; paper: the text says 'clean'; open: its
                     peers' code says 'noise'; ours: 'noise'
-    prefix_rate     share of training samples whose first 1..4 rows are given clean, with their own
+    prefix_rate     share of training samples whose first rows are given clean, with their own
                     timestep 0 (trained-prefix real-time chunking, arXiv 2512.05964); paper: none;
                     ours: 0 as published
+    prefix_rows     1 to so many rows are given, drawn evenly
     denoising_steps steps at inference; paper: "a few"; open: 4..10; ours: 10
     sampler         'euler' as published, or 'heun': twice the work a step, second order
     noise_level     a of the stochastic step in reinforcement learning; paper: not stated; open:
@@ -97,6 +98,7 @@ class FlowConfig:
     beta: tuple[float, float] = (1.5, 1.0)
     dense_end: str = 'noise'
     prefix_rate: float = 0.0
+    prefix_rows: int = 4
     denoising_steps: int = 10
     sampler: str = 'euler'
     noise_level: float = 0.5

@@ -24,7 +24,7 @@ from qwen_vla_ros.model.graphs import GraphedCall
 from qwen_vla_ros.model.prompt_state import PromptState
 from qwen_vla_ros.model.qwen_vla import UNPADDED, QwenVLA
 from qwen_vla_ros.model.sampling import guided, solve
-from qwen_vla_ros.model.vision import Grids, look
+from qwen_vla_ros.model.vision import Grids, look, plan_images
 
 PATHS = ('auto', 'eager', 'graph', 'compile')
 
@@ -215,14 +215,15 @@ class Engine:
         grids = tuple(grid for grid, _ in images)
         if grids not in self._look:
             tower = self.model.backbone.model.visual
-            self._look[grids] = self._prepared(lambda pixels: look(tower, pixels, grids))
+            plan = plan_images(tower, grids)
+            self._look[grids] = self._prepared(lambda pixels: look(tower, pixels, plan))
         pixels = torch.cat([torch.from_numpy(pixels) for _, pixels in images])
         return self._look[grids](pixels.to(self.model.device, non_blocking=True))
 
     def _prepared(self, function: Any) -> Any:
         """Return the function on the chosen path."""
         if self.path == 'compile':
-            function = torch.compile(function, dynamic=False)
+            function = torch.compile(function, dynamic=False, fullgraph=True)
         return GraphedCall(function) if self._graphs else function
 
 

@@ -25,7 +25,7 @@ from qwen_vla_ros.model.config import QwenVLAConfig
 from qwen_vla_ros.model.flow import interpolate, masked_loss, sample_tau
 from qwen_vla_ros.model.positions import mrope_positions
 from qwen_vla_ros.model.sampling import NoisyStep, Velocity, flow_sde, guided, solve
-from qwen_vla_ros.model.vision import Grids, look
+from qwen_vla_ros.model.vision import Grids, look, plan_images
 
 # Masks of a batch without padding: none, attention is causal by itself.
 UNPADDED = {'full_attention': None, 'linear_attention': None}
@@ -61,10 +61,10 @@ class QwenVLA(nn.Module):
         tower, picture = self.backbone.model.visual, batch.get('picture')
         grids: Grids = tuple(map(tuple, batch['image_grid_thw'].tolist()))
         if picture is None:
-            return look(tower, batch['pixel_values'], grids)
+            return look(tower, batch['pixel_values'], plan_images(tower, grids))
         views, chosen = len(grids) // len(picture), picture.tolist()
         distinct = grids[: (max(chosen) + 1) * views]
-        features = look(tower, batch['pixel_values'], distinct)
+        features = look(tower, batch['pixel_values'], plan_images(tower, distinct))
         merged = tower.spatial_merge_size**2
         counts = [rows * columns // merged for _, rows, columns in distinct]
         split = features.split(counts)
@@ -127,8 +127,9 @@ class QwenVLA(nn.Module):
 
     def _given_rows(self, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
         """Return bool [B, H]: rows given clean, for trained-prefix real-time chunking."""
-        chance = torch.rand(count, generator=generator) < self.config.flow.prefix_rate
-        length = torch.randint(1, 5, (count,), generator=generator) * chance
+        flow = self.config.flow
+        chance = torch.rand(count, generator=generator) < flow.prefix_rate
+        length = torch.randint(1, flow.prefix_rows + 1, (count,), generator=generator) * chance
         return torch.arange(horizon)[None] < length[:, None]
 
     def velocity(self, context: Context) -> Velocity:

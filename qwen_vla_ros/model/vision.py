@@ -45,9 +45,14 @@ class ImagePlan:
     place: Tensor
 
 
+def plan_images(tower: Qwen3_5VisionModel, grids: Grids) -> ImagePlan:
+    """Return the plan of images with (1, rows, columns) patches each."""
+    device = tower.pos_embed.weight.device
+    return _plan(grids, tower.num_grid_per_side, tower.spatial_merge_size, device)
+
+
 @lru_cache(maxsize=64)
-def plan_images(grids: Grids, side: int, merge: int, device: torch.device) -> ImagePlan:
-    """Return the plan of images with (1, rows, columns) patches each; side: position table."""
+def _plan(grids: Grids, side: int, merge: int, device: torch.device) -> ImagePlan:
     grid = torch.tensor(grids)
     taps, weights = get_vision_interpolation_indices_and_weights(
         grid, side, 'bilinear', align_corners=True, spatial_merge_size=merge
@@ -77,14 +82,13 @@ def plan_images(grids: Grids, side: int, merge: int, device: torch.device) -> Im
     )
 
 
-def look(tower: Qwen3_5VisionModel, pixels: Tensor, grids: Grids) -> Tensor:
+def look(tower: Qwen3_5VisionModel, pixels: Tensor, plan: ImagePlan) -> Tensor:
     """
     Return the visual tokens [V, C] of images, in their order.
 
-    pixels uint8 [P, 3 * patch * patch], patches in the tower's merge order; grids (1, rows,
-    columns) an image. Equal to transformers' forward on ((pixels / 127.5) - 1) doubled in time.
+    pixels uint8 [P, 3 * patch * patch], patches in the tower's merge order. Equal to transformers'
+    forward on ((pixels / 127.5) - 1) doubled in time.
     """
-    plan = plan_images(grids, tower.num_grid_per_side, tower.spatial_merge_size, pixels.device)
     if plan.order is not None:
         pixels = pixels[plan.order]
     x_PW = _embed(tower, pixels)
