@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
-    """Return the parser of all sub-commands; train's own options load only when it is asked."""
+    """Return the parser of all sub-commands; those of train and init load when asked."""
     parser = argparse.ArgumentParser(
         prog='qwen-vla', description='A vision-language-action policy for ROS 2 robots.'
     )
@@ -61,11 +61,16 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     _eval_arguments(_add(commands, 'eval', 'closed loop in the gymnasium world', _eval))
     _serve_arguments(_add(commands, 'serve', 'serve a policy on a local socket', _serve))
     train = _add(commands, 'train', 'train a named run', _train)
+    init = _add(commands, 'init', 'join a Qwen3.5 release and a fresh decoder', _init)
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ['train']:
         from qwen_vla_ros.train.runs import cli_arguments
 
         cli_arguments(train)
+    if words[:1] == ['init']:
+        from qwen_vla_ros.model.initialise import cli_arguments as init_arguments
+
+        init_arguments(init)
     _record_arguments(_add(commands, 'record', "record a robot's topics into a bag", _record))
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
     return parser
@@ -217,6 +222,13 @@ def _serve(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     """Train."""
     from qwen_vla_ros.train.runs import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _init(args: argparse.Namespace) -> int:
+    """Write a checkpoint that waits for its training."""
+    from qwen_vla_ros.model.initialise import run_from_arguments
 
     return run_from_arguments(args)
 
