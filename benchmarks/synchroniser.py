@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import Result, main
 from qwen_vla_ros.alignment import Aligner, Match
+from qwen_vla_ros.embodiment import StateField, StateSource
 from qwen_vla_ros.observation import ObservationBuffer
 
 VIEWS = ('ego', 'cam_left_wrist', 'cam_right_wrist')
@@ -41,13 +42,15 @@ def contract() -> SimpleNamespace:
             height=HEIGHT,
             rate_hz=CAMERA_HZ,
             latency_offset_s=0.0,
+            depth_m=None,
         )
         for view in VIEWS
     )
+    fields = tuple(StateField(name, 'rad') for name in JOINTS)
     return SimpleNamespace(
         name='benchmark',
         cameras=cameras,
-        state=SimpleNamespace(topic='joint_states', rate_hz=STATE_HZ, latency_offset_s=0.0),
+        states=(StateSource('joint_states', STATE_HZ, fields),),
         state_names=JOINTS,
         safety=SimpleNamespace(max_skew_s=SLOP_S, max_age_s=0.2, max_future_s=0.05),
     )
@@ -175,7 +178,7 @@ def time_baseline(factory: Callable[..., Any], stream: list) -> tuple[float, lis
 
 def time_ours(stream: list) -> tuple[float, list[float]]:
     """Return s per message and the skew in s of every set."""
-    aligner = Aligner(dict.fromkeys(VIEWS, CAMERA_HZ), STATE_HZ, SLOP_S, 0.2)
+    aligner = Aligner(dict.fromkeys(VIEWS, CAMERA_HZ), {'state': STATE_HZ}, SLOP_S, 0.2)
     skews = []
     start = time.process_time()
     for source, at, message in stream:
@@ -185,7 +188,7 @@ def time_ours(stream: list) -> tuple[float, list[float]]:
         if source == VIEWS[-1]:
             found = aligner.match(at)
             if isinstance(found, Match):
-                times = [found.state_ns, *(at for at, _ in found.frames.values())]
+                times = [at for at, _ in (*found.frames.values(), *found.states.values())]
                 skews.append((max(times) - min(times)) * 1e-9)
     return (time.process_time() - start) / len(stream), skews
 

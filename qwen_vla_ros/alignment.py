@@ -2,28 +2,26 @@
 Streams with times -> one set that belongs together, or why there is none.
 
 The anchor of a set is a camera's newest frame: that one around which the nearest frames of the
-other cameras lie closest together. Joints are interpolated to it. When no such set fits (skew, or
-joints not there yet), the frames before are tried, until the age limit. Nothing is extrapolated.
+other cameras lie closest together. Every state is interpolated to it. When no such set fits (skew,
+or a state not there yet), the frames before are tried, until the age limit. Nothing is
+extrapolated.
 
 Items are filed under their true times; messages, topics and clocks are observation.py's business.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import ceil
+from math import ceil, inf, pi
 from typing import Any, NamedTuple
 
-import numpy as np
-
-STATE = 'state'
 KEEP_S = 0.5
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Why there is no observation: source is a view tag or 'state'."""
+    """Why there is no observation: source is a view tag, 'state' or 'state.<key>'."""
 
     source: str
     reason: str
@@ -34,12 +32,11 @@ class Missing:
 
 
 class Match(NamedTuple):
-    """One set: view -> (time, item) of the cameras, joints float64 [S] and their time."""
+    """One set: view -> (time, item) of the cameras, source -> (time, row) of the states."""
 
     anchor_ns: int
     frames: Mapping[str, tuple[int, Any]]
-    state: np.ndarray
-    state_ns: int
+    states: Mapping[str, tuple[int, Sequence[float]]]
 
 
 class Stream:
@@ -86,19 +83,38 @@ class Stream:
         if index < len(self.times) and self.times[index] == time_ns:
             del self.times[index], self.items[index]
 
+    def drop_after(self, time_ns: int) -> None:
+        """Forget what is later than a time."""
+        index = bisect_right(self.times, time_ns)
+        del self.times[index:], self.items[index:]
+
 
 class Aligner:
     """One stream a source; finds the newest set of all sources that belongs together."""
 
     def __init__(
-        self, camera_rates: Mapping[str, float], state_rate: float, skew_s: float, age_s: float
+        self,
+        camera_rates: Mapping[str, float],
+        state_rates: Mapping[str, float],
+        skew_s: float,
+        age_s: float,
+        future_s: float = inf,
+        angles: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """Set up for view -> Hz and the Hz of the joints; skew over all cameras, age of each."""
-        self._rates = {**camera_rates, STATE: state_rate}
-        self._views = tuple(camera_rates)
+        """
+        Set up for view -> Hz and state source -> Hz.
+
+        skew_s is over all cameras, age_s of each source; items more than future_s ahead of the
+        clock are forgotten when they are met (the clock was set back). angles names the columns of
+        a state that turn over at +-pi: they are interpolated the short way round.
+        """
+        self._rates = {**camera_rates, **state_rates}
+        self._views, self._states = tuple(camera_rates), tuple(state_rates)
         self._skew_s, self._age_s = skew_s, age_s
         self._skew_ns, self._age_ns = round(skew_s * 1e9), round(age_s * 1e9)
-        self._state_period_ns = round(1e9 / state_rate)
+        self._future_ns = future_s * 1e9
+        self._periods_ns = {name: round(1e9 / rate) for name, rate in state_rates.items()}
+        self._angles = {name: tuple(columns) for name, columns in (angles or {}).items()}
         self.clear()
 
     def clear(self) -> None:
@@ -109,20 +125,26 @@ class Aligner:
 
     def match(self, now_ns: int) -> Match | tuple[Missing, ...]:
         """Return the newest set that fits, or for each source why there is none."""
-        oldest = now_ns - self._age_ns
+        oldest, latest = now_ns - self._age_ns, now_ns + self._future_ns
+        fresh = True
         for stream in self.streams.values():
-            if not stream.times or stream.times[-1] < oldest:
-                return self._stale(now_ns)
-        problem: Missing | None = None
+            times = stream.times
+            if times and times[-1] > latest:
+                stream.drop_after(latest)
+            if not times or times[-1] < oldest:
+                fresh = False
+        if not fresh:
+            return self._stale(now_ns)
+        problems: tuple[Missing, ...] = ()
         for back in count(1):
             sets = self._sets(back, oldest)
             if not sets:
-                return (problem,)
+                return problems
             for spread, anchor, chosen in sets:
                 found = self._complete(spread, anchor, chosen)
                 if isinstance(found, Match):
                     return found
-                problem = problem or found
+                problems = problems or found
 
     def _sets(self, back: int, oldest: int) -> list[tuple[int, int, list[int]]]:
         """Return (spread, anchor, index a camera) around each camera's back-th newest frame."""
@@ -148,7 +170,9 @@ class Aligner:
         sets.sort()
         return sets
 
-    def _complete(self, spread: int, anchor: int, chosen: list[int]) -> Match | Missing:
+    def _complete(
+        self, spread: int, anchor: int, chosen: list[int]
+    ) -> Match | tuple[Missing, ...]:
         streams = self.streams
         frames = {
             view: (streams[view].times[index], streams[view].items[index])
@@ -156,30 +180,34 @@ class Aligner:
         }
         if spread > self._skew_ns:
             view = max(frames, key=lambda name: abs(frames[name][0] - anchor))
-            return Missing(
-                view, f'skew {spread * 1e-9:.3f} s > {self._skew_s:g} s between the cameras'
-            )
-        state = self._state_at(anchor)
-        return state if isinstance(state, Missing) else Match(anchor, frames, *state)
+            reason = f'skew {spread * 1e-9:.3f} s > {self._skew_s:g} s between the cameras'
+            return (Missing(view, reason),)
+        states = {name: self._state_at(name, anchor) for name in self._states}
+        missing = tuple(found for found in states.values() if isinstance(found, Missing))
+        return missing or Match(anchor, frames, states)
 
-    def _state_at(self, anchor: int) -> tuple[np.ndarray, int] | Missing:
-        """Return joints [S] at the anchor and the time they hold for."""
-        times, rows = self.streams[STATE].times, self.streams[STATE].items
+    def _state_at(self, name: str, anchor: int) -> tuple[int, Sequence[float]] | Missing:
+        """Return the time that a state holds for, and its row at the anchor."""
+        stream = self.streams[name]
+        times, rows = stream.times, stream.items
         after = bisect_right(times, anchor)
         if after == 0:
-            return Missing(STATE, 'no joint state as old as the newest frames yet')
+            return Missing(name, 'no state as old as the newest frames yet')
         low = times[after - 1]
         if after == len(times):
-            if anchor - low > self._state_period_ns:
-                behind = (anchor - low) * 1e-9
-                return Missing(STATE, f'joint states are {behind:.3f} s behind the cameras')
-            return np.array(rows[-1]), low
+            if anchor - low > self._periods_ns[name]:
+                return Missing(name, f'{(anchor - low) * 1e-9:.3f} s behind the cameras')
+            return low, rows[-1]
         gap = times[after] - low
         if gap > self._age_ns:
-            return Missing(STATE, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
+            return Missing(name, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
         part = (anchor - low) / gap
-        pairs = zip(rows[after - 1], rows[after], strict=True)
-        return np.array([a + part * (b - a) for a, b in pairs]), anchor
+        before, behind = rows[after - 1], rows[after]
+        row = [a + part * (b - a) for a, b in zip(before, behind, strict=True)]
+        for column in self._angles.get(name, ()):
+            turn = _turned(behind[column] - before[column])
+            row[column] = _turned(before[column] + part * turn)
+        return anchor, row
 
     def _stale(self, now_ns: int) -> tuple[Missing, ...]:
         problems = []
@@ -187,8 +215,13 @@ class Aligner:
             if not stream.times:
                 problems.append(Missing(name, 'never received'))
             elif now_ns - stream.times[-1] > self._age_ns:
-                noun = 'joint state' if name == STATE else 'frame'
+                noun = 'state' if name in self._states else 'frame'
                 age = (now_ns - stream.times[-1]) * 1e-9
                 reason = f'last {noun} {age:.2f} s old (limit {self._age_s:g} s)'
                 problems.append(Missing(name, reason))
         return tuple(problems)
+
+
+def _turned(angle: float) -> float:
+    """Return an angle in rad brought into [-pi, pi)."""
+    return (angle + pi) % (2 * pi) - pi

@@ -15,32 +15,23 @@ import yaml
 
 from qwen_vla_ros.embodiment import (
     ActionGroup,
-    Camera,
     ContractError,
     Embodiment,
     JointLimit,
     Output,
     Prompt,
     Safety,
-    StateField,
-    StateSource,
     WorkspaceBox,
     did_you_mean,
     told_file,
 )
-from qwen_vla_ros.strict_values import StrictLoader, StrictValues
+from qwen_vla_ros.sensor_reader import TOPIC, VIEW, SensorReader
+from qwen_vla_ros.strict_values import StrictLoader
 
-UNITS = ('rad', 'm')
 KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint')
 OUTPUT_TYPES = ('JointTrajectory',)
-ENCODINGS = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8')
-TOPIC = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
-VIEW = re.compile(r'[a-z][a-z0-9_]*')
 LINE = re.compile(r'[^\n\r]+')
-MAX_LATENCY_S = 1.0
-MAX_RATE_HZ = 1000.0
 MAX_HORIZON = 1000
-MAX_PIXELS = 8192
 # Outside these a figure would switch its check off, or is meant in another unit (ms, degrees).
 SAFETY_RANGES = {
     'max_age_s': (0.01, 2.0),
@@ -71,15 +62,16 @@ def read_contract(path: Path) -> Embodiment:
     return _Reader(file).embodiment(data, path, text)
 
 
-class _Reader(StrictValues):
+class _Reader(SensorReader):
     """Reads the sections of a contract."""
 
     def embodiment(self, data: Any, source: Path, text: str) -> Embodiment:
         """Return the whole contract."""
-        keys = [f.name for f in fields(Embodiment) if f.name not in ('words', 'source', 'text')]
+        beside = ('words', 'source', 'text', 'further_states')
+        keys = [f.name for f in fields(Embodiment) if f.name not in beside]
         self.table(data, '', ['prompt', *(k for k in keys if k != 'workspace')], ['workspace'])
-        state = self.state(data['state'])
-        units = {field.name: field.unit for field in state.fields}
+        states = self.states(data['state'])
+        units = {field.name: field.unit for state in states for field in state.fields}
         limits = self.limits(data['limits'], units)
         layouts = {
             name: self.layout(value, f'layouts.{name}', units, limits)
@@ -91,8 +83,9 @@ class _Reader(StrictValues):
             words=self.prompt(data['prompt']),
             rate_hz=self.rate(data['rate_hz'], 'rate_hz'),
             horizon=self.whole(data['horizon'], 'horizon', MAX_HORIZON),
-            cameras=self.cameras(data['cameras'], state.topic),
-            state=state,
+            cameras=self.cameras(data['cameras'], states),
+            state=states[0],
+            further_states=states[1:],
             layouts=layouts,
             default_layout=self.one_of(data['default_layout'], 'default_layout', layouts),
             limits=limits,
@@ -111,49 +104,6 @@ class _Reader(StrictValues):
             self.word(data['robot_tag'], 'prompt.robot_tag', LINE),
             self.one_of(data['arms'], 'prompt.arms', ('single', 'dual')),
             **{key: self.flag(data.get(key, False), f'prompt.{key}') for key in flags},
-        )
-
-    def cameras(self, data: Any, state_topic: str) -> tuple[Camera, ...]:
-        """Return the views; no topic serves two of them, or the joints as well."""
-        cameras = tuple(
-            self.camera(view, value, f'cameras.{view}')
-            for view, value in self.named(data, 'cameras').items()
-        )
-        taken = {state_topic}
-        for camera in cameras:
-            for key in ('topic', 'info_topic'):
-                topic = getattr(camera, key)
-                if topic in taken:
-                    raise self.fail(f'cameras.{camera.view}.{key}', f'{topic!r} stands twice')
-                taken.add(topic)
-        return cameras
-
-    def camera(self, view: str, data: Any, path: str) -> Camera:
-        """Return one view."""
-        keys = [f.name for f in fields(Camera) if f.name not in ('view', 'latency_offset_s')]
-        self.word(view, path, VIEW)
-        self.table(data, path, keys, ['latency_offset_s'])
-        return Camera(
-            view,
-            self.word(data['topic'], f'{path}.topic', TOPIC),
-            self.word(data['info_topic'], f'{path}.info_topic', TOPIC),
-            self.word(data['frame_id'], f'{path}.frame_id'),
-            self.one_of(data['encoding'], f'{path}.encoding', ENCODINGS),
-            self.whole(data['width'], f'{path}.width', MAX_PIXELS),
-            self.whole(data['height'], f'{path}.height', MAX_PIXELS),
-            self.rate(data['rate_hz'], f'{path}.rate_hz'),
-            self.latency(data.get('latency_offset_s', 0.0), f'{path}.latency_offset_s'),
-        )
-
-    def state(self, data: Any) -> StateSource:
-        """Return where the measured joints come from."""
-        self.table(data, 'state', ('topic', 'rate_hz', 'fields'), ('latency_offset_s',))
-        units = self.units(data['fields'], 'state.fields')
-        return StateSource(
-            self.word(data['topic'], 'state.topic', TOPIC),
-            self.rate(data['rate_hz'], 'state.rate_hz'),
-            tuple(StateField(name, unit) for name, unit in units.items()),
-            self.latency(data.get('latency_offset_s', 0.0), 'state.latency_offset_s'),
         )
 
     def layout(
@@ -244,10 +194,7 @@ class _Reader(StrictValues):
     def limit(self, data: Any, path: str) -> JointLimit:
         """Return the limits of one joint."""
         self.table(data, path, ('position', 'velocity', 'acceleration'))
-        pair = data['position']
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise self.fail(f'{path}.position', f'[lower, upper] is wanted, got {pair!r}')
-        lower, upper = (self.number(value, f'{path}.position') for value in pair)
+        lower, upper = self.pair(data['position'], f'{path}.position', '[lower, upper]')
         if lower >= upper:
             raise self.fail(f'{path}.position', f'lower {lower:g} is not below upper {upper:g}')
         return JointLimit(
@@ -293,18 +240,3 @@ class _Reader(StrictValues):
             )
             raise self.fail('safety.lookahead_s', problem)
         return safety
-
-    def units(self, data: Any, path: str) -> dict[str, str]:
-        """Return a table name -> unit."""
-        return {
-            name: self.one_of(unit, f'{path}.{name}', UNITS)
-            for name, unit in self.named(data, path).items()
-        }
-
-    def rate(self, value: Any, path: str) -> float:
-        """Return a rate in Hz."""
-        return self.number(value, path, 0, MAX_RATE_HZ, above=True)
-
-    def latency(self, value: Any, path: str) -> float:
-        """Return by how much, in s, stamps differ from the exposure."""
-        return self.number(value, path, -MAX_LATENCY_S, MAX_LATENCY_S)

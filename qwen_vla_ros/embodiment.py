@@ -33,7 +33,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Camera:
-    """One view: stamp - latency_offset_s is the exposure; width, height in pixels."""
+    """
+    One view: stamp - latency_offset_s is the exposure; width, height in pixels.
+
+    depth_m, of depth encodings only: distances (near, far) in m that become grey 1 and 255.
+    """
 
     view: str
     topic: str
@@ -44,11 +48,12 @@ class Camera:
     height: int
     rate_hz: float
     latency_offset_s: float = 0.0
+    depth_m: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class StateField:
-    """One measured joint and its unit."""
+    """One measured joint (or component of the odometry) and its unit."""
 
     name: str
     unit: str
@@ -56,12 +61,20 @@ class StateField:
 
 @dataclass(frozen=True)
 class StateSource:
-    """Proprioception: sensor_msgs/JointState on a topic."""
+    """
+    Proprioception on a topic: sensor_msgs/JointState or nav_msgs/Odometry (type).
+
+    name is 'state', or 'state.<key>' where a robot has several. A field is named by prefix and
+    what the message calls it: two arms that both publish 'waist' stay apart.
+    """
 
     topic: str
     rate_hz: float
     fields: tuple[StateField, ...]
     latency_offset_s: float = 0.0
+    type: str = 'JointState'
+    name: str = 'state'
+    prefix: str = ''
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,7 @@ class Embodiment:
     description: str
     source: Path
     text: str
+    further_states: tuple[StateSource, ...] = ()
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> 'Embodiment':
@@ -176,8 +190,13 @@ class Embodiment:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Return the names of the measured joints, in the policy's order."""
-        return tuple(field.name for field in self.state.fields)
+        """Return the names of all that is measured, in the policy's order."""
+        return tuple(field.name for state in self.states for field in state.fields)
+
+    @property
+    def states(self) -> tuple[StateSource, ...]:
+        """Return every source of proprioception: most robots have one, two arms often two."""
+        return (self.state, *self.further_states)
 
     def action_groups(self, layout: str | None = None) -> tuple[ActionGroup, ...]:
         """Return the groups of a layout; an unknown one is refused with the known ones."""

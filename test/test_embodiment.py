@@ -205,6 +205,94 @@ BAD = {
 }
 
 
+ONE_STATE = TEXT[TEXT.index('state:\n') : TEXT.index('# What a policy may command')]
+SEVERAL = """state:
+  sources:
+    arm:
+      topic: joint_states
+      rate_hz: 50.0
+      fields:
+        waist: rad
+        shoulder: rad
+        elbow: rad
+        forearm_roll: rad
+        wrist_angle: rad
+        wrist_rotate: rad
+        left_finger: m
+    other:
+      topic: other/joint_states
+      rate_hz: 100.0
+      prefix: other_
+      latency_offset_s: 0.01
+      fields: {other_waist: rad}
+    base:
+      type: Odometry
+      topic: odom
+      rate_hz: 30.0
+      prefix: base_
+      fields: {base_x: m, base_yaw: rad, base_angular_z: rad/s}
+
+"""
+BAD_STATES = {
+    'field without the prefix': ('{other_waist: rad}', '{waist: rad}', r'prefix .other_'),
+    'field twice': ('      prefix: other_\n', '', 'stands twice|elbow'),
+    'topic twice': ('topic: odom', 'topic: joint_states', "'joint_states' stands twice"),
+    'unknown type': ('type: Odometry', 'type: Odometri', "did you mean 'Odometry'"),
+    'unknown component': ('base_yaw: rad,', 'base_yow: rad,', "did you mean 'yaw'"),
+    'unit of a component': ('base_yaw: rad,', 'base_yaw: m,', "base_yaw: is in rad, got 'm'"),
+    'camera on its topic': ('topic: odom', 'topic: camera/scene/image_raw', 'stands twice'),
+    'key beside the sources': ('  sources:', '  topic: a\n  sources:', 'state.topic: unknown key'),
+}
+
+
+def test_several_sources_of_state_are_read_in_order(tmp_path):
+    found = load(tmp_path, (ONE_STATE, SEVERAL))
+    assert [state.name for state in found.states] == ['state.arm', 'state.other', 'state.base']
+    assert found.state_names == (
+        *CONTRACT.state_names,
+        *('other_waist', 'base_x', 'base_yaw', 'base_angular_z'),
+    )
+    assert found.states[1].latency_offset_s == 0.01
+    assert (found.states[2].type, found.states[2].prefix) == ('Odometry', 'base_')
+
+
+def test_one_source_is_called_state():
+    assert [(state.name, state.type) for state in CONTRACT.states] == [('state', 'JointState')]
+
+
+@pytest.mark.parametrize('kind', BAD_STATES)
+def test_wrong_sources_of_state_are_refused(tmp_path, kind):
+    old, new, message = BAD_STATES[kind]
+    text = SEVERAL.replace(old, new, 1)
+    if kind == 'field twice':
+        text = text.replace('{other_waist: rad}', '{waist: rad}')
+    with pytest.raises(ContractError, match=message):
+        load(tmp_path, (ONE_STATE, text))
+
+
+def test_a_depth_camera_says_its_range(tmp_path):
+    depth = 'encoding: 16UC1\n    depth_m: [0.3, 2.0]'
+    assert load(tmp_path, ('encoding: rgb8', depth)).cameras[0].depth_m == (0.3, 2.0)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (
+            'encoding: 32FC1',
+            r'ego\.depth_m: \[near, far\] in m belongs to the encodings 16UC1, 32',
+        ),
+        ('encoding: rgb8\n    depth_m: [0.3, 2.0]', 'the encoding is rgb8'),
+        ('encoding: 16UC1\n    depth_m: [2.0, 0.3]', '0 <= near < far is wanted'),
+        ('encoding: 16UC1\n    depth_m: 2.0', r'\[near, far\] is wanted, got 2.0'),
+        ('encoding: rgb9', "did you mean 'rgb8'"),
+    ],
+)
+def test_a_wrong_encoding_or_range_is_refused(tmp_path, text, message):
+    with pytest.raises(ContractError, match=message):
+        load(tmp_path, ('encoding: rgb8', text))
+
+
 @pytest.mark.parametrize('kind', BAD)
 def test_a_wrong_file_is_refused_with_place_and_reason(tmp_path, kind):
     change, message = BAD[kind]
@@ -316,8 +404,8 @@ def test_an_installed_package_finds_its_share(tmp_path, site):
     source = Path(embodiment.__file__).parent
     target = tmp_path / site / 'qwen_vla_ros'
     target.mkdir(parents=True)
-    for name in ('__init__', 'embodiment', 'contract_reader', 'strict_values', 'errors'):
-        shutil.copy(source / f'{name}.py', target)
+    for file in source.glob('*.py'):
+        shutil.copy(file, target)
     share = tmp_path / 'share' / 'qwen_vla_ros' / 'config'
     shutil.copytree(source.parent / 'config', share)
     script = (

@@ -5,16 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from qwen_vla_ros import observation
 from qwen_vla_ros.alignment import Missing, Stream
-from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.embodiment import Embodiment, StateField, StateSource
 from qwen_vla_ros.observation import InputError, ObservationBuffer
+from qwen_vla_ros.stream_counts import told_bins
 
 MS = 1_000_000
 T0 = 1_000_000 * MS
 WIDTH, HEIGHT = 4, 2
 
 
-def camera(view: str, encoding: str = 'rgb8', offset_s: float = 0.0) -> SimpleNamespace:
+def camera(
+    view: str, encoding: str = 'rgb8', offset_s: float = 0.0, depth_m=None
+) -> SimpleNamespace:
     return SimpleNamespace(
         view=view,
         topic=f'camera/{view}/image_raw',
@@ -23,15 +27,26 @@ def camera(view: str, encoding: str = 'rgb8', offset_s: float = 0.0) -> SimpleNa
         height=HEIGHT,
         rate_hz=20.0,
         latency_offset_s=offset_s,
+        depth_m=depth_m,
     )
 
 
-def robot(cameras=None, names=('waist', 'elbow'), state_offset_s: float = 0.0) -> SimpleNamespace:
+def joint_source(names=('waist', 'elbow'), offset_s: float = 0.0, **fields) -> StateSource:
+    found = tuple(StateField(name, 'rad') for name in names)
+    return StateSource(
+        **{'topic': 'joint_states', 'rate_hz': 50.0, 'fields': found, **fields},
+        latency_offset_s=offset_s,
+    )
+
+
+def robot(
+    cameras=None, names=('waist', 'elbow'), state_offset_s: float = 0.0, states=None
+) -> SimpleNamespace:
     """A contract of two cameras of 4x2 pixels and two joints."""
     return SimpleNamespace(
         name='stub',
         cameras=tuple(cameras or (camera('ego'), camera('wrist'))),
-        state=SimpleNamespace(topic='joint_states', rate_hz=50.0, latency_offset_s=state_offset_s),
+        states=tuple(states or (joint_source(names, state_offset_s),)),
         state_names=tuple(names),
         safety=SimpleNamespace(max_skew_s=0.06, max_age_s=0.15, max_future_s=0.05),
     )
@@ -119,9 +134,7 @@ def test_joints_further_behind_are_never_extrapolated() -> None:
     for view in ('ego', 'wrist'):
         buffer.push(view, image(T0 + 30 * MS), T0 + 30 * MS)
     assert buffer.sample(T0 + 30 * MS, '') is None
-    assert reasons(buffer, T0 + 30 * MS) == {
-        'state': 'joint states are 0.030 s behind the cameras'
-    }
+    assert reasons(buffer, T0 + 30 * MS) == {'state': '0.030 s behind the cameras'}
 
 
 def test_older_frames_are_taken_while_the_joints_are_behind() -> None:
@@ -226,10 +239,11 @@ def test_bad_joint_states_are_refused_and_not_stored(message, words) -> None:
     ('fields', 'words'),
     [
         (
-            {'encoding': '16UC1'},
-            "ego/image_raw: encoding '16UC1' cannot be read; let the camera",
+            {'encoding': '8UC3'},
+            "ego/image_raw: encoding '8UC3' cannot be read; let the camera",
         ),
         ({'encoding': 'mono8'}, "encoding 'mono8', the contract says 'rgb8'"),
+        ({'encoding': '16UC1'}, "encoding '16UC1', the contract says 'rgb8'"),
         ({'width': 8, 'step': 24, 'height': 1}, 'image is 8x1, the contract says 4x2'),
         ({'data': b'123'}, '3 bytes with a step of 12 are too few for 4x2 rgb8'),
         ({'step': 4}, 'with a step of 4 are too few'),
@@ -365,6 +379,222 @@ def test_small_steps_back_of_the_clock_are_tolerated() -> None:
     assert buffer.sample(T0 - 10 * MS, '').stamp_ns == T0
 
 
+def test_a_clock_set_back_a_little_forgets_what_is_now_in_the_future() -> None:
+    """A step of less than a jump: frames of the old time must not pass for the newest."""
+    buffer = filled()
+    now = T0 - 200 * MS
+    assert list(reasons(buffer, now)) == ['ego', 'wrist', 'state']
+    for view in ('ego', 'wrist'):
+        buffer.push(view, image(now, fill=7), now)
+    buffer.push('state', joints(now), now)
+    found = buffer.sample(now, '')
+    assert (found.stamp_ns, found.images['ego'].max()) == (now, 7)
+
+
+def test_a_clock_that_jumps_ahead_makes_everything_stale_until_new_messages_come() -> None:
+    buffer = filled()
+    later = T0 + 3_600_000 * MS
+    assert reasons(buffer, later)['ego'] == 'last frame 3600.00 s old (limit 0.15 s)'
+    with pytest.raises(InputError, match='stamped 3599.950 s in the past'):
+        buffer.push('ego', image(T0 + 50 * MS), later)
+    for view in ('ego', 'wrist'):
+        buffer.push(view, image(later), later)
+    buffer.push('state', joints(later), later)
+    assert buffer.sample(later, '').stamp_ns == later
+
+
+def test_simulated_time_without_a_clock_is_named() -> None:
+    buffer = ObservationBuffer(robot())
+    with pytest.raises(InputError, match='use_sim_time is set and nobody publishes /clock'):
+        buffer.push('state', joints(T0), 0)
+    assert 'nobody publishes /clock' in reasons(buffer, 0)['state']
+
+
+def test_simulated_time_starts_anew_from_the_beginning() -> None:
+    buffer = filled()
+    for start in (20 * MS, 40 * MS):
+        for view in ('ego', 'wrist'):
+            buffer.push(view, image(start), start)
+        buffer.push('state', joints(start), start)
+        assert buffer.sample(start, '').stamp_ns == start
+
+
+def test_a_restarted_driver_whose_stamps_lag_is_aligned_by_them_and_nothing_stays_stuck() -> None:
+    """The camera comes back with an encoder delay of 60 ms in its stamps."""
+    buffer = ObservationBuffer(robot())
+    for tick in range(0, 800, 10):
+        now = T0 + tick * MS
+        if tick % 20 == 0:
+            buffer.push('state', joints(now, (tick, tick)), now)
+        if tick % 50 == 0:
+            buffer.push('wrist', image(now), now)
+            late = 0 if tick < 300 else 60
+            if not 300 <= tick < 500:
+                buffer.push('ego', image(now - late * MS, fill=tick // 10), now)
+        if tick in (290, 490, 790):
+            found = buffer.sample(now, '')
+            if tick == 490:
+                assert found is None
+                assert 'last frame' in reasons(buffer, now)['ego']
+                continue
+            exposure = {290: 250, 790: 690}[tick]
+            assert found.sources_ns['ego'] == T0 + exposure * MS
+            assert found.state[0] == pytest.approx((found.stamp_ns - T0) / MS)
+
+
+def test_a_restarted_driver_whose_stamps_are_of_another_clock_is_refused_until_it_is_mended() -> (
+    None
+):
+    buffer = filled()
+    now = T0 + 200 * MS
+    with pytest.raises(InputError, match='in the past'):
+        buffer.push('ego', image(T0 - 60_000 * MS), now)
+    for source, message in (('wrist', image(now)), ('state', joints(now))):
+        buffer.push(source, message, now)
+    assert 'last message refused' in reasons(buffer, now)['ego']
+    buffer.push('ego', image(now), now)
+    assert buffer.sample(now, '').stamp_ns == now
+
+
+def test_a_stamp_within_the_limit_ahead_of_the_clock_does_not_block_the_frames_after_it() -> None:
+    buffer = filled()
+    buffer.push('ego', image(T0 + 40 * MS, fill=4), T0)
+    for time in (10, 20):
+        now = T0 + time * MS
+        buffer.push('wrist', image(now), now)
+        buffer.push('ego', image(now), now)
+        buffer.push('state', joints(now), now)
+        assert buffer.sample(now, '').stamp_ns == now
+
+
+def test_a_driver_that_repeats_one_stamp_is_named_when_its_frame_is_too_old() -> None:
+    buffer = filled()
+    for time in range(10, 160, 10):
+        buffer.push('ego', image(T0), T0 + time * MS - 10 * MS)
+    now = T0 + 160 * MS
+    buffer.push('wrist', image(now), now)
+    buffer.push('state', joints(now), now)
+    assert 'repeats the stamp of an earlier message' in reasons(buffer, now)['ego']
+
+
+def test_what_the_graph_says_of_a_silent_source_is_told_with_it() -> None:
+    buffer = filled()
+    buffer.explain({'ego': 'no publisher on /camera'})
+    assert buffer.missing(T0) == ()
+    now = T0 + 200 * MS
+    assert reasons(buffer, now)['ego'] == (
+        'last frame 0.20 s old (limit 0.15 s); no publisher on /camera'
+    )
+    assert reasons(buffer, now)['wrist'] == 'last frame 0.20 s old (limit 0.15 s)'
+
+
+# --- several sources of state -----------------------------------------------------------------
+
+
+def two_arms() -> ObservationBuffer:
+    states = [
+        joint_source(
+            (f'{side}_waist', f'{side}_elbow'),
+            topic=f'{side}/joint_states',
+            name=f'state.{side}',
+            prefix=f'{side}_',
+        )
+        for side in ('left', 'right')
+    ]
+    names = [field.name for state in states for field in state.fields]
+    return ObservationBuffer(robot(names=names, states=states))
+
+
+def test_two_arms_are_interpolated_each_by_its_own_messages() -> None:
+    buffer = two_arms()
+    for view in ('ego', 'wrist'):
+        buffer.push(view, image(T0 + 10 * MS), T0 + 10 * MS)
+    for time, value in ((0, 0.0), (20, 2.0)):
+        buffer.push('state.left', joints(T0 + time * MS, (value, -value)), T0 + 20 * MS)
+    for time, value in ((5, 1.0), (15, 3.0)):
+        buffer.push('state.right', joints(T0 + time * MS, (value, 7.0)), T0 + 20 * MS)
+    found = buffer.sample(T0 + 20 * MS, '')
+    assert found.state_names == ('left_waist', 'left_elbow', 'right_waist', 'right_elbow')
+    np.testing.assert_array_equal(found.state, [1.0, -1.0, 2.0, 7.0])
+    assert found.sources_ns['state.right'] == T0 + 10 * MS
+
+
+def test_an_arm_that_is_silent_blocks_by_its_name() -> None:
+    buffer = two_arms()
+    for view in ('ego', 'wrist'):
+        buffer.push(view, image(T0), T0)
+    buffer.push('state.left', joints(T0), T0)
+    assert buffer.sample(T0, '') is None
+    assert reasons(buffer, T0) == {'state.right': 'never received (topic right/joint_states)'}
+
+
+def odometry(time_ns: int, x: float, yaw: float, speed: float = 0.0) -> SimpleNamespace:
+    half = yaw / 2
+    turn = SimpleNamespace(x=0.0, y=0.0, z=np.sin(half), w=np.cos(half))
+    pose = SimpleNamespace(position=SimpleNamespace(x=x, y=-x, z=9.0), orientation=turn)
+    twist = SimpleNamespace(
+        linear=SimpleNamespace(x=speed, y=0.5, z=9.0), angular=SimpleNamespace(x=9.0, y=9.0, z=0.1)
+    )
+    return SimpleNamespace(
+        header=header(time_ns),
+        pose=SimpleNamespace(pose=pose),
+        twist=SimpleNamespace(twist=twist),
+    )
+
+
+def base() -> ObservationBuffer:
+    units = {'x': 'm', 'y': 'm', 'yaw': 'rad', 'linear_x': 'm/s', 'angular_z': 'rad/s'}
+    fields = tuple(StateField(f'base_{name}', unit) for name, unit in units.items())
+    source = StateSource('odom', 50.0, fields, type='Odometry', prefix='base_')
+    names = [field.name for field in fields]
+    return ObservationBuffer(robot(names=names, states=[source]))
+
+
+def test_odometry_is_a_state_and_its_heading_turns_the_short_way() -> None:
+    buffer = base()
+    for view in ('ego', 'wrist'):
+        buffer.push(view, image(T0 + 10 * MS), T0 + 10 * MS)
+    buffer.push('state', odometry(T0, 1.0, np.pi - 0.1, 1.0), T0 + 20 * MS)
+    buffer.push('state', odometry(T0 + 20 * MS, 2.0, -np.pi + 0.3, 3.0), T0 + 20 * MS)
+    found = buffer.sample(T0 + 20 * MS, '')
+    np.testing.assert_allclose(found.state, [1.5, -1.5, -np.pi + 0.1, 2.0, 0.1], atol=1e-6)
+
+
+def test_odometry_without_an_orientation_is_refused() -> None:
+    message = odometry(T0, 0.0, 0.0)
+    message.pose.pose.orientation.w = 0.0
+    with pytest.raises(InputError, match='topic odom: the orientation .* is no unit quaternion'):
+        base().push('state', message, T0)
+    with pytest.raises(InputError, match='odometry x is nan'):
+        base().push('state', odometry(T0, np.nan, 0.0), T0)
+
+
+# --- each frame is decoded once ----------------------------------------------------------------
+
+
+def test_a_frame_that_serves_twice_is_decoded_once_and_shared(monkeypatch) -> None:
+    decoded = []
+    decode = observation.decode_image
+
+    def count(message, topic, depth_m):
+        decoded.append(topic)
+        return decode(message, topic, depth_m)
+
+    monkeypatch.setattr(observation, 'decode_image', count)
+    buffer = filled()
+    first = buffer.sample(T0, '')
+    second = buffer.sample(T0 + MS, '')
+    assert decoded == ['camera/ego/image_raw', 'camera/wrist/image_raw']
+    assert all(second.images[view] is first.images[view] for view in ('ego', 'wrist'))
+    for view in ('ego', 'wrist'):
+        buffer.push(view, image(T0 + 20 * MS, fill=3), T0 + 20 * MS)
+    buffer.push('state', joints(T0 + 20 * MS), T0 + 20 * MS)
+    assert buffer.sample(T0 + 20 * MS, '').images['ego'].max() == 3
+    assert len(decoded) == 4
+    with pytest.raises(ValueError, match='read-only'):
+        second.images['ego'][0, 0] = 1
+
+
 def test_clear_forgets_messages() -> None:
     buffer = filled()
     buffer.clear()
@@ -393,7 +623,11 @@ def test_statistics_count_age_and_skew() -> None:
         'duplicates': 0,
         'age': found['sources']['ego']['age'],
         'skew': [1] + [0] * len(edges),
+        'age_s': pytest.approx((0.03, 0.03, 0.03)),
+        'skew_s': (0.0, 0.0, 0.0),
     }
+    assert told_bins(found['sources']['ego']['age']) == '<50:1 ms'
+    assert told_bins([0] * (len(edges) + 1)) == 'none'
 
 
 def test_stream_is_bounded_and_keeps_the_newest() -> None:

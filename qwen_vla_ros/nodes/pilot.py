@@ -13,7 +13,7 @@ starts again from where it is measured. Only a latched safety gate waits for res
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,8 @@ class Pilot:
             np.array([embodiment.limits[name].acceleration for name in self.names]),
         )
         self._topics = {camera.view: camera.topic for camera in embodiment.cameras}
-        self._topics['state'] = embodiment.state.topic
+        self._topics.update({state.name: state.topic for state in embodiment.states})
+        self._why_no_instruction = ''
         self._lock = threading.RLock()
         self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
@@ -112,6 +113,11 @@ class Pilot:
             if instruction.strip() != self.instruction:
                 self.instruction = instruction.strip()
                 self._generation += 1
+
+    def explain(self, hints: Mapping[str, str]) -> None:
+        """Take what the ROS graph says of silent inputs, 'instruction' among them."""
+        self.buffer.explain(hints)
+        self._why_no_instruction = hints.get('instruction', '')
 
     # Life ----------------------------------------------------------------------------------------
 
@@ -263,7 +269,8 @@ class Pilot:
         if lost := self._policy.lost:
             return Problem(lost, (lost,))
         if not self.instruction:
-            return Problem('no instruction on ~/instruction')
+            why = f': {self._why_no_instruction}' if self._why_no_instruction else ''
+            return Problem(f'no instruction on ~/instruction{why}')
         if thinking:
             return None
         return self._policy_problem(now_ns)

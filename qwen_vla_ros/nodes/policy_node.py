@@ -17,7 +17,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -26,16 +25,18 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
+from qwen_vla_ros.nodes.inputs import input_topics
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.pilot import RUNNING, Motion, Pilot, joint_layout
 from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message, status_message
 from qwen_vla_ros.nodes.qos import COMMAND, LATCHED, SENSOR, STREAM
+from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-WATCH_S, STATUS_S, DIAGNOSTICS_S = 0.02, 0.1, 1.0
+WATCH_S, STATUS_S, GRAPH_S, DIAGNOSTICS_S = 0.02, 0.1, 0.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,14 @@ class PolicyNode(LifecycleNode):
         self._worker.start()
 
     def _listen(self, embodiment: Embodiment) -> None:
-        for camera in embodiment.cameras:
-            compressed = camera.topic.endswith('compressed')
-            kind = CompressedImage if compressed else Image
-            self._subscribe(kind, camera.topic, partial(self._store, camera.view), SENSOR)
-        self._subscribe(JointState, embodiment.state.topic, partial(self._store, 'state'), SENSOR)
+        inputs = input_topics(embodiment)
+        for source, kind, topic in inputs:
+            self._subscribe(kind, topic, partial(self._store, source), SENSOR)
         self._subscribe(String, '~/instruction', self._on_instruction, LATCHED)
+        instruction = Wanted('instruction', String, '~/instruction', LATCHED, optional=True)
+        self._graph = GraphCheck(self, [*(Wanted(*item, SENSOR) for item in inputs), instruction])
+        self._explained: dict[str, str] = {}
+        self._own(self._timer(GRAPH_S, self._look_at_graph), self.destroy_timer)
         service = self.create_service(Trigger, '~/reset_safety', self._on_reset_safety)
         self._own(service, self.destroy_service)
         self._chunks = self._own(
@@ -274,6 +277,15 @@ class PolicyNode(LifecycleNode):
             else:
                 self.get_logger().warning(text)
             self._publish_status()
+
+    def _look_at_graph(self) -> None:
+        """Ask who publishes; what is wrong is logged once, and told while the topic is silent."""
+        problems = self._graph.problems()
+        self._pilot.explain(problems)
+        for source, problem in problems.items():
+            if self._explained.get(source) != problem and not problem.startswith('no publisher'):
+                self.get_logger().warning(f'{source}: {problem}')
+        self._explained = problems
 
     def _command(self) -> None:
         self._send(self._pilot.command())

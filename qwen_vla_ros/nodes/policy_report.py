@@ -1,6 +1,6 @@
 """What the policy node tells the world: PolicyStatus, ActionChunk and DiagnosticArray messages."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -8,10 +8,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
 from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING
+from qwen_vla_ros.stream_counts import told_bins
 from qwen_vla_ros.types import ActionChunk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from qwen_vla_ros.nodes.pilot import Pilot
 
@@ -70,12 +71,23 @@ def diagnostics_message(
         }
         if pilot.gate.refusals:
             facts['last_refusal'] = pilot.gate.refusals[-1].reason
-        for source, counts in pilot.buffer.statistics()['sources'].items():
-            for key in ('received', 'refused'):
-                facts[f'{source}.{key}'] = counts[key]
+        facts.update(_stream_facts(pilot.buffer.statistics()))
     status.values = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
     message.status = [status]
     return message
+
+
+def _stream_facts(statistics: 'Mapping[str, Any]') -> dict[str, object]:
+    """Return counts, percentiles and histograms of every source, by keys like 'ego.age_p95_ms'."""
+    facts: dict[str, object] = {'observations': statistics['samples']}
+    for source, counts in statistics['sources'].items():
+        for key in ('received', 'refused', 'duplicates'):
+            facts[f'{source}.{key}'] = counts[key]
+        for key in ('age', 'skew'):
+            for percent, seconds in zip((50, 95, 99), counts[f'{key}_s'] or (), strict=False):
+                facts[f'{source}.{key}_p{percent}_ms'] = f'{seconds * 1e3:.1f}'
+            facts[f'{source}.{key}_histogram'] = told_bins(counts[key])
+    return facts
 
 
 def _percentiles(what: str, seconds: 'Sequence[float]') -> dict[str, str]:

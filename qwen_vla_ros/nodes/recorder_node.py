@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
+from qwen_vla_ros.nodes.inputs import input_topics, type_name
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import LATCHED, RECORDED, STREAM
 from qwen_vla_ros.nodes.running import run
@@ -70,7 +71,7 @@ class RecorderNode(Node):
             print(f'recorder: {self._bag.close()}', flush=True)
 
     def _record(self, kind: type, topic: str, qos: Any) -> None:
-        self._bag.add_topic(topic, _type_name(kind))
+        self._bag.add_topic(topic, type_name(kind))
         self.create_subscription(
             kind, topic, lambda data: self._bag.put(topic, self._now_ns(), data), qos, raw=True
         )
@@ -180,7 +181,7 @@ def bag_typestore() -> Any:
 
     store = get_typestore(Stores.ROS2_JAZZY)
     for kind in (ActionChunk, PolicyStatus):
-        name = _type_name(kind)
+        name = type_name(kind)
         definition = _message_file(kind.__name__).read_text(encoding='utf-8')
         store.register(get_types_from_msg(definition, name))
     return store
@@ -202,10 +203,10 @@ def _message_file(name: str) -> Path:
 
 def _topics(embodiment: Embodiment, policy: str) -> list[tuple[type, str, Any]]:
     """Return type, topic and QoS of all that belongs into the bag."""
-    found: list[tuple[type, str, Any]] = [(JointState, embodiment.state.topic, RECORDED)]
-    for camera in embodiment.cameras:
-        kind = CompressedImage if camera.topic.endswith('compressed') else Image
-        found += [(kind, camera.topic, RECORDED), (CameraInfo, camera.info_topic, RECORDED)]
+    found: list[tuple[type, str, Any]] = [
+        (kind, topic, RECORDED) for _, kind, topic in input_topics(embodiment)
+    ]
+    found += [(CameraInfo, camera.info_topic, RECORDED) for camera in embodiment.cameras]
     outputs = {
         (group.output.type, group.output.topic)
         for groups in embodiment.layouts.values()
@@ -219,11 +220,6 @@ def _topics(embodiment: Embodiment, policy: str) -> list[tuple[type, str, Any]]:
         (ActionChunk, f'{policy}/chunk', STREAM),
         (DiagnosticArray, '/diagnostics', STREAM),
     ]
-
-
-def _type_name(kind: type) -> str:
-    """Return 'package/msg/Type' of a message class."""
-    return f'{kind.__module__.partition(".")[0]}/msg/{kind.__name__}'
 
 
 def main(args: list[str] | None = None) -> None:
