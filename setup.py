@@ -67,6 +67,7 @@ EXTRAS = {
         'ros-std-msgs==5.5.1',
         'ros-sensor-msgs==5.5.1',
         'ros-geometry-msgs==5.5.1',
+        'ros-nav-msgs==5.5.1',
         'ros-trajectory-msgs==5.5.1',
         'ros-diagnostic-msgs==5.5.1',
         'ros-std-srvs==5.5.1',
