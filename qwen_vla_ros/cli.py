@@ -117,6 +117,12 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
         choices=('joint', 'prefix'),
         help="of the action decoder (default: the checkpoint's; another one was never trained)",
     )
+    parser.add_argument(
+        '--adapters', type=Path, metavar='DIR', help='LoRA adapters of this checkpoint'
+    )
+    parser.add_argument(
+        '--quantise', choices=('int8',), help='weights of the linear layers in 8 bits'
+    )
     parser.add_argument('--steps', type=int, help="denoising steps (default: the checkpoint's)")
     parser.add_argument(
         '--threads', type=int, help='of the model on a CPU (default: half the cores, at most 4)'

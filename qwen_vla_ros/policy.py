@@ -212,6 +212,8 @@ def load_policy(
     steps: int | None = None,
     dtype: str = 'auto',
     attention: str | None = None,
+    adapters: 'str | Path | None' = None,
+    quantise: str | None = None,
     options: 'EngineOptions | None' = None,
 ) -> LocalPolicy:
     """
@@ -221,11 +223,12 @@ def load_policy(
     embodiment, when given, is what they are compared with. device 'auto' takes CUDA when there
     is one, dtype 'auto' then takes bfloat16, float32 on a CPU. steps overrides the checkpoint's
     number of denoising steps, attention the mode ('joint', 'prefix') in which it was trained;
-    options: how it runs.
+    adapters is a folder of LoRA adapters of this checkpoint, quantise 'int8' puts weights into
+    8 bits; options: how it runs.
     """
     from qwen_vla_ros.model.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(checkpoint, device, dtype, attention)
+    loaded = load_checkpoint(checkpoint, device, dtype, attention, adapters, quantise)
     if embodiment is not None:
         refuse_mismatch(loaded.metadata, embodiment, layout or embodiment.default_layout)
     return LocalPolicy(loaded.model, loaded.pipeline, loaded.metadata, steps, options)

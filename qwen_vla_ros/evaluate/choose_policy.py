@@ -34,6 +34,8 @@ def choose_policy(args: argparse.Namespace) -> Policy:
         steps=args.steps,
         dtype=args.dtype,
         attention=args.attention,
+        adapters=args.adapters,
+        quantise=args.quantise,
         options=EngineOptions(path=args.path),
     )
 
@@ -94,7 +96,9 @@ def policy_words(args: argparse.Namespace) -> list[str]:
         folder = args.checkpoint or bundled_checkpoint()
         words += ['--checkpoint', str(folder.resolve() if folder.is_dir() else folder)]
         words += ['--dtype', args.dtype]
-    for name in ('steps', 'threads', 'attention'):
+        if args.adapters:
+            words += ['--adapters', str(args.adapters.resolve())]
+    for name in ('steps', 'threads', 'attention', 'quantise'):
         if getattr(args, name) is not None:
             words += [f'--{name}', str(getattr(args, name))]
     return words

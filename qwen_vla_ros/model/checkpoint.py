@@ -23,8 +23,10 @@ import numpy as np
 import torch
 
 from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.model.adapters import load_adapters
 from qwen_vla_ros.model.config import QwenVLAConfig
 from qwen_vla_ros.model.hub import find_checkpoint
+from qwen_vla_ros.model.int8 import quantise as quantise_layers
 from qwen_vla_ros.model.placement import build_empty, choose_device, choose_dtype, settle
 from qwen_vla_ros.model.processor import Processor
 from qwen_vla_ros.model.qwen_vla import QwenVLA
@@ -124,6 +126,7 @@ def save_checkpoint(
 
     statistics None: none are known yet; such a folder can be trained and runs no robot.
     """
+    _refuse_changed_layers(model)
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
@@ -139,6 +142,16 @@ def save_checkpoint(
         (beside / name).write_text(json.dumps(dict(data), indent=2) + '\n')
     beside.chmod(0o755)
     _replace(folder, beside)
+
+
+def _refuse_changed_layers(model: QwenVLA) -> None:
+    """Raise CheckpointError unless the model's tensors are those that its configuration builds."""
+    wanted = set(own_tensors(build_empty(model.config)))
+    if changed := sorted(set(own_tensors(model)) - wanted):
+        raise CheckpointError(
+            f'{changed[0]}: not a tensor of this configuration; merge_adapters() before saving, '
+            'save_adapters() for the adapters alone, and quantise when loading, not before saving'
+        )
 
 
 def _replace(folder: Path, beside: Path) -> None:
@@ -179,19 +192,26 @@ def from_pretrained(
     device: str | torch.device = 'auto',
     dtype: str | torch.dtype = 'auto',
     attention: str | None = None,
+    adapters: str | Path | None = None,
+    quantise: str | None = None,
 ) -> QwenVLA:
     """
     Return the model of a checkpoint (a folder or `organisation/name[@revision]` of the hub).
 
     Read tensor by tensor straight onto the device in the dtype ('auto': bfloat16 on CUDA, float32
     on a CPU). attention: None keeps the mode in which it was trained; another one is used only
-    because it is named here.
+    because it is named here. adapters: a folder of LoRA adapters of this checkpoint, merged in.
+    quantise: 'int8' puts the linear layers' weights into 8 bits.
     """
     folder = find_checkpoint(source)
     model = build_empty(read_config(folder, attention))
     target = choose_device(device)
     load_weights(model, folder, place=(target, choose_dtype(dtype, target)))
     settle(model, target)
+    if adapters is not None:
+        load_adapters(model, adapters, folder)
+    if quantise is not None:
+        quantise_layers(model, quantise)
     return model.eval()
 
 
@@ -200,6 +220,8 @@ def load_checkpoint(
     device: str | torch.device = 'auto',
     dtype: str | torch.dtype = 'auto',
     attention: str | None = None,
+    adapters: str | Path | None = None,
+    quantise: str | None = None,
 ) -> LoadedCheckpoint:
     """Read a checkpoint with everything a robot needs; arguments as from_pretrained's."""
     from transformers import AutoTokenizer
@@ -207,7 +229,7 @@ def load_checkpoint(
     folder = find_checkpoint(source)
     trained = read_config(folder)
     embodiment, layout, quantiles = _read_contract(folder)
-    model = from_pretrained(folder, device, dtype, attention)
+    model = from_pretrained(folder, device, dtype, attention, adapters, quantise)
     config = model.config
     processor = Processor(AutoTokenizer.from_pretrained(folder), config)
     metadata = {
@@ -217,6 +239,9 @@ def load_checkpoint(
     }
     if trained.decoder.attention != config.decoder.attention:
         metadata['trained_attention'] = trained.decoder.attention
+    for key, value in (('adapters', adapters), ('quantised', quantise)):
+        if value is not None:
+            metadata[key] = str(value)
     pipeline = build_pipeline(config, processor, embodiment, layout, quantiles)
     return LoadedCheckpoint(model, pipeline, metadata, config.flow.denoising_steps)
 
