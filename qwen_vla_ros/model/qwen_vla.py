@@ -114,6 +114,7 @@ class QwenVLA(nn.Module):
         """
         context = (self.context(batch) if context is None else context).repeat(draws)
         actions, mask = (batch[k].repeat_interleave(draws, 0) for k in ('actions', 'action_mask'))
+        actions = torch.where(mask, actions, 0)
         count, horizon, _ = actions.shape
         noise = torch.randn(actions.shape, generator=generator).to(actions) * mask
         tau_BH = sample_tau(self.config.flow, count, generator).to(actions.device)
