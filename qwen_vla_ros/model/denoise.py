@@ -31,12 +31,11 @@ class DenoisingLoop:
         grid = torch.tensor([0.0, *time_grid(steps)[:-1]], device=weight.device)
         time_SD = decoder.timestep(grid)
         shape = (len(grid), 6, decoder.config.width)
-        blocks = [
-            block.modulation(functional.silu(time_SD)).view(shape) for block in decoder.blocks
-        ]
+        wave = functional.silu(time_SD)
+        blocks = [block.modulation(wave).view(shape) for block in decoder.blocks]
         self.modulation = torch.stack(blocks, 1)  # [S + 1, L, 6, D]; entry 0 is timestep 0
         self.modulation[:, :, [1, 4]] += 1
-        out = decoder.modulation_out(functional.silu(time_SD)).view(len(grid), 2, -1)
+        out = decoder.modulation_out(wave).view(len(grid), 2, -1)
         self.modulation_out = out + out.new_tensor([0.0, 1.0])[:, None]
         self.gains = [
             torch.stack((block.query_norm.weight, block.key_norm.weight))[:, None]
@@ -58,17 +57,18 @@ class DenoisingLoop:
         context needs keys and values in 'prefix' mode. prefix_BDK: known first rows, see
         sampling.solve().
         """
+        batch, horizon, _ = noise_BHK.shape
         known = 0 if prefix_BDK is None else prefix_BDK.shape[1]
-        turn = self._turn(context, noise_BHK.shape[1])
-        memory = None if self.joint else self._memory(context, noise_BHK)
-        mask = _key_mask(context, noise_BHK.shape[1])
-        rows = torch.arange(noise_BHK.shape[1], device=noise_BHK.device) >= known
+        turn = self._turn(context, horizon)
+        memory = None if self.joint else self._memory(context, horizon)
+        mask = _key_mask(context, horizon)
+        rows = torch.arange(horizon, device=noise_BHK.device) >= known
         moving = (mask_BHK * rows[:, None]) / self.steps
         x_BHK = noise_BHK * mask_BHK
         if known:
             x_BHK = torch.cat((prefix_BDK, x_BHK[:, known:]), dim=1)
         for step in range(1, self.steps + 1):
-            when = rows * step if known else slice(step, step + 1)
+            when = (rows * step).repeat(batch) if known else slice(step, step + 1)
             slope = self._velocity(x_BHK, when, step, context, turn, memory, mask)
             x_BHK = torch.addcmul(x_BHK, slope, moving, value=-1)
         return x_BHK
@@ -80,52 +80,55 @@ class DenoisingLoop:
         step: int,
         context: Context,
         turn: tuple[Tensor, Tensor],
-        memory: list[Tensor] | None,
+        memory: list['_Memory'] | None,
         mask: Tensor | None,
     ) -> Tensor:
-        decoder, horizon = self.decoder, x_BHK.shape[1]
+        """Return the velocity [B, H, K]; inside, the tokens of all samples stand in one list."""
+        decoder, (batch, horizon, _) = self.decoder, x_BHK.shape
         table = self.modulation[when]
         shift_out, scale_out = self.modulation_out[when].unbind(1)
-        x_BTD = decoder.action_in(x_BHK.to(context.tokens_BTD.dtype))
+        x_TD = decoder.action_in(x_BHK.flatten(0, 1).to(context.tokens_BTD.dtype))
         if self.joint:
             tokens = context.tokens_BTD
-            x_BTD = torch.cat((tokens, x_BTD), dim=1)
-            if len(table) > 1:
-                scene = self.modulation[step : step + 1].expand(tokens.shape[1], -1, -1, -1)
-                table = torch.cat((scene, table))
-        for index, block in enumerate(decoder.blocks):
-            parts = table[:, index].unbind(1)
-            last = self.joint and index == len(decoder.blocks) - 1
-            normed = torch.addcmul(parts[0], _normed(x_BTD), parts[1])
-            q, k, v = self._heads(block, index, normed, turn)
+            x_TD = torch.cat((tokens, x_TD.view(batch, horizon, -1)), dim=1).flatten(0, 1)
+            table = self._with_scene(table, step, batch, tokens.shape[1])
+        for index, (block, parts) in enumerate(zip(decoder.blocks, table.unbind(1), strict=True)):
+            shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = parts.unbind(1)
+            mixed = block.qkv(torch.addcmul(shift, _normed(x_TD), scale))
+            q, k, v = self._heads(mixed.view(batch, -1, 3, block.heads, block.size), index, turn)
             if memory is not None:
-                store = memory[index]
-                store[0][:, :, -horizon:] = k
-                store[1][:, :, -horizon:] = v
-                k, v = store
-            if last:
-                q, x_BTD = q[:, :, -horizon:], x_BTD[:, -horizon:]
-                parts = [part[-horizon:] if len(part) > 1 else part for part in parts]
+                k, v = memory[index].write(k, v)
+            if self.joint and index == len(decoder.blocks) - 1:
+                q, x_TD, gate, shift_ffn, scale_ffn, gate_ffn = _last_rows(
+                    batch, horizon, q, x_TD, gate, shift_ffn, scale_ffn, gate_ffn
+                )
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            merged = attended.transpose(1, 2).reshape(x_BTD.shape)
-            x_BTD = torch.addcmul(x_BTD, parts[2], block.out(merged))
-            normed = torch.addcmul(parts[3], _normed(x_BTD), parts[4])
-            gate, up = block.gate_up(normed).chunk(2, dim=-1)
-            x_BTD = torch.addcmul(x_BTD, parts[5], block.down(functional.silu(gate) * up))
-        found = decoder.action_out(torch.addcmul(shift_out, _normed(x_BTD), scale_out))
-        return found.to(x_BHK.dtype)
+            merged = attended.transpose(1, 2).reshape(x_TD.shape)
+            x_TD = torch.addcmul(x_TD, gate, block.out(merged))
+            normed = torch.addcmul(shift_ffn, _normed(x_TD), scale_ffn)
+            gates, ups = block.gate_up(normed).chunk(2, dim=-1)
+            x_TD = torch.addcmul(x_TD, gate_ffn, block.down(functional.silu(gates) * ups))
+        found = decoder.action_out(torch.addcmul(shift_out, _normed(x_TD), scale_out))
+        return found.to(x_BHK.dtype).view_as(x_BHK)
+
+    def _with_scene(self, table: Tensor, step: int, batch: int, tokens: int) -> Tensor:
+        """Return the modulations of context and rows together; one for all when they are equal."""
+        if len(table) == 1:
+            return table
+        scene = self.modulation[step].expand(batch, tokens, -1, -1, -1)
+        rows = table.view(batch, -1, *table.shape[1:])
+        return torch.cat((scene, rows), dim=1).flatten(0, 1)
 
     def _heads(
-        self, block: torch.nn.Module, index: int, x_BTD: Tensor, turn: tuple[Tensor, Tensor]
+        self, mixed_BT3NE: Tensor, index: int, turn: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated q, k and v [B, N, T, E]; q and k go through every step together."""
-        batch, tokens, _ = x_BTD.shape
-        mixed = block.qkv(x_BTD).view(batch, tokens, 3, block.heads, block.size)
-        pair = functional.rms_norm(mixed[:, :, :2], (block.size,)) * self.gains[index]
+        pair, v = mixed_BT3NE.split((2, 1), dim=2)
+        pair = functional.rms_norm(pair, pair.shape[-1:]) * self.gains[index]
         cos, sin = turn
         pair = torch.addcmul(pair * cos, pair.index_select(-1, self.swap), sin)
         q, k = pair.permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, mixed[:, :, 2].transpose(1, 2)
+        return q, k, v.squeeze(2).transpose(1, 2)
 
     def _turn(self, context: Context, horizon: int) -> tuple[Tensor, Tensor]:
         """Return cos and signed sin [B, T, 1, 1, E] of the tokens that go through the blocks."""
@@ -139,12 +142,40 @@ class DenoisingLoop:
         dtype = context.tokens_BTD.dtype
         return ones.to(dtype), signed.to(dtype)
 
-    def _memory(self, context: Context, noise_BHK: Tensor) -> list[Tensor]:
-        """Return per block [2, B, N, T + H, E]: the context's keys and values, room for rows."""
+    def _memory(self, context: Context, horizon: int) -> list['_Memory']:
+        """Return the context's keys and values of each block with room for the rows' own."""
         if context.keys_values is None:
             raise ValueError("the denoising loop needs a prefilled context in 'prefix' mode")
-        room = (0, 0, 0, noise_BHK.shape[1])
-        return [functional.pad(torch.stack(pair), room) for pair in context.keys_values]
+        room = (0, 0, 0, horizon)
+        return [
+            _Memory(functional.pad(keys, room), functional.pad(values, room), horizon)
+            for keys, values in context.keys_values
+        ]
+
+
+class _Memory:
+    """Keys and values [B, N, T + H, E] of one block; the last H are the action rows'."""
+
+    def __init__(self, keys: Tensor, values: Tensor, horizon: int) -> None:
+        self.keys, self.values = keys, values
+        self.rows = keys[:, :, -horizon:], values[:, :, -horizon:]
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the rows' own in their place; return all."""
+        self.rows[0].copy_(keys)
+        self.rows[1].copy_(values)
+        return self.keys, self.values
+
+
+def _last_rows(batch: int, horizon: int, q_BNTE: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+    """Return the action rows of queries and of flat [B * T, D] parts; one row for all stays."""
+    kept = (
+        part
+        if len(part) == 1
+        else part.view(batch, -1, part.shape[-1])[:, -horizon:].flatten(0, 1)
+        for part in flat
+    )
+    return (q_BNTE[:, :, -horizon:], *kept)
 
 
 def _normed(x: Tensor) -> Tensor:
