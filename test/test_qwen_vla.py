@@ -91,6 +91,19 @@ def test_a_batch_of_mixed_robots_equals_one_by_one(attention):
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize('attention', ['joint', 'prefix'])
+@torch.no_grad()
+def test_rows_beyond_a_robots_horizon_change_nothing(attention):
+    model = opened(build(attention)).eval()
+    short = sample(2, rows=8, channels=3)
+    noise = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(1))
+    padded = model.sample_actions(model.collate([short]), 4, noise)
+    cut = {**short, 'action_mask': short['action_mask'][:8], 'actions': short['actions'][:8]}
+    alone = model.sample_actions(model.collate([cut]), 4, noise[:, :8])
+    torch.testing.assert_close(padded[:, :8], alone, atol=1e-6, rtol=0)
+    assert (padded[:, 8:] == 0).all()
+
+
 @torch.no_grad()
 def test_padding_never_changes_a_valid_hidden_state():
     model = build().eval()

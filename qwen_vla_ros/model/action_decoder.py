@@ -10,7 +10,7 @@ width, D decoder width, N heads, E head size, R rotary pairs.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -119,13 +119,25 @@ class Context:
     tokens_BTD     projected VLM hidden states, then the state token when there is one
     position_3BT   (t, h, w) positions, the backbone's own for its tokens
     mask_BT        True where a token is real; None: all are
+    rows_BH        True where an action row belongs to the robot's own horizon; None: all do
     keys_values    per block (k, v) [B, N, T, E]: the prefix mode's cache, else None
     """
 
     tokens_BTD: Tensor
     position_3BT: Tensor
     mask_BT: Tensor | None = None
+    rows_BH: Tensor | None = None
     keys_values: list[tuple[Tensor, Tensor]] | None = None
+
+    def key_mask(self, horizon: int) -> Tensor | None:
+        """Return bool [B, 1, 1, T + H]: which keys the action rows may see; None: all."""
+        if self.mask_BT is None and self.rows_BH is None:
+            return None
+        tokens = self.tokens_BTD.shape[:2]
+        mask = self.tokens_BTD.new_ones(tokens, dtype=torch.bool)
+        mask = mask if self.mask_BT is None else self.mask_BT
+        rows = mask.new_ones(len(mask), horizon) if self.rows_BH is None else self.rows_BH
+        return torch.cat((mask, rows), dim=1)[:, None, None]
 
     def repeat(self, times: int) -> 'Context':
         """Return each sample `times` times in a row: several noise draws share one context."""
@@ -135,10 +147,14 @@ class Context:
             (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0))
             for k, v in self.keys_values
         ]
+        masks = (
+            None if mask is None else mask.repeat_interleave(times, 0)
+            for mask in (self.mask_BT, self.rows_BH)
+        )
         return Context(
             self.tokens_BTD.repeat_interleave(times, 0),
             self.position_3BT.repeat_interleave(times, 1),
-            None if self.mask_BT is None else self.mask_BT.repeat_interleave(times, 0),
+            *masks,
             cache,
         )
 
@@ -168,6 +184,7 @@ class ActionDecoder(nn.Module):
         position_3BT: Tensor,
         mask_BT: Tensor | None = None,
         state_BS: Tensor | None = None,
+        rows_BH: Tensor | None = None,
     ) -> Context:
         """Project the VLM's hidden states and append the state token."""
         tokens = self.context_in(hidden_BTC)
@@ -178,14 +195,15 @@ class ActionDecoder(nn.Module):
             tokens = torch.cat((tokens, self.state_in(state_BS.to(tokens.dtype))[:, None]), dim=1)
             after = next_position(position_3BT, mask).expand(3, -1)[..., None]
             position_3BT = torch.cat((position_3BT, after), dim=-1)
-            mask = _longer(mask, 1)
-        return Context(tokens, position_3BT, mask)
+            mask = None if mask is None else functional.pad(mask, (0, 1), value=True)
+        return Context(tokens, position_3BT, mask, rows_BH)
 
     def prefill(self, context: Context) -> Context:
         """Prefix mode: run the context through all blocks at timestep 0, keep keys and values."""
         table = self.table(context.position_3BT)
         time = self.timestep(torch.zeros(1, 1, device=context.tokens_BTD.device))
-        x_BTD, mask = context.tokens_BTD, _for_keys(context.mask_BT)
+        x_BTD, mask = context.tokens_BTD, context.mask_BT
+        mask = None if mask is None else mask[:, None, None]
         cache = []
         for index, block in enumerate(self.blocks):
             modulation = block.condition(time)
@@ -194,26 +212,32 @@ class ActionDecoder(nn.Module):
             if index < len(self.blocks) - 1:
                 attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
                 x_BTD = block.finish(x_BTD, attended, modulation)
-        return Context(context.tokens_BTD, context.position_3BT, context.mask_BT, cache)
+        return replace(context, keys_values=cache)
 
     def forward(self, noisy_BHK: Tensor, tau_BH: Tensor, context: Context) -> Tensor:
-        """Return the velocity [B, H, K], in the actions' dtype; each row has its own timestep."""
-        horizon = noisy_BHK.shape[1]
+        """
+        Return the velocity [B, H, K], in the actions' dtype.
+
+        tau [B, H] gives each row its own timestep, [B, 1] one for all. In 'joint' mode the
+        context takes the largest of them.
+        """
+        horizon, joint = noisy_BHK.shape[1], self.config.attention == 'joint'
         x_BTD = self.action_in(noisy_BHK.to(context.tokens_BTD.dtype))
-        time_BTD = self.timestep(tau_BH)
         position_3BT = self.row_positions(context, horizon)
-        mask = _for_keys(_longer(context.mask_BT, horizon))
-        if self.config.attention == 'joint':
+        mask = context.key_mask(horizon)
+        tokens = 0
+        if joint:
+            tokens = context.tokens_BTD.shape[1]
             x_BTD = torch.cat((context.tokens_BTD, x_BTD), dim=1)
             position_3BT = torch.cat((context.position_3BT, position_3BT), dim=-1)
-            scene = tau_BH.amax(1, keepdim=True).expand(-1, context.tokens_BTD.shape[1])
-            time_BTD = torch.cat((self.timestep(scene), time_BTD), dim=1)
+            if tau_BH.shape[1] > 1:
+                tau_BH = torch.cat((tau_BH.amax(1, keepdim=True), tau_BH), dim=1)
             cache = [None] * len(self.blocks)
         else:
             cache = context.keys_values or self.prefill(context).keys_values
-        table = self.table(position_3BT)
+        time_BTD, table = self.timestep(tau_BH), self.table(position_3BT)
         for block, known in zip(self.blocks, cache, strict=True):
-            modulation = block.condition(time_BTD)
+            modulation = _spread(block.condition(time_BTD), tokens)
             q, k, v = block.queries_keys_values(x_BTD, modulation, table)
             if known is not None:
                 k, v = torch.cat((known[0], k), dim=2), torch.cat((known[1], v), dim=2)
@@ -234,19 +258,18 @@ class ActionDecoder(nn.Module):
         return rotary_table(position_3BT, self.config.rotary_sections, self.config.rotary_theta)
 
 
+def _spread(modulation: tuple[Tensor, ...], tokens: int) -> tuple[Tensor, ...]:
+    """Repeat the first entry for `tokens` context tokens; one entry for all stays as it is."""
+    if not tokens or modulation[0].shape[1] == 1:
+        return modulation
+    return tuple(
+        torch.cat((part[:, :1].expand(-1, tokens, -1), part[:, 1:]), dim=1) for part in modulation
+    )
+
+
 def next_position(position_3BT: Tensor, mask_BT: Tensor | None) -> Tensor:
     """Return [B]: one past the largest position of a real token."""
     position_BT = position_3BT.amax(0)
     if mask_BT is not None:
         position_BT = position_BT.masked_fill(~mask_BT.bool(), 0)
     return position_BT.amax(1) + 1
-
-
-def _longer(mask_BT: Tensor | None, more: int) -> Tensor | None:
-    """Return the mask with `more` real tokens behind it."""
-    return None if mask_BT is None else functional.pad(mask_BT, (0, more), value=True)
-
-
-def _for_keys(mask_BT: Tensor | None) -> Tensor | None:
-    """Return the mask as attention wants it: over keys, for all heads and queries."""
-    return None if mask_BT is None else mask_BT[:, None, None]

@@ -61,7 +61,7 @@ class DenoisingLoop:
         known = 0 if prefix_BDK is None else prefix_BDK.shape[1]
         turn = self._turn(context, horizon)
         memory = None if self.joint else self._memory(context, horizon)
-        mask = _key_mask(context, horizon)
+        mask = context.key_mask(horizon)
         rows = torch.arange(horizon, device=noise_BHK.device) >= known
         moving = (mask_BHK * rows[:, None]) / self.steps
         x_BHK = noise_BHK * mask_BHK
@@ -188,9 +188,3 @@ def _swapped(size: int, decoder: ActionDecoder) -> Tensor:
     index = torch.arange(size)
     index[: 2 * pairs] = index[: 2 * pairs].roll(pairs)
     return index
-
-
-def _key_mask(context: Context, horizon: int) -> Tensor | None:
-    if context.mask_BT is None:
-        return None
-    return functional.pad(context.mask_BT, (0, horizon), value=True)[:, None, None]

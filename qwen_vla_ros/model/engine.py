@@ -116,6 +116,7 @@ class Engine:
             batch['position_ids'],
             batch.get('attention_mask'),
             batch.get('state'),
+            batch.get('row_mask'),
         )
         memory = (hidden, *(tensor for pair in state.layers for tensor in pair)) if known else ()
         if frozen is not None and prefix is not None:
@@ -125,8 +126,8 @@ class Engine:
 
     def _act_on(self, *inputs: Tensor | None) -> Tensor:
         """Return actions; a function of tensors alone, of static shapes, without host reads."""
-        noise, mask, prefix = inputs[6:9]
-        context = self._context(*inputs[:6], *inputs[9:])
+        noise, mask, prefix = inputs[7:10]
+        context = self._context(*inputs[:7], *inputs[10:])
         if self._loop is not None:
             return self._loop(context, noise, mask, prefix)
         return solve(self.model.velocity(context), noise, self.steps, mask, prefix, 'heun')
@@ -139,6 +140,7 @@ class Engine:
         position: Tensor,
         padding: Tensor | None,
         state: Tensor | None,
+        rows: Tensor | None,
         *memory: Tensor,
     ) -> Any:
         """Return the decoder's context; memory: hidden states and layers of a kept prompt."""
@@ -159,7 +161,7 @@ class Engine:
         if memory:
             hidden = torch.cat((memory[0], hidden), dim=1)
         parts = {'position_ids': position, 'attention_mask': padding, 'state': state}
-        return model.condition(hidden, parts)
+        return model.condition(hidden, {**parts, 'row_mask': rows})
 
     def _prompt_state(
         self, samples: Sequence[Mapping[str, Any]], batch: Mapping[str, Tensor]

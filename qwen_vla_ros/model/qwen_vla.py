@@ -4,8 +4,9 @@ QwenVLA: Qwen3.5 backbone and action decoder behind two methods, loss and sample
 A batch (see collate) holds: input_ids, mm_token_type_ids int64 [B, T]; attention_mask int64 [B, T]
 only where samples were padded; position_ids int64 [3, B, T]; pixel_values uint8 [patches,
 channels]; image_grid_thw int64 [images, 3], which stays on the host; image_index int64 [visual
-tokens], their places in the flattened [B * T]; action_mask bool [B, H, K]; optionally actions
-float32 [B, H, K], state float32 [B, S], prefix float32 [B, d, K]. With picture int64 [B] (on the
+tokens], their places in the flattened [B * T]; action_mask bool [B, H, K]; row_mask bool [B, H]
+only where a robot's horizon is shorter than H; optionally actions float32 [B, H, K], state float32
+[B, S], prefix float32 [B, d, K]. With picture int64 [B] (on the
 host), pixel_values holds each distinct set of views once and picture says which one a sample has:
 sentences that share a picture share the vision tower's work.
 
@@ -94,7 +95,11 @@ class QwenVLA(nn.Module):
     def condition(self, hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Context:
         """Return the context of hidden states; in 'prefix' mode with its keys and values."""
         context = self.decoder.context(
-            hidden_BTC, batch['position_ids'], batch.get('attention_mask'), batch.get('state')
+            hidden_BTC,
+            batch['position_ids'],
+            batch.get('attention_mask'),
+            batch.get('state'),
+            batch.get('row_mask'),
         )
         prefix = self.config.decoder.attention == 'prefix'
         return self.decoder.prefill(context) if prefix else context
@@ -117,13 +122,14 @@ class QwenVLA(nn.Module):
         actions = torch.where(mask, actions, 0)
         count, horizon, _ = actions.shape
         noise = torch.randn(actions.shape, generator=generator).to(actions) * mask
-        tau_BH = sample_tau(self.config.flow, count, generator).to(actions.device)
-        tau_BH = tau_BH[:, None].repeat(1, horizon)
-        given = self._given_rows(count, horizon, generator).to(actions.device)
-        tau_BH = tau_BH.masked_fill(given, 0.0)
+        tau_BH = sample_tau(self.config.flow, count, generator).to(actions.device)[:, None]
+        if self.config.flow.prefix_rate:
+            given = self._given_rows(count, horizon, generator).to(actions.device)
+            tau_BH = tau_BH.repeat(1, horizon).masked_fill(given, 0.0)
+            mask = mask & ~given[..., None]
         noisy = interpolate(actions, noise, tau_BH)
         velocity = self.decoder(noisy, tau_BH, context)
-        losses = masked_loss(velocity, noise - actions, mask & ~given[..., None])
+        losses = masked_loss(velocity, noise - actions, mask)
         return losses.view(-1, draws).mean(1)
 
     def _given_rows(self, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
@@ -209,6 +215,10 @@ class QwenVLA(nn.Module):
         if min(lengths) < length:
             real = np.arange(length) < np.asarray(lengths)[:, None]
             host['attention_mask'] = real.astype(np.int64)
+        if samples[0].get('action_mask') is not None:
+            rows = np.stack([sample['action_mask'].any(1) for sample in samples])
+            if not rows.all():
+                host['row_mask'] = rows
         merge = self.backbone.model.visual.spatial_merge_size
         is_image = host['mm_token_type_ids'].astype(bool)
         position = np.zeros((3, len(samples), length), np.int64)

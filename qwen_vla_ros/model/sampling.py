@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""x [B, H, K] and tau [B, H] -> velocity [B, H, K]."""
+"""x [B, H, K] and tau [B, H], or [B, 1] for all rows, -> velocity [B, H, K]."""
 
 
 def time_grid(steps: int) -> list[float]:
@@ -149,7 +149,7 @@ class NoisyStep:
     def log_prob(self, velocity: Velocity) -> Tensor:
         """Return [B]: the log-density of `after` under a velocity field, summed over the chunk."""
         mean, deviation = sde_step(
-            velocity(self.before, self.tau[:, None].expand(self.before.shape[:2])),
+            velocity(self.before, self.tau[:, None]),
             self.before,
             self.tau,
             self.tau_after,
@@ -203,7 +203,7 @@ def flow_sde(
     before, after = torch.empty_like(x_BHK), torch.empty_like(x_BHK)
     for step in range(steps):
         tau_B, next_B = (grid[step + late].expand(len(x_BHK)) for late in (0, 1))
-        slope = velocity(x_BHK, tau_B[:, None].expand(x_BHK.shape[:2])) * mask_BHK
+        slope = velocity(x_BHK, tau_B[:, None]) * mask_BHK
         chosen = (index_B == step)[:, None, None]
         mean, deviation = sde_step(slope, x_BHK, tau_B, next_B, noise_level)
         plain = x_BHK - (tau_B - next_B)[:, None, None] * slope
@@ -223,8 +223,8 @@ def _with_prefix(x_BHK: Tensor, prefix_BDK: Tensor | None) -> Tensor:
 
 
 def _times(x_BHK: Tensor, tau: float, prefix_BDK: Tensor | None) -> Tensor:
-    """Return tau [B, H], 0 for the known rows."""
-    tau_BH = torch.full(x_BHK.shape[:2], tau, device=x_BHK.device)
-    if prefix_BDK is not None:
-        tau_BH[:, : prefix_BDK.shape[1]] = 0
+    """Return tau [B, 1]; with known rows [B, H], 0 for those."""
+    known = 0 if prefix_BDK is None else prefix_BDK.shape[1]
+    tau_BH = torch.full((len(x_BHK), x_BHK.shape[1] if known else 1), tau, device=x_BHK.device)
+    tau_BH[:, :known] = 0
     return tau_BH
