@@ -190,6 +190,17 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla doctor`."""
     parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
     parser.add_argument('--checkpoint', type=Path, help='checkpoint folder (default: bundled)')
+    parser.add_argument(
+        '--model', help='tell what of this preset (4b, 2b, 0.8b, ...) or folder fits into a GPU'
+    )
+    parser.add_argument(
+        '--gpu', metavar='GB', help="with --model: memory, e.g. 24GB (default: this machine's)"
+    )
+    parser.add_argument('--batch', type=int, default=1, help='with --model (default: 1)')
+    parser.add_argument('--views', type=int, default=3, help='with --model (default: 3)')
+    parser.add_argument(
+        '--image', type=int, default=224, help='with --model: pixels an edge (default: 224)'
+    )
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -1,4 +1,8 @@
-"""`qwen-vla doctor`: what this machine has, what it lacks, and the remedy, one line each."""
+"""
+`qwen-vla doctor`: what this machine has, what it lacks, and the remedy, one line each.
+
+With --model it tells what of a model fits into a GPU instead (model/memory.py).
+"""
 
 import argparse
 import ctypes.util
@@ -47,7 +51,9 @@ def examine(robot: str = 'widowx', checkpoint: Path | None = None) -> list[Findi
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
-    """Print the table; 2 when something is refused, else 0."""
+    """Print the table; 2 when something is refused, else 0. With --model: what fits a GPU."""
+    if args.model is not None:
+        return _memory_of_model(args)
     findings = examine(args.robot, args.checkpoint)
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
@@ -58,6 +64,15 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     warned = sum(finding.level == WARN for finding in findings)
     print(f'{len(findings)} checks: {refused} refused, {warned} warnings')
     return 2 if refused else 0
+
+
+def _memory_of_model(args: argparse.Namespace) -> int:
+    """Print what of a model fits into a GPU's memory."""
+    from qwen_vla_ros.model.memory import Load, describe, gpu_memory
+
+    load = Load(args.batch, args.views, args.image)
+    print(describe(args.model, *gpu_memory(args.gpu), load))
+    return 0
 
 
 def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:

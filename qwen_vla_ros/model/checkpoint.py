@@ -206,13 +206,15 @@ def from_pretrained(
     folder = find_checkpoint(source)
     model = build_empty(read_config(folder, attention))
     target = choose_device(device)
-    load_weights(model, folder, place=(target, choose_dtype(dtype, target)))
-    settle(model, target)
+    # 8 bits are made on the host: the device never holds the weights at full width.
+    first = target if quantise is None else torch.device('cpu')
+    load_weights(model, folder, place=(first, choose_dtype(dtype, target)))
+    settle(model, first)
     if adapters is not None:
         load_adapters(model, adapters, folder)
     if quantise is not None:
         quantise_layers(model, quantise)
-    return model.eval()
+    return model.to(target).eval()
 
 
 def load_checkpoint(
