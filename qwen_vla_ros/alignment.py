@@ -70,8 +70,9 @@ class Stream:
     def nearest(self, time_ns: int) -> int:
         """Return the index of the item nearest to a time; the stream must not be empty."""
         times = self.times
-        if time_ns >= times[-1]:
-            return len(times) - 1
+        last = len(times) - 1
+        if time_ns >= times[last]:
+            return last
         index = bisect_left(times, time_ns)
         if index and time_ns - times[index - 1] <= times[index] - time_ns:
             return index - 1
@@ -100,39 +101,44 @@ class Aligner:
         age_s: float,
         future_s: float = inf,
         angles: Mapping[str, Sequence[int]] | None = None,
+        keep: int | None = None,
     ) -> None:
         """
         Set up for view -> Hz and state source -> Hz.
 
         skew_s is over all cameras, age_s of each source; items more than future_s ahead of the
         clock are forgotten when they are met (the clock was set back). angles names the columns of
-        a state that turn over at +-pi: they are interpolated the short way round.
+        a state that turn over at +-pi: they are interpolated the short way round. keep is how many
+        items of a source are held at least; KEEP_S of them if not given.
         """
+        self._keep = keep
         self._rates = {**camera_rates, **state_rates}
         self._views, self._states = tuple(camera_rates), tuple(state_rates)
         self._skew_s, self._age_s = skew_s, age_s
         self._skew_ns, self._age_ns = round(skew_s * 1e9), round(age_s * 1e9)
         self._future_ns = future_s * 1e9
         self._periods_ns = {name: round(1e9 / rate) for name, rate in state_rates.items()}
-        self._angles = {name: tuple(columns) for name, columns in (angles or {}).items()}
+        self._angles = {name: tuple(found) for name, found in (angles or {}).items() if found}
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
         self.streams = {
-            name: Stream(max(4, ceil(KEEP_S * rate))) for name, rate in self._rates.items()
+            name: Stream(self._keep or max(4, ceil(KEEP_S * rate)))
+            for name, rate in self._rates.items()
         }
+        self._all = tuple(self.streams.values())
+        self._cameras = tuple(self.streams[view] for view in self._views)
 
     def match(self, now_ns: int) -> Match | tuple[Missing, ...]:
         """Return the newest set that fits, or for each source why there is none."""
         oldest, latest = now_ns - self._age_ns, now_ns + self._future_ns
         fresh = True
-        for stream in self.streams.values():
+        for stream in self._all:
             times = stream.times
-            if times and times[-1] > latest:
+            if not times or not oldest <= times[-1] <= latest:
                 stream.drop_after(latest)
-            if not times or times[-1] < oldest:
-                fresh = False
+                fresh = fresh and bool(times) and times[-1] >= oldest
         if not fresh:
             return self._stale(now_ns)
         problems: tuple[Missing, ...] = ()
@@ -142,26 +148,28 @@ class Aligner:
                 return problems
             for spread, anchor, chosen in sets:
                 found = self._complete(spread, anchor, chosen)
-                if isinstance(found, Match):
+                if type(found) is Match:
                     return found
                 problems = problems or found
 
     def _sets(self, back: int, oldest: int) -> list[tuple[int, int, list[int]]]:
         """Return (spread, anchor, index a camera) around each camera's back-th newest frame."""
-        streams = [self.streams[view] for view in self._views]
         sets = []
-        for stream in streams:
-            if back > len(stream.times) or stream.times[-back] < oldest:
+        for stream in self._cameras:
+            times = stream.times
+            if back > len(times) or times[-back] < oldest:
                 continue
-            anchor = first = last = stream.times[-back]
+            anchor = first = last = times[-back]
             chosen = []
-            for other in streams:
+            for other in self._cameras:
                 if other is stream:
-                    chosen.append(len(stream.times) - back)
+                    chosen.append(-back)
                     continue
-                index = other.nearest(anchor)
+                index, time_ns = -1, other.times[-1]
+                if anchor < time_ns:
+                    index = other.nearest(anchor)
+                    time_ns = other.times[index]
                 chosen.append(index)
-                time_ns = other.times[index]
                 if time_ns < first:
                     first = time_ns
                 elif time_ns > last:
@@ -173,18 +181,21 @@ class Aligner:
     def _complete(
         self, spread: int, anchor: int, chosen: list[int]
     ) -> Match | tuple[Missing, ...]:
-        streams = self.streams
         frames = {
-            view: (streams[view].times[index], streams[view].items[index])
-            for view, index in zip(self._views, chosen, strict=True)
+            view: (stream.times[index], stream.items[index])
+            for view, stream, index in zip(self._views, self._cameras, chosen, strict=True)
         }
         if spread > self._skew_ns:
             view = max(frames, key=lambda name: abs(frames[name][0] - anchor))
             reason = f'skew {spread * 1e-9:.3f} s > {self._skew_s:g} s between the cameras'
             return (Missing(view, reason),)
-        states = {name: self._state_at(name, anchor) for name in self._states}
-        missing = tuple(found for found in states.values() if isinstance(found, Missing))
-        return missing or Match(anchor, frames, states)
+        states, missing = {}, []
+        for name in self._states:
+            found = self._state_at(name, anchor)
+            if type(found) is Missing:
+                missing.append(found)
+            states[name] = found
+        return tuple(missing) if missing else Match(anchor, frames, states)
 
     def _state_at(self, name: str, anchor: int) -> tuple[int, Sequence[float]] | Missing:
         """Return the time that a state holds for, and its row at the anchor."""
@@ -203,10 +214,11 @@ class Aligner:
             return Missing(name, f'a gap of {gap * 1e-9:.2f} s around the newest frames')
         part = (anchor - low) / gap
         before, behind = rows[after - 1], rows[after]
-        row = [a + part * (b - a) for a, b in zip(before, behind, strict=True)]
-        for column in self._angles.get(name, ()):
-            turn = _turned(behind[column] - before[column])
-            row[column] = _turned(before[column] + part * turn)
+        row = [a + part * (b - a) for a, b in zip(before, behind)]  # noqa: B905 (equal)
+        if name in self._angles:
+            for column in self._angles[name]:
+                turn = _turned(behind[column] - before[column])
+                row[column] = _turned(before[column] + part * turn)
         return anchor, row
 
     def _stale(self, now_ns: int) -> tuple[Missing, ...]:
