@@ -72,6 +72,7 @@ class PolicyNode(LifecycleNode):
         self._end, self._active = threading.Event(), threading.Event()
         self._entities: list[tuple[Any, Any]] = []
         self._told: tuple[Any, ...] = ()
+        self._sending = threading.Lock()  # an older motion never leaves after a newer one
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._status = self.create_publisher(PolicyStatus, '~/status', LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', STREAM)
@@ -183,7 +184,8 @@ class PolicyNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         self._active.clear()
-        self._send(self._pilot.deactivate())
+        with self._sending:
+            self._send(self._pilot.deactivate())
         self._publish_status()
 
     def _teardown(self) -> None:
@@ -257,6 +259,7 @@ class PolicyNode(LifecycleNode):
             try:
                 chunk = self._pilot.think()
                 if chunk is not None and self.context.ok():
+                    self._command()
                     self._chunks.publish(chunk_message(chunk))
             except Exception:  # a defect must be seen, and must not end the thread unseen
                 self.get_logger().error(traceback.format_exc())
@@ -267,7 +270,8 @@ class PolicyNode(LifecycleNode):
             self._end.wait(max(0.002, pause))
 
     def _watch(self) -> None:
-        self._send(self._pilot.watch())
+        with self._sending:
+            self._send(self._pilot.watch())
         told = (self._pilot.stage, self._pilot.missing, self._pilot.reason.split(':')[0])
         if told != self._told:
             self._told = told
@@ -288,7 +292,9 @@ class PolicyNode(LifecycleNode):
         self._explained = problems
 
     def _command(self) -> None:
-        self._send(self._pilot.command())
+        """Send the next lookahead: at the command rate, and as soon as a chunk is there."""
+        with self._sending:
+            self._send(self._pilot.command())
 
     def _send(self, motion: Motion | None) -> None:
         """Make every message first, then publish them all."""
