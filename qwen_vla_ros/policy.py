@@ -160,6 +160,9 @@ class LocalPolicy:
         self._metadata = {
             **metadata,
             'engine': self._engine.describe(),
+            'image_sizes': {
+                view: list(size) for view, size in model.config.inputs.image_sizes.items()
+            },
             'prefix': 'trained' if self._trained else 'guided',
             'max_prefix': flow.prefix_rows if self._trained else model.config.decoder.horizon - 1,
         }

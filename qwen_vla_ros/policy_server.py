@@ -11,12 +11,15 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.shared_pictures import FOLDER, SharedView
 from qwen_vla_ros.wire import (
     DEFAULT_PORT,
     MAX_BYTES,
@@ -147,11 +150,12 @@ class PolicyServer:
     async def _handle(self, connection: 'ServerConnection') -> None:
         """Greet a client, then answer its requests; one that sends garbage is told and dropped."""
         try:
-            greeting = {'type': 'metadata', 'protocol': PROTOCOL}
+            greeting = {'type': 'metadata', 'protocol': PROTOCOL, 'shares': FOLDER.is_dir()}
+            client = _Client()
             await connection.send(pack({**greeting, 'metadata': dict(self._policy.metadata)}))
             async for data in connection:
                 try:
-                    answer = await self._answer(data)
+                    answer = await self._answer(data, client)
                 except ProtocolError as error:
                     await connection.send(pack({'type': 'error', 'id': -1, 'message': str(error)}))
                     await connection.close(1007, 'not the protocol')
@@ -160,15 +164,16 @@ class PolicyServer:
         except websockets.ConnectionClosed:
             return
 
-    async def _answer(self, data: str | bytes) -> dict[str, Any]:
+    async def _answer(self, data: str | bytes, client: '_Client') -> dict[str, Any]:
         """Return the answer to one request; what the policy refuses is answered in words."""
         request = unpack(data if isinstance(data, bytes) else data.encode())
         number = request.get('id')
-        if not isinstance(number, int) or request['type'] not in ('infer', 'reset'):
+        works = {'infer': self._infer, 'reset': self._reset, 'share': self._share}
+        if not isinstance(number, int) or request['type'] not in works:
             raise ProtocolError(f'a request of unknown type {request["type"]!r} or without id')
-        work = self._infer if request['type'] == 'infer' else self._reset
+        work = partial(works[request['type']], request, client)
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._worker, work, request)
+            answer = await asyncio.get_running_loop().run_in_executor(self._worker, work)
         except ProtocolError:
             raise
         except QwenVlaError as error:
@@ -179,8 +184,9 @@ class PolicyServer:
             return {'type': 'error', 'id': number, 'message': text}
         return {**answer, 'id': number}
 
-    def _infer(self, request: dict[str, Any]) -> dict[str, Any]:
-        observation, prefix = read_observation(request.get('observation')), request.get('prefix')
+    def _infer(self, request: dict[str, Any], client: '_Client') -> dict[str, Any]:
+        observation = read_observation(request.get('observation'), client.area)
+        prefix = request.get('prefix')
         if prefix is not None and not isinstance(prefix, np.ndarray):
             raise ProtocolError('the prefix must be an array')
         begin = time.perf_counter()
@@ -188,6 +194,20 @@ class PolicyServer:
         seconds = time.perf_counter() - begin
         return {'type': 'chunk', 'chunk': chunk_fields(chunk), 'inference_s': seconds}
 
-    def _reset(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _reset(self, request: dict[str, Any], client: '_Client') -> dict[str, Any]:
         self._policy.reset()
         return {'type': 'done'}
+
+    def _share(self, request: dict[str, Any], client: '_Client') -> dict[str, Any]:
+        name, size = request.get('name'), request.get('size')
+        if not isinstance(name, str) or not isinstance(size, int):
+            raise ProtocolError('a share without name and size')
+        client.area = SharedView(name, size)
+        return {'type': 'done'}
+
+
+@dataclass
+class _Client:
+    """What belongs to one connection."""
+
+    area: SharedView | None = None

@@ -2,6 +2,9 @@
 RemotePolicy: the policy of another process (policy_server.py), worn like a local one.
 
 A thread of its own receives all the time and connects again by itself; wire.py has the messages.
+Pictures go through shared memory where server and client see the same (shared_pictures.py); else
+they are resized to what the model takes, by the very transform that the model's side would use,
+and go through the socket.
 """
 
 import threading
@@ -14,6 +17,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.policy_server import PolicyServer
+from qwen_vla_ros.shared_pictures import FOLDER, SharedArea
 from qwen_vla_ros.types import ActionChunk, Observation
 from qwen_vla_ros.wire import (
     DEFAULT_PORT,
@@ -72,6 +76,10 @@ class RemotePolicy:
         self._metadata: dict[str, Any] | None = None
         self._waiting: dict[int, Future[dict[str, Any]]] = {}
         self._number = 0
+        self._area: SharedArea | None = None
+        self._shares = False
+        self._sharing = threading.Lock()
+        self.transport = 'not used yet'
         self._ready, self._closed = threading.Event(), threading.Event()
         self._problem = f'nobody answers at {self._address}; start it with: qwen-vla serve'
         self.inference_s: float | None = None
@@ -108,10 +116,58 @@ class RemotePolicy:
         Raises PolicyUnavailable when the server is gone or too slow, QwenVlaError with its words
         when the policy refuses.
         """
-        fields = {'observation': observation_fields(observation), 'prefix': prefix}
-        answer = self._call('infer', fields, timeout_s or self._timeout_s)
+        timeout_s = timeout_s or self._timeout_s
+        if not self._shares or not self._sharing.acquire(blocking=False):
+            return self._infer(self._small(observation.images), {}, observation, prefix, timeout_s)
+        try:
+            places = self._write(observation.images)
+            images = self._small(observation.images) if places is None else {}
+            return self._infer(images, places or {}, observation, prefix, timeout_s)
+        finally:
+            self._sharing.release()
+
+    def _infer(
+        self,
+        images: Mapping[str, np.ndarray],
+        shared: Mapping[str, Any],
+        observation: Observation,
+        prefix: np.ndarray | None,
+        timeout_s: float,
+    ) -> ActionChunk:
+        """Send an observation, its pictures inside or beside it; return the answer."""
+        fields = {**observation_fields(observation), 'images': images, 'shared': shared}
+        answer = self._call('infer', {'observation': fields, 'prefix': prefix}, timeout_s)
         chunk, self.inference_s = read_chunk(answer)
         return chunk
+
+    def _write(self, images: Mapping[str, np.ndarray]) -> Mapping[str, Any] | None:
+        """Write pictures into the shared area; return their places, None when none is shared."""
+        size = SharedArea.bytes_for(images.values())
+        area = self._area
+        if area is None or area.size < size:
+            try:
+                area = SharedArea(size)
+                try:
+                    self._call('share', {'name': area.name, 'size': size}, self._timeout_s)
+                finally:
+                    area.unlink()
+            except PolicyUnavailable:
+                raise
+            except QwenVlaError as error:
+                self._shares, self.transport = False, f'socket ({error})'
+                return None
+            self._area, self.transport = area, 'shared memory'
+        return area.write(images)
+
+    def _small(self, images: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Return pictures of the model's sizes, where its metadata tells them."""
+        sizes = self.metadata.get('image_sizes')
+        if not sizes:
+            return images
+        from qwen_vla_ros.transforms import ResizeImages
+
+        wanted = {view: (int(size[0]), int(size[1])) for view, size in sizes.items()}
+        return ResizeImages(wanted).forward({'images': images})['images']
 
     def reset(self) -> None:
         """Reset the policy over there."""
@@ -207,6 +263,10 @@ class RemotePolicy:
         metadata = message.get('metadata')
         if not isinstance(metadata, dict):
             raise ProtocolError(f'{self._address} does not say what policy it serves')
+        self._shares = message.get('shares') is True and FOLDER.is_dir()
+        self._area = None
+        if not self._shares:
+            self.transport = 'socket (one side has no shared memory)'
         if self._metadata is not None and metadata != self._metadata:
             keys = [key for key in metadata if metadata[key] != self._metadata.get(key)]
             raise ProtocolError(

@@ -1,9 +1,12 @@
 """
 The messages between PolicyServer and RemotePolicy: MessagePack in WebSocket frames.
 
-server -> client  metadata {protocol, metadata}; then for every request, by its id:
+server -> client  metadata {protocol, metadata, shares}; then for every request, by its id:
                   chunk {chunk, inference_s} | done {} | error {message}
-client -> server  infer {observation, prefix} | reset {}
+client -> server  infer {observation, prefix} | reset {} | share {name, size}
+
+After a share the pictures of an observation may lie in shared memory (shared_pictures.py): its
+field `shared` then has view -> {offset, shape} in the place of `images`.
 
 An array travels as its dtype (from a short list), shape and bytes, so nothing that arrives can run
 code.
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.shared_pictures import SharedView, SharingRefused
 from qwen_vla_ros.types import ActionChunk, Observation
 
 try:
@@ -59,7 +63,7 @@ def _pack_array(value: Any) -> dict[str, Any]:
     return {
         '__array__': value.dtype.name,
         'shape': list(value.shape),
-        'data': np.ascontiguousarray(value).tobytes(),
+        'data': np.ascontiguousarray(value).reshape(-1).view(np.uint8).data,
     }
 
 
@@ -94,10 +98,18 @@ def observation_fields(observation: Observation) -> dict[str, Any]:
     }
 
 
-def read_observation(fields: Any) -> Observation:
-    """Return the observation of a request; ProtocolError when a field is absent or odd."""
+def read_observation(fields: Any, area: SharedView | None = None) -> Observation:
+    """
+    Return the observation of a request; ProtocolError when a field is absent or odd.
+
+    Pictures in shared memory are copied: the client writes the next ones over them.
+    """
     try:
         images, state = dict(fields['images']), fields['state']
+        if fields.get('shared'):
+            if area is None:
+                raise ValueError('pictures in shared memory before a share')
+            images.update(area.read(fields['shared']))
         if not all(isinstance(array, np.ndarray) for array in (state, *images.values())):
             raise TypeError('images and state must be arrays')
         return Observation(
@@ -109,7 +121,7 @@ def read_observation(fields: Any) -> Observation:
             embodiment=str(fields['embodiment']),
             sources_ns=dict(fields['sources_ns']),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, SharingRefused) as error:
         raise ProtocolError(f'no observation in the request ({error!r})') from error
 
 

@@ -19,7 +19,7 @@ LIGHT = [
 ]
 LIGHT += ['alignment', 'command', 'contract_reader', 'curve', 'kinematics', 'policy']
 LIGHT += ['policy_server', 'remote', 'strict_values', 'wire']
-LIGHT += ['image_encodings', 'sensor_reader', 'state_reading', 'stream_counts']
+LIGHT += ['image_encodings', 'sensor_reader', 'shared_pictures', 'state_reading', 'stream_counts']
 LIGHT += ['nodes.pilot', 'nodes.timed_policy']
 FILES = sorted(path for path in PACKAGE.rglob('*.py') if '__pycache__' not in path.parts)
 TORCH_AT_TOP = ('model', 'train')
