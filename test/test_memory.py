@@ -80,7 +80,7 @@ def close(estimated: float, measured: float) -> bool:
 
 
 @pytest.mark.parametrize('attention', ['joint', 'prefix'])
-@pytest.mark.parametrize(('name', 'layers'), [('small', None), ('0.8b', 1)])
+@pytest.mark.parametrize(('name', 'layers'), [('small', None), ('0.8b', 2)])
 def test_activations_are_what_autograd_keeps(name, layers, attention):
     load = Load(batch=2, views=2, image=96, text=110)
     config = configured(name, attention, layers)
@@ -105,7 +105,7 @@ def test_activations_are_what_autograd_keeps(name, layers, attention):
 
 @pytest.mark.parametrize(
     ('name', 'layers', 'eight_bits'),
-    [('0.8b', 1, False), ('small', None, False), ('small', None, True)],
+    [('0.8b', 2, False), ('small', None, False), ('small', None, True)],
 )
 def test_activations_of_adapters_are_what_autograd_keeps(name, layers, eight_bits):
     load = Load(batch=1, views=2, image=96, text=110)
