@@ -8,13 +8,14 @@ import benchmarks
 
 
 def all_results() -> list[benchmarks.Result]:
-    """Run every benchmark file of this folder in the order of its name."""
+    """Run every file of this folder that has run(), in the order of its name."""
     names = sorted(info.name for info in pkgutil.iter_modules(benchmarks.__path__))
     print(benchmarks.HEADING, flush=True)
     results = []
     for name in names:
-        if name != '__main__':
-            results.append(import_module(f'benchmarks.{name}').run())
+        module = import_module(f'benchmarks.{name}') if name != '__main__' else None
+        if hasattr(module, 'run'):
+            results.append(module.run())
             print(results[-1].as_line(), flush=True)
     return results
 

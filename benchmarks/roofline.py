@@ -93,7 +93,9 @@ def stages(
             _gigabytes(*language.layers),
         ),
     ]
-    decoder, context = model.decoder, model.decoder.context(hidden, position)
+    decoder = model.decoder
+    state = torch.empty(1, config.decoder.state_dim, device='meta')
+    context = decoder.context(hidden, position, None, state)
     blocks = _gigabytes(*decoder.blocks)
     if config.decoder.attention == 'prefix':
         prefill = count_tflop(lambda: decoder.prefill(context))

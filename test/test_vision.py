@@ -49,6 +49,21 @@ def test_gradients_reach_the_whole_tower(backbone):
     backbone.zero_grad()
 
 
+def test_activation_checkpointing_changes_no_gradient(backbone):
+    patches, found = pixels(GRIDS), []
+    for enable in (False, True):
+        if enable:
+            backbone.activation_checkpointing_enable()
+        backbone.train()
+        seen(backbone, patches, GRIDS).square().mean().backward()
+        found.append([p.grad.clone() for p in backbone.model.visual.parameters()])
+        backbone.zero_grad()
+    backbone.activation_checkpointing_disable()
+    backbone.eval()
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-5)
+
+
 def tokens(*parts: int) -> np.ndarray:
     """Return the image mask of alternating text and image lengths."""
     kinds = [index % 2 == 1 for index in range(len(parts))]

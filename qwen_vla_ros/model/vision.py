@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionModel
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
@@ -95,8 +96,10 @@ def look(tower: Qwen3_5VisionModel, pixels: Tensor, plan: ImagePlan) -> Tensor:
     x_PW = x_PW + (tower.pos_embed(plan.taps) * plan.weights[..., None]).sum(1).to(x_PW.dtype)
     table = tower.rotary_pos_emb(x_PW, plan.place)
     for block in tower.blocks:
-        x_PW = x_PW + _attend(block.attn, block.norm1(x_PW), table, plan.groups)
-        x_PW = x_PW + block.mlp(block.norm2(x_PW))
+        if block.training and block.gradient_checkpointing:
+            x_PW = checkpoint(_block, block, x_PW, table, plan.groups, use_reentrant=False)
+        else:
+            x_PW = _block(block, x_PW, table, plan.groups)
     if plan.back is not None:
         x_PW = x_PW[plan.back]
     return tower.merger(x_PW)
@@ -107,6 +110,16 @@ def _embed(tower: Qwen3_5VisionModel, pixels: Tensor) -> Tensor:
     projection = tower.patch_embed.proj
     weight = projection.weight.sum(2).flatten(1) / 127.5
     return functional.linear(pixels.to(weight.dtype) - 127.5, weight, projection.bias)
+
+
+def _block(
+    block: torch.nn.Module,
+    x_PW: Tensor,
+    table: tuple[Tensor, Tensor],
+    groups: tuple[tuple[int, int], ...],
+) -> Tensor:
+    x_PW = x_PW + _attend(block.attn, block.norm1(x_PW), table, groups)
+    return x_PW + block.mlp(block.norm2(x_PW))
 
 
 def _attend(
