@@ -17,7 +17,7 @@ from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.prompt_state import PromptState
 from qwen_vla_ros.model.qwen_vla import UNPADDED
 
-PROMPT, IMAGES, LAYERS, ROUNDS = 100, 3 * 64, 8, 7
+PROMPT, IMAGES, LAYERS, ROUNDS = 100, 3 * 64, 8, 15
 
 
 def build() -> Qwen3_5TextModel:

@@ -173,6 +173,36 @@ def test_stages_read_nothing_back_to_the_host(attention):
     assert calls[0] == calls[1]  # the same shapes: one capture serves every call
 
 
+@pytest.mark.parametrize('attention', ['joint', 'prefix'])
+@pytest.mark.parametrize('known', [0, 3])
+def test_nothing_is_made_on_another_device_than_the_models(attention, known):
+    """On the meta device every operation between devices fails."""
+    engine = Engine(build(attention).to('meta'))
+    item = sample()
+    if known:
+        item['prefix'] = np.zeros((known, 32), np.float32)
+    found = engine.sample_actions([item], noise())
+    assert (found.device.type, found.dtype, found.shape) == ('meta', torch.float32, (1, 16, 32))
+
+
+@pytest.mark.parametrize('name', ['4b', '2b', '0.8b'])
+def test_the_published_sizes_run_whole_on_the_meta_device(name):
+    with torch.device('meta'):
+        model = QwenVLA(preset(name))
+    config = model.backbone.config
+    image = [config.image_token_id] * 49
+    ids = np.array([config.vision_start_token_id, *image, config.vision_end_token_id, 5, 6])
+    item = {
+        'input_ids': ids,
+        'mm_token_type_ids': (ids == config.image_token_id).astype(np.int64),
+        'pixel_values': np.zeros((196, 3 * 16 * 16), np.uint8),
+        'image_grid_thw': np.array([[1, 14, 14]]),
+        'action_mask': np.ones((16, 64), bool),
+    }
+    found = Engine(model, steps=2).sample_actions([item], torch.empty(1, 16, 64))
+    assert found.shape == (1, 16, 64)
+
+
 def test_paths_are_told_and_unknown_ones_refused():
     engine = Engine(build())
     told = engine.describe()

@@ -3,7 +3,8 @@ Transformed samples -> actions, as fast as the machine allows: what a robot runs
 
 Three stages with static shapes: the vision tower over frames that it has not seen yet, then in one
 piece the language model, the context's keys and values, and the denoising loop. On a GPU each
-stage is compiled and replayed as a CUDA graph; on a CPU both run as they are. Where the prompt
+stage is compiled and replayed as a CUDA graph (a padded batch runs as it is); on a CPU both run as
+they are. Where the prompt
 stands before the images its state is kept while the sentence stays the same. All paths give what
 QwenVLA.sample_actions gives, to rounding.
 """
@@ -122,7 +123,9 @@ class Engine:
         if frozen is not None and prefix is not None:
             field = model.velocity(self._context(*inputs, *memory))
             return guided(field, noise, self.steps, mask, prefix, frozen)
-        return self._act(*inputs, noise, mask, prefix, *memory).clone()
+        # Masks of a padded batch are made from the data, which no CUDA graph can hold.
+        act = self._act_on if 'attention_mask' in batch and self._graphs else self._act
+        return act(*inputs, noise, mask, prefix, *memory).clone()
 
     def _act_on(self, *inputs: Tensor | None) -> Tensor:
         """Return actions; a function of tensors alone, of static shapes, without host reads."""
