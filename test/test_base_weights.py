@@ -15,7 +15,13 @@ from transformers import (
 from qwen_vla_ros import cli
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.base_weights import EMBEDDING, backbone_name, export_backbone, grow_rows
+from qwen_vla_ros.model.base_weights import (
+    EMBEDDING,
+    backbone_name,
+    export_backbone,
+    grow_rows,
+    refuse_other_architecture,
+)
 from qwen_vla_ros.model.checkpoint import from_pretrained
 from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.initialise import initialise, load_decoder, save_decoder
@@ -146,6 +152,9 @@ def test_a_text_only_release_is_partial(tmp_path):
     own = logits(made.model.backbone, ids)
     torch.testing.assert_close(own[..., :known], logits(theirs, ids)[..., :known])
     assert all(torch.isfinite(value).all() for value in made.model.parameters())
+    half = initialise('tiny', tmp_path, 'cpu', 'bfloat16', allow_partial=True).model
+    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in half.buffers()} == {torch.float32}
 
 
 def test_another_architecture_is_refused_by_name(released, tmp_path):
@@ -156,6 +165,57 @@ def test_another_architecture_is_refused_by_name(released, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match='rope_parameters.*vision.depth: the preset has 1,'):
         initialise('tiny', tmp_path, 'cpu')
+
+
+def test_the_4b_preset_is_the_released_configuration(tmp_path):
+    """What config.json of the 4B release says, as far as it decides the computation."""
+    rope = {'mrope_interleaved': True, 'mrope_section': [11, 11, 10], 'rope_type': 'default'}
+    text = {
+        'model_type': 'qwen3_5_text',
+        'hidden_size': 2560,
+        'intermediate_size': 9216,
+        'num_hidden_layers': 32,
+        'full_attention_interval': 4,
+        'num_attention_heads': 16,
+        'num_key_value_heads': 4,
+        'head_dim': 256,
+        'hidden_act': 'silu',
+        'rms_norm_eps': 1e-06,
+        'linear_num_key_heads': 16,
+        'linear_num_value_heads': 32,
+        'linear_key_head_dim': 128,
+        'linear_value_head_dim': 128,
+        'linear_conv_kernel_dim': 4,
+        'mtp_num_hidden_layers': 1,
+        'tie_word_embeddings': True,
+        'vocab_size': 248320,
+        'rope_parameters': {**rope, 'partial_rotary_factor': 0.25, 'rope_theta': 10000000},
+    }
+    vision = {
+        'model_type': 'qwen3_5',
+        'deepstack_visual_indexes': [],
+        'depth': 24,
+        'hidden_size': 1024,
+        'intermediate_size': 4096,
+        'num_heads': 16,
+        'num_position_embeddings': 2304,
+        'out_hidden_size': 2560,
+        'patch_size': 16,
+        'temporal_patch_size': 2,
+        'spatial_merge_size': 2,
+        'in_channels': 3,
+    }
+    config = {
+        'architectures': ['Qwen3_5ForConditionalGeneration'],
+        'model_type': 'qwen3_5',
+        'text_config': text,
+        'vision_config': vision,
+        'tie_word_embeddings': True,
+    }
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    refuse_other_architecture(preset('4b').backbone, tmp_path)
+    with pytest.raises(CheckpointError, match='text.hidden_size: the preset has 2048, .* 2560'):
+        refuse_other_architecture(preset('2b').backbone, tmp_path)
 
 
 def test_the_decoder_is_fresh_and_the_seed_decides(released):

@@ -210,6 +210,22 @@ def test_without_statistics_the_weights_load_and_no_robot_moves(saved, tmp_path)
         load_policy(fresh, WIDOWX, 'cpu')
 
 
+def test_the_class_loads_itself(saved):
+    model = type(saved[1]).from_pretrained(saved[0], device='cpu', dtype='bfloat16')
+    assert model.decoder.context_in.weight.dtype == torch.bfloat16
+    assert not model.training
+
+
+def test_a_config_that_asks_for_the_other_attention_is_refused_unless_told(copy):
+    data = json.loads((copy / 'config.json').read_text())
+    data['decoder']['attention'] = 'joint'
+    (copy / 'config.json').write_text(json.dumps(data))
+    with pytest.raises(QwenVlaError, match="trained with 'prefix' attention.*asks for 'joint'"):
+        load_policy(copy, WIDOWX, 'cpu')
+    policy = load_policy(copy, WIDOWX, 'cpu', attention='joint')
+    assert policy.metadata['attention'] == 'joint'
+
+
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_half_precision_infers_nearly_the_same(saved, dtype):
     exact = load_policy(saved[0], WIDOWX, 'cpu').infer(observation()).actions

@@ -33,6 +33,7 @@ from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.model.weights import (
     SHARD_BYTES,
     CheckpointError,
+    StoredWeights,
     load_weights,
     own_tensors,
     save_weights,
@@ -179,12 +180,32 @@ def _read_json(path: Path, remedy: str = '') -> Any:
 
 
 def read_config(folder: Path, attention: str | None = None) -> QwenVLAConfig:
-    """Return a checkpoint's model configuration; attention replaces the mode it was trained in."""
+    """
+    Return a checkpoint's model configuration.
+
+    attention: run in this mode, whichever it was trained in. None: as config.json says, which is
+    refused where the weights say that they were trained in the other.
+    """
+    config = _stored_config(folder)
+    mode, trained = attention or config.decoder.attention, trained_attention(folder)
+    if attention is None and mode != trained:
+        raise CheckpointError(
+            f'{folder}: the weights were trained with {trained!r} attention, config.json asks for '
+            f'{mode!r}; set it back, or pass attention={mode!r} (--attention {mode}) to run them '
+            'all the same'
+        )
+    return replace(config, decoder=replace(config.decoder, attention=mode))
+
+
+def trained_attention(folder: Path) -> str:
+    """Return the mode in the weights' header; weights without one: config.json's."""
+    own = _stored_config(folder).decoder.attention
+    return StoredWeights(folder).metadata().get('attention', own)
+
+
+def _stored_config(folder: Path) -> QwenVLAConfig:
     path = folder / 'config.json'
-    config = QwenVLAConfig.from_dict(_read_json(path), str(path))
-    if attention is None:
-        return config
-    return replace(config, decoder=replace(config.decoder, attention=attention))
+    return QwenVLAConfig.from_dict(_read_json(path), str(path))
 
 
 def from_pretrained(
@@ -229,7 +250,7 @@ def load_checkpoint(
     from transformers import AutoTokenizer
 
     folder = find_checkpoint(source)
-    trained = read_config(folder)
+    trained = trained_attention(folder)
     embodiment, layout, quantiles = _read_contract(folder)
     model = from_pretrained(folder, device, dtype, attention, adapters, quantise)
     config = model.config
@@ -239,8 +260,8 @@ def load_checkpoint(
         'checkpoint': str(source) if folder != Path(source) else folder.name,
         'attention': config.decoder.attention,
     }
-    if trained.decoder.attention != config.decoder.attention:
-        metadata['trained_attention'] = trained.decoder.attention
+    if trained != config.decoder.attention:
+        metadata['trained_attention'] = trained
     for key, value in (('adapters', adapters), ('quantised', quantise)):
         if value is not None:
             metadata[key] = str(value)

@@ -21,18 +21,24 @@ from qwen_vla_ros.model.base_weights import (
     refuse_other_architecture,
     vocabulary_rows,
 )
-from qwen_vla_ros.model.checkpoint import read_config, save_checkpoint
+from qwen_vla_ros.model.checkpoint import save_checkpoint, trained_attention
 from qwen_vla_ros.model.config import QwenVLAConfig, preset
 from qwen_vla_ros.model.hub import find_checkpoint
-from qwen_vla_ros.model.placement import build_empty, choose_device, choose_dtype, settle
+from qwen_vla_ros.model.placement import (
+    build_empty,
+    cast_weights,
+    choose_device,
+    choose_dtype,
+    settle,
+)
 from qwen_vla_ros.model.processor import view_tokens
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.model.weights import (
     CheckpointError,
     LoadReport,
+    StoredWeights,
     load_weights,
     own_tensors,
-    stored_metadata,
 )
 
 _TOKEN_KEYS = {
@@ -84,9 +90,10 @@ def initialise(
     width = model.backbone.config.text_config.hidden_size
     target = choose_device(device)
     place = (target, choose_dtype(dtype, target))
-    model.decoder = ActionDecoder(config.decoder, width).to(*place)
+    model.decoder = ActionDecoder(config.decoder, width)
     if allow_partial:
         model.backbone = QwenVLA(config).backbone
+    cast_weights(model, *place)
     fresh = [tokenizer.get_vocab()[token] for token in added]
     report = load_base(model, folder, fresh, known, place, allow_partial)
     settle(model, target)
@@ -130,9 +137,9 @@ def load_decoder(
     path = Path(source) if Path(source).is_file() else find_checkpoint(source)
     mode = model.config.decoder.attention
     if path.is_file():
-        trained = stored_metadata(path).get('attention', mode)
+        trained = StoredWeights(path).metadata().get('attention', mode)
     else:
-        trained = read_config(path).decoder.attention
+        trained = trained_attention(path)
     if mode not in (trained, attention):
         raise CheckpointError(
             f'{source}: this decoder was trained with {trained!r} attention, the model runs '

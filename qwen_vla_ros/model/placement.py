@@ -65,6 +65,13 @@ def build_empty(config: QwenVLAConfig) -> QwenVLA:
         return QwenVLA(config)
 
 
+def cast_weights(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Put the weights that have memory onto the device in the dtype; tables keep theirs."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            parameter.data = parameter.data.to(device, dtype)
+
+
 def settle(module: nn.Module, device: torch.device) -> None:
     """Move the tables to the device; a weight that was never loaded is a defect of ours."""
     tensors = [*module.named_parameters(), *module.named_buffers()]

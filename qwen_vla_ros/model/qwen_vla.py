@@ -14,6 +14,7 @@ Shapes: B batch, T tokens, H horizon, K action channels, S state channels, V vis
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,13 @@ class QwenVLA(nn.Module):
         self.backbone = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**config.backbone))
         width = self.backbone.config.text_config.hidden_size
         self.decoder = ActionDecoder(config.decoder, width)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> 'QwenVLA':
+        """Return the model of a checkpoint; checkpoint.from_pretrained() has the options."""
+        from qwen_vla_ros.model.checkpoint import from_pretrained
+
+        return from_pretrained(source, **options)
 
     @property
     def device(self) -> torch.device:

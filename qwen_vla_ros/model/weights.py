@@ -113,6 +113,11 @@ class StoredWeights:
                     if self.files[name] == path:
                         yield name, _finite(file.get_tensor(name), name, path)
 
+    def metadata(self) -> dict[str, str]:
+        """Return the texts in the first file's header, {} when there are none."""
+        with safe_open(min(self.files.values()), framework='pt') as file:
+            return dict(file.metadata() or {})
+
     def _single(self) -> Path:
         return self.source / SINGLE if self.source.is_dir() else self.source
 
@@ -146,13 +151,6 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(
             f'{path}: truncated or not a safetensors file ({error}); copy it anew'
         ) from error
-
-
-def stored_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in a safetensors file's header, {} when there are none."""
-    _shapes(path)
-    with safe_open(path, framework='pt') as file:
-        return dict(file.metadata() or {})
 
 
 def _finite(value: Tensor, name: str, path: Path) -> Tensor:
