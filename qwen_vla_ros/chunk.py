@@ -2,40 +2,44 @@
 ActionChunk -> the row for this instant.
 
 Position, velocity and acceleration of the motion are continuous everywhere (C2): inside a chunk,
-whose rows are met exactly (curve.py), at the seam between two chunks, out of a hold and into a
-stop.
+whose rows are met exactly (curve.py), at the seam between two chunks (splice.py, in four modes),
+out of a hold and into a stop (in the time the limits ask for).
 
-  seam   ordinary channels: new plan + a quintic that takes the difference of position, velocity
-         and acceleration at the seam to zero; when the difference is constant this is the
-         smootherstep blend of old and new. Monotone channels: that blend itself, which never
-         leaves the two. Stretched where it would ask for more than half of the acceleration limit.
-  stop   velocity and acceleration go to zero in the time the limit asks for
+    departure = executor.depart(observation.stamp_ns, step_s)       before the policy is asked
+    chunk = policy.infer(observation, departure.prefix)
+    executor.put(chunk, now_ns, departure)                          when its chunk has come
 
-Time comes from the caller, in int nanoseconds; there is no clock here.
+The delay between both is counted in rows that were consumed meanwhile, by at() and points(); an
+arm that rests consumes none, there it is the time that has passed. Time comes from the caller, in
+int nanoseconds; there is no clock here.
 """
 
+import math
 import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen_vla_ros.curve import Curve, through_knots, through_rows
+from qwen_vla_ros.chunk_check import (
+    ChunkRefused,
+    refuse_astray,
+    refuse_malformed,
+    refuse_untimely,
+)
+from qwen_vla_ros.curve import through_knots, through_rows
+from qwen_vla_ros.ensemble import averaged, members_with
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.latency import DelayEnvelope
+from qwen_vla_ros.motion_plan import Plan, standing
+from qwen_vla_ros.splice import ENSEMBLE, HOLD_FINISH, RTC, landed, onto, seam_problem
+from qwen_vla_ros.splicing import Splicing
 from qwen_vla_ros.types import ActionChunk
 
-MAX_STRETCH = 4.0  # a blend takes at most this many times blend_s
 SHORTEST_STOP_S = 0.05
-# Peak acceleration of the bridge: 10/sqrt(3) * difference / T^2 and 3.94 * velocity / T.
-POSITION_BRIDGE_PEAK = 10.0 / 3.0**0.5
-VELOCITY_BRIDGE_PEAK = 3.94
 STOP_PEAK = 1.5
 MAX_SEAMS = 32
-# Knots of a smootherstep from one to zero.
-FADE = np.array([[[1.0], [0.0], [0.0]], [[0.0], [0.0], [0.0]]])
-
-
-class ChunkRefused(QwenVlaError):
-    """A chunk that may not run: other names, expired, older than what runs, not finite."""
+MEMORY_NS = 2_000_000_000  # how far back a prefix may reach
+CLOCK_BACK_NS = 100_000_000  # a clock that goes back further is no jitter
 
 
 @dataclass(frozen=True)
@@ -48,65 +52,21 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class _Seam:
-    """From `before` onto a new path: a bridge for ordinary channels, a fade for monotone ones."""
+class Departure:
+    """
+    What the executor knew when an observation went to the policy.
 
-    before: '_Plan'
-    bridge: Curve  # what is added to the new path; zero in monotone channels
-    fade: Curve  # one channel: the weight of `before` in monotone channels, from 1 to 0
-    monotone: np.ndarray  # bool [A]
+    stamp_ns  of the observation
+    consumed  rows that had been consumed at the stamp
+    prefix    float32 [d, A] SI, the rows from the stamp on that run anyway; None: none is known,
+              or the mode takes none
+    epoch     how often the executor had been cleared
+    """
 
-    @property
-    def end_ns(self) -> int:
-        """Return the instant from which the new path is followed exactly."""
-        return self.bridge.start_ns + round(self.bridge.step_s * 1e9)
-
-    def lead(self, path: np.ndarray, time_ns: int) -> np.ndarray:
-        """Return the motion [3, A] of an instant before end_ns, on the way onto the path's."""
-        time_ns = max(time_ns, self.bridge.start_ns)
-        motion = path + self.bridge.motion(time_ns)
-        if self.monotone.any():
-            weight, rate, bend = self.fade.motion(time_ns)[:, 0]
-            gap = (self.before.motion(time_ns) - path)[:, self.monotone]
-            motion[0, self.monotone] += weight * gap[0]
-            motion[1, self.monotone] += weight * gap[1] + rate * gap[0]
-            motion[2, self.monotone] += weight * gap[2] + 2 * rate * gap[1] + bend * gap[0]
-        return motion
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What runs: a path, the seam that leads onto it, and when it ends."""
-
-    path: Curve
-    seam: _Seam | None = None
-    end_ns: int | None = None  # None: a hold, which never ends
-    observed_ns: int | None = None  # start of the chunk; None: a hold or a stop
-
-    def motion(self, time_ns: int) -> np.ndarray:
-        """Return float64 [3, A]."""
-        motion = self.path.motion(time_ns)
-        if self.seam is not None and time_ns < self.seam.end_ns:
-            return self.seam.lead(motion, time_ns)
-        return motion
-
-    def ended(self, time_ns: int) -> bool:
-        """Tell whether an instant lies after the last row."""
-        return self.end_ns is not None and time_ns > self.end_ns
-
-    @property
-    def seams(self) -> int:
-        """Return how many seams lie upon one another."""
-        return 0 if self.seam is None else 1 + self.seam.before.seams
-
-    def without_past(self, now_ns: int) -> '_Plan':
-        """Return the same plan without the seams that are over, so that plans do not pile up."""
-        if self.seam is None:
-            return self
-        if now_ns >= self.seam.end_ns:
-            return replace(self, seam=None)
-        before = self.seam.before.without_past(now_ns)
-        return replace(self, seam=replace(self.seam, before=before))
+    stamp_ns: int
+    consumed: float
+    prefix: np.ndarray | None
+    epoch: int
 
 
 class ChunkExecutor:
@@ -122,6 +82,8 @@ class ChunkExecutor:
         names: tuple[str, ...],
         monotone: tuple[str, ...] = (),
         acceleration: np.ndarray | None = None,
+        velocity: np.ndarray | None = None,
+        splicing: Splicing | None = None,
     ) -> None:
         """
         Set up with nothing running.
@@ -129,8 +91,10 @@ class ChunkExecutor:
         blend_s       s, the shortest time from the old plan onto a new one
         names         the A action names that every chunk must carry
         monotone      names that may never overshoot a row (grippers)
-        acceleration  [A] limits in rad/s^2 or m/s^2, for stretching blends and sizing stops;
-                      None: neither is stretched
+        acceleration  [A] limits in rad/s^2 or m/s^2, for stretching blends, sizing stops and
+                      judging seams; None: none of it
+        velocity      [A] limits in rad/s or m/s, for judging seams; None: not judged
+        splicing      the mode and its figures; None: 'blend'
         """
         if not blend_s > 0:
             raise QwenVlaError(f'chunk executor: blend_s must be positive, got {blend_s}')
@@ -142,14 +106,22 @@ class ChunkExecutor:
         self._blend_s = blend_s
         self._names = tuple(names)
         self._monotone = np.array([name in monotone for name in names])
-        self._acceleration = None if acceleration is None else np.asarray(acceleration, float)
-        if self._acceleration is not None and self._acceleration.shape != (len(names),):
-            raise QwenVlaError(
-                f'chunk executor: {self._acceleration.shape} acceleration limits for '
-                f'{len(names)} names'
-            )
+        self._acceleration = self._limits('acceleration', acceleration)
+        self._velocity = self._limits('velocity', velocity)
+        self._splicing = splicing or Splicing()
         self._lock = threading.Lock()
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
+        self._envelope: DelayEnvelope | None = None
+        self._members: tuple[ActionChunk, ...] = ()
+        self._put_ns = self._served_ns = self._epoch = 0
+
+    def _limits(self, what: str, limits: np.ndarray | None) -> np.ndarray | None:
+        limits = None if limits is None else np.asarray(limits, float)
+        if limits is not None and limits.shape != (len(self._names),):
+            raise QwenVlaError(
+                f'chunk executor: {limits.shape} {what} limits for {len(self._names)} names'
+            )
+        return limits
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,8 +129,13 @@ class ChunkExecutor:
         return self._names
 
     @property
+    def mode(self) -> str:
+        """Return the splice mode."""
+        return self._splicing.mode
+
+    @property
     def expires_ns(self) -> int | None:
-        """Return the instant of the running chunk's last row; None for a hold or nothing."""
+        """Return the instant of the running chunk's last row; None when it comes to rest."""
         plan = self._plan
         return None if plan is None else plan.end_ns
 
@@ -168,38 +145,78 @@ class ChunkExecutor:
         plan = self._plan
         return None if plan is None else plan.observed_ns
 
-    def put(self, chunk: ActionChunk, now_ns: int) -> None:
+    @property
+    def consumed(self) -> float:
+        """Return how many rows of the policy were consumed since the last clear()."""
+        plan = self._plan
+        return 0.0 if plan is None else plan.progress(self._served_ns)
+
+    @property
+    def notice(self) -> str:
+        """Return why each chunk is finished before the next is asked for; '' when it is not."""
+        envelope = self._envelope
+        return '' if envelope is None else envelope.told
+
+    @property
+    def finishing(self) -> bool:
+        """Return whether each chunk is finished at rest: by the mode, or for want of speed."""
+        envelope = self._envelope
+        return self.mode == HOLD_FINISH or (envelope is not None and envelope.exceeded)
+
+    def wants(self, stamp_ns: int) -> bool:
+        """Tell whether a chunk of an observation of this stamp may run."""
+        plan = self._plan
+        return (
+            plan is None
+            or plan.rest_ns is None
+            or plan.rests(stamp_ns)
+            or (plan.observed_ns is None)
+        )
+
+    def depart(self, stamp_ns: int, step_s: float) -> Departure:
+        """Note that an observation goes to the policy, whose rows are step_s apart."""
+        with self._lock:
+            plan = self._plan
+            if plan is None:
+                return Departure(stamp_ns, 0.0, None, self._epoch)
+            prefix = None
+            if self.mode == RTC and plan.observed_ns is not None and plan.rest_ns is None:
+                prefix = self._rows(plan, stamp_ns, self._prefix_rows(), step_s)
+            return Departure(stamp_ns, plan.progress(stamp_ns), prefix, self._epoch)
+
+    def _prefix_rows(self) -> int:
+        """Return the rows that run until the chunk is here: p95 of the delay, and one more."""
+        most = self._splicing.max_prefix
+        p95 = None if self._envelope is None else self._envelope.p95
+        return most if p95 is None else min(math.ceil(p95) + 1, most)
+
+    def put(self, chunk: ActionChunk, now_ns: int, departure: Departure | None = None) -> None:
         """
         Lead the motion onto a chunk, from now on; raise ChunkRefused when it may not run.
 
         The rows that are already past are skipped. Something must run or hold before, so that
-        there is a place to start from: see hold().
+        there is a place to start from: see hold(). departure is what depart() returned for the
+        chunk's observation; without it there is no prefix, and no delay is measured.
         """
-        if chunk.names != self._names:
-            raise ChunkRefused(
-                f'chunk refused: it names {list(chunk.names)}, this robot takes '
-                f'{list(self._names)} in that order; choose a checkpoint of this layout'
-            )
-        if not np.isfinite(chunk.actions).all():
-            row, column = np.argwhere(~np.isfinite(chunk.actions))[0]
-            raise ChunkRefused(
-                f'chunk refused: row {row}, {chunk.names[column]} is '
-                f'{chunk.actions[row, column]}, not a finite number'
-            )
-        if chunk.horizon < 2:
-            raise ChunkRefused('chunk refused: one row is no motion; at least two are needed')
-        if chunk.end_ns <= now_ns:
-            raise ChunkRefused(
-                f'chunk refused: its last row was due {(now_ns - chunk.end_ns) * 1e-9:.3f} s '
-                'ago; the policy is slower than its horizon'
-            )
-        if chunk.start_ns > now_ns + round(self._blend_s * 1e9):
-            raise ChunkRefused(
-                f'chunk refused: it starts {(chunk.start_ns - now_ns) * 1e-9:.3f} s in the '
-                'future; compare the clocks of policy and robot'
-            )
+        refuse_malformed(chunk, self._names)
         with self._lock:
-            self._plan = self._spliced(chunk, now_ns)
+            running = self._running_for(chunk, now_ns, departure)
+            self._note_delay(chunk, running, now_ns, departure)
+            still_ns = now_ns if running.observed_ns is None else chunk.start_ns
+            if self.finishing and running.rests(still_ns):
+                anchored = replace(chunk, start_ns=now_ns)
+            else:
+                anchored = chunk
+                refuse_untimely(chunk, now_ns, self._blend_s)
+            members = members_with(self._members, anchored, now_ns)
+            plan = self._spliced(anchored, running, now_ns, departure, members)
+            if self.finishing:
+                ends = self._blend_s, self._acceleration, self._monotone
+                plan = landed(plan, now_ns, *ends)
+                self._refuse_seam(plan, plan.seam.before)
+            self._plan = replace(plan, observed_ns=chunk.start_ns)
+            self._members = members if self.mode == ENSEMBLE else ()
+            self._put_ns = now_ns
 
     def hold(self, row: np.ndarray, now_ns: int) -> None:
         """Stand still at a row [A] from now on, without end, until a chunk is put."""
@@ -208,10 +225,9 @@ class ChunkExecutor:
             raise QwenVlaError(
                 f'chunk executor: a hold takes {len(self._names)} finite values, got {row}'
             )
-        knots = np.zeros((2, 3, len(row)))
-        knots[:, 0] = row
         with self._lock:
-            self._plan = _Plan(through_knots(now_ns, 1.0, knots))
+            consumed = 0.0 if self._plan is None else self._plan.progress(now_ns)
+            self._plan, self._members = standing(row, now_ns, consumed), ()
 
     def stop(self, now_ns: int) -> None:
         """
@@ -231,15 +247,23 @@ class ChunkExecutor:
             knots = np.zeros((2, 3, len(self._names)))
             knots[0] = motion
             knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
-            self._plan = _Plan(through_knots(now_ns, seconds, knots))
+            self._plan = Plan(
+                through_knots(now_ns, seconds, knots),
+                rest_ns=now_ns + round(seconds * 1e9),
+                consumed=self._plan.progress(now_ns),
+            )
+            self._members = ()
 
     def clear(self) -> None:
         """Forget everything that runs; the next chunk needs a hold before it."""
         with self._lock:
-            self._plan = None
+            self._plan, self._members = None, ()
+            self._put_ns = self._served_ns = 0
+            self._epoch += 1
 
     def at(self, now_ns: int) -> np.ndarray | None:
-        """Return the row float64 [A] for an instant; None when nothing runs or it expired."""
+        """Consume the row float64 [A] of an instant; None when nothing runs or it expired."""
+        self._served_ns = now_ns
         found = self.sample(now_ns)
         return None if found is None else found[0]
 
@@ -257,12 +281,12 @@ class ChunkExecutor:
         self, now_ns: int, lookahead_s: float, dt_s: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """
-        Return the near future as trajectory points: at dt_s, 2 dt_s, ... up to lookahead_s.
+        Consume up to now; return the near future: at dt_s, 2 dt_s, ... up to lookahead_s.
 
         times float64 [N] in s after now, positions and velocities float64 [N, A]. A plan that
         ends before gives fewer points, the last one at its end; None when none is left.
         """
-        plan = self._plan
+        plan, self._served_ns = self._plan, now_ns
         if plan is None:
             return None
         times = dt_s * np.arange(1, max(int(lookahead_s / dt_s + 1e-6), 1) + 1)
@@ -278,8 +302,9 @@ class ChunkExecutor:
     def prefix(self, start_ns: int, rows: int, step_s: float) -> np.ndarray | None:
         """Return what will run anyway from start_ns on: float32 [<= rows, A]; None if nothing."""
         plan = self._plan
-        if plan is None:
-            return None
+        return None if plan is None else self._rows(plan, start_ns, rows, step_s)
+
+    def _rows(self, plan: Plan, start_ns: int, rows: int, step_s: float) -> np.ndarray | None:
         times = [start_ns + round(row * step_s * 1e9) for row in range(rows)]
         found = [plan.motion(time)[0] for time in times if not plan.ended(time)]
         return np.array(found, np.float32) if found else None
@@ -288,43 +313,99 @@ class ChunkExecutor:
         """Return [3, A] also after the end, where a plan stands still at its last row."""
         return None if self._plan is None else self._plan.motion(now_ns)
 
-    def _spliced(self, chunk: ActionChunk, now_ns: int) -> _Plan:
+    # Chunks --------------------------------------------------------------------------------------
+
+    def _running_for(self, chunk: ActionChunk, now_ns: int, departure: Departure | None) -> Plan:
+        """Return the plan that a chunk follows upon; ChunkRefused when it may not."""
         running = self._plan
+        if departure is not None and departure.epoch != self._epoch:
+            raise ChunkRefused(
+                'chunk refused: its observation is from before the executor was cleared'
+            )
         if running is None:
             raise ChunkRefused(
                 'chunk refused: nothing runs or holds, so there is no place to start from; call '
                 'hold(measured joints) first'
             )
-        if running.observed_ns is not None and chunk.start_ns < running.observed_ns:
+        if now_ns < self._put_ns - CLOCK_BACK_NS:
             raise ChunkRefused(
-                f'chunk refused: it is {(running.observed_ns - chunk.start_ns) * 1e-9:.3f} s '
-                'older than the one that runs'
+                f'chunk refused: the clock went back by {(self._put_ns - now_ns) * 1e-9:.3f} s '
+                'since the last one; call clear(), then hold(measured joints)'
             )
-        running = running.without_past(now_ns)
-        if running.seams >= MAX_SEAMS:
+        if running.observed_ns is not None:
+            older = (running.observed_ns - chunk.start_ns) * 1e-9
+            if older > 0:
+                raise ChunkRefused(
+                    f'chunk refused: it is {older:.3f} s older than the one that runs'
+                )
+            if older == 0:
+                raise ChunkRefused('chunk refused: one of the same observation runs already')
+            if not self.wants(chunk.start_ns):
+                raise ChunkRefused(
+                    'chunk refused: its observation was taken before the arm came to rest; '
+                    'chunks are finished one by one'
+                )
+        running = running.without_past(now_ns - MEMORY_NS)
+        if running.seams(now_ns) >= MAX_SEAMS:
             raise ChunkRefused(
                 f'chunk refused: {MAX_SEAMS} chunks came within one blend; let the policy replan '
                 'more slowly, or shorten blend_s'
             )
-        path = through_rows(chunk.start_ns, chunk.step_s, chunk.actions, self._monotone)
-        knots = np.zeros((2, 3, len(self._names)))
-        knots[0] = running.motion(now_ns) - path.motion(now_ns)
-        seconds = self._seam_seconds(knots[0])
-        knots[0][:, self._monotone] = 0.0
-        seam = _Seam(
-            running,
-            through_knots(now_ns, seconds, knots),
-            through_knots(now_ns, seconds, FADE),
-            self._monotone,
-        )
-        return _Plan(path, seam, chunk.end_ns, chunk.start_ns)
+        return running
 
-    def _seam_seconds(self, difference: np.ndarray) -> float:
-        """Return T that keeps the bridge of [3, A] under half of the acceleration limits."""
-        if self._acceleration is None:
-            return self._blend_s
-        share = self._acceleration / 2
-        position = POSITION_BRIDGE_PEAK * np.abs(difference[0])
-        velocity = VELOCITY_BRIDGE_PEAK * np.abs(difference[1])
-        needed = (velocity + np.sqrt(velocity**2 + 4 * share * position)) / (2 * share)
-        return float(np.clip(needed.max(), self._blend_s, MAX_STRETCH * self._blend_s))
+    def _note_delay(
+        self, chunk: ActionChunk, running: Plan, now_ns: int, departure: Departure | None
+    ) -> None:
+        """Count how many rows were consumed since the observation."""
+        if departure is None:
+            return
+        if self._envelope is None:
+            figures = self._splicing
+            replan, margin = figures.replan_s / chunk.step_s, figures.margin_s / chunk.step_s
+            self._envelope = DelayEnvelope(chunk.horizon, replan, margin)
+        if running.observed_ns is None or running.rests(chunk.start_ns):
+            rows = (now_ns - chunk.start_ns) * 1e-9 / chunk.step_s
+        else:
+            served_ns = max(self._served_ns, chunk.start_ns)
+            rows = running.progress(served_ns) - departure.consumed
+        self._envelope.note(max(0.0, rows))
+
+    def _spliced(
+        self,
+        chunk: ActionChunk,
+        running: Plan,
+        now_ns: int,
+        departure: Departure | None,
+        members: tuple[ActionChunk, ...],
+    ) -> Plan:
+        rows, start_ns = chunk.actions, now_ns
+        if departure is not None and departure.prefix is not None:
+            if running.end_ns is None:
+                raise ChunkRefused(
+                    'chunk refused: it continues a motion that was stopped meanwhile'
+                )
+            refuse_astray(chunk, departure.prefix, self._splicing.prefix_tolerance)
+            last_ns = chunk.start_ns + round((len(departure.prefix) - 1) * chunk.step_s * 1e9)
+            start_ns = max(now_ns, min(last_ns, running.end_ns))
+        if self.mode == ENSEMBLE:
+            rows = averaged(members, self._blend_s)
+        path = through_rows(chunk.start_ns, chunk.step_s, rows, self._monotone)
+        row_ns = chunk.step_s * 1e9
+        consumed = running.progress(start_ns) - (start_ns - chunk.start_ns) / row_ns
+        plan = Plan(
+            path,
+            end_ns=chunk.end_ns,
+            observed_ns=chunk.start_ns,
+            row_ns=row_ns,
+            rows=chunk.horizon,
+            consumed=consumed,
+        )
+        ends = self._blend_s, self._acceleration, self._monotone
+        plan = onto(running, plan, start_ns, *ends)
+        self._refuse_seam(plan, running)
+        return plan
+
+    def _refuse_seam(self, plan: Plan, running: Plan) -> None:
+        limits = self._velocity, self._acceleration
+        if problem := seam_problem(plan, running, self._names, *limits):
+            raise ChunkRefused(f'chunk refused: {problem}')

@@ -26,6 +26,7 @@ from qwen_vla_ros.embodiment import (
     told_file,
 )
 from qwen_vla_ros.sensor_reader import TOPIC, VIEW, SensorReader
+from qwen_vla_ros.splice import MODES
 from qwen_vla_ros.strict_values import StrictLoader
 
 KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint')
@@ -228,6 +229,9 @@ class _Reader(SensorReader):
         values: dict[str, Any] = {}
         for key, value in data.items():
             path = f'safety.{key}'
+            if key == 'splice':
+                values[key] = self.one_of(value, path, MODES)
+                continue
             low, high = SAFETY_RANGES[key]
             if isinstance(known[key], int):
                 values[key] = self.whole(value, path, high)

@@ -136,6 +136,7 @@ class Safety:
     command_rate_hz      Hz of the command timer
     lookahead_s          s, how far a command reaches; it ends at rest
     blend_s              s, shortest bridge from one chunk into the next
+    splice               how chunks are joined: one of splice.MODES
     max_jump_rad, _m     first row of a chunk against the measured joints
     max_refused_chunks   refused chunks in a row that latch the stop
     """
@@ -147,6 +148,7 @@ class Safety:
     command_rate_hz: float = 20.0
     lookahead_s: float = 0.3
     blend_s: float = 0.4
+    splice: str = 'blend'
     max_jump_rad: float = 0.35
     max_jump_m: float = 0.02
     max_refused_chunks: int = 10

@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from qwen_vla_ros.chunk import ChunkExecutor, ChunkRefused
+from qwen_vla_ros.chunk import ChunkExecutor
+from qwen_vla_ros.chunk_check import ChunkRefused
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.types import ActionChunk
 
@@ -167,11 +168,11 @@ def test_monotone_channel_stays_between_old_and_new_at_a_seam() -> None:
 
 def test_chunks_may_come_faster_than_they_blend_but_not_without_end() -> None:
     executor = running(wave(), monotone=('left_finger',))
-    for index in range(100):
+    for index in range(1, 100):
         executor.put(wave(0.02 * index), round(0.02 * index * SECOND))
     with pytest.raises(ChunkRefused, match='32 chunks came within one blend'):
         for index in range(100):
-            executor.put(wave(2.0), 2 * SECOND + index)
+            executor.put(wave(2.0 + 1e-6 * index), 2 * SECOND + index)
 
 
 def test_ordinary_channel_overshoots_a_step_so_monotone_is_needed() -> None:
@@ -334,7 +335,7 @@ def test_threads_may_read_while_chunks_are_put() -> None:
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for index in range(50):
+    for index in range(1, 50):
         executor.put(wave(0.01 * index), round(0.02 * index * SECOND))
     for thread in threads:
         thread.join()

@@ -1,6 +1,7 @@
 """What the policy node does, without ROS: nothing unchecked moves, every hold has a cause."""
 
 import re
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.kinematics import ArmKinematics
 from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING, WAITING, Pilot
+from qwen_vla_ros.nodes.timed_policy import WARM_UP_CALLS
 from qwen_vla_ros.types import ActionChunk
 
 WIDOWX = Embodiment.load('widowx')
@@ -58,7 +60,8 @@ class Flight:
         self.pilot.instruct('touch the red block')
         self.pilot.activate()
         if warm:
-            assert self.think() is None
+            for _ in range(WARM_UP_CALLS):
+                assert self.think() is None
             self.policy.instructions.clear()
 
     def wait(self, seconds):
@@ -98,15 +101,16 @@ def comes_to_rest(motion):
     return motion is not None and np.abs(motion.velocities[-1]).max() < 1e-6
 
 
-def test_the_chunk_of_the_first_call_is_never_executed():
+def test_the_chunks_of_the_warm_up_are_never_executed():
     flight = Flight(warm=False)
     flight.feed()
     assert flight.pilot.watch() is None
     assert (flight.pilot.stage, flight.pilot.reason) == (WAITING, 'warming up the policy')
-    assert flight.think() is None
-    assert len(flight.policy.instructions) == 1
-    assert flight.pilot.command() is None
-    assert flight.pilot.chunks == 0
+    for call in range(1, WARM_UP_CALLS + 1):
+        assert flight.think() is None
+        assert len(flight.policy.instructions) == call
+        assert flight.pilot.command() is None
+        assert flight.pilot.chunks == 0
     assert flight.think() is not None
     assert flight.pilot.stage == RUNNING
     assert flight.pilot.chunks == 1
@@ -346,3 +350,57 @@ def test_deactivation_brings_the_arm_to_rest_and_forbids_motion():
     assert flight.pilot.deactivate() is None
     flight.pilot.activate()
     assert flight.think() is not None
+
+
+class Continuing(Script):
+    """A script that continues a prefix, as a checkpoint trained for it does."""
+
+    def __init__(self, names):
+        super().__init__(names)
+        self.metadata, self.prefixes = {'max_prefix': 4, 'prefix': 'trained'}, []
+
+    def infer(self, observation, prefix=None):
+        chunk = super().infer(observation)
+        self.prefixes.append(prefix)
+        if prefix is not None:
+            chunk.actions[:] = prefix[-1]
+            chunk.actions[: len(prefix)] = prefix
+        return chunk
+
+
+def test_rtc_gives_the_policy_the_rows_that_run_while_it_thinks(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], 'Script', Continuing)
+    flight = Flight(splice='rtc')
+    prefixes = flight.policy.prefixes
+    prefixes.clear()
+    assert flight.think() is not None
+    assert prefixes == [None]
+    rows = flight.pilot.executor.prefix(flight.now_ns + 20_000_000, 4, STEP_S)
+    assert flight.think() is not None
+    assert 1 <= len(prefixes[1]) <= 4
+    np.testing.assert_allclose(prefixes[1], rows[: len(prefixes[1])])
+    flight.pilot.watch()
+    assert flight.pilot.stage == RUNNING
+
+
+def test_rtc_is_refused_by_a_policy_without_max_prefix_and_for_cartesian_layouts(monkeypatch):
+    monkeypatch.setattr(Script, 'metadata', {'max_prefix': 4}, raising=False)
+    with pytest.raises(QwenVlaError, match='needs a layout of absolute joints; delta_eef has'):
+        Flight('delta_eef', splice='rtc', to_joints=lambda rows, q: rows)
+    monkeypatch.setattr(Script, 'metadata', {})
+    with pytest.raises(QwenVlaError, match='no max_prefix'):
+        Flight(splice='rtc')
+
+
+def test_hold_finish_infers_nothing_until_the_arm_rests():
+    flight = Flight(splice='hold-finish')
+    chunk = flight.think()
+    assert chunk is not None
+    while flight.now_ns < chunk.end_ns - 50_000_000:
+        assert flight.think() is None
+        assert flight.pilot.command() is not None
+        assert flight.pilot.watch() is None
+    assert len(flight.policy.instructions) == 1
+    flight.wait(1.0)
+    assert flight.think() is not None
+    assert flight.pilot.stage == RUNNING

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qwen_vla_ros.chunk import ChunkExecutor, ChunkRefused
+from qwen_vla_ros.chunk import ChunkExecutor, Departure
+from qwen_vla_ros.chunk_check import ChunkRefused
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.timed_policy import TimedPolicy
 from qwen_vla_ros.observation import CLOCK_JUMP_NS, ObservationBuffer
 from qwen_vla_ros.safety import CARTESIAN, SafetyGate
+from qwen_vla_ros.splicing import splicing_of
 from qwen_vla_ros.types import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -66,10 +68,13 @@ class Pilot:
         dt_s: float,
         tip_position: Callable[[np.ndarray], np.ndarray] | None = None,
         to_joints: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        splice: str = '',
+        replan_s: float = 0.0,
     ) -> None:
         """
         Set up inactive.
 
+        splice is one of splice.MODES ('': the contract's), replan_s the time between inferences.
         tip_position(q) -> [3] serves the workspace box; to_joints(rows [H, 6], q) -> [H, J] is
         needed by Cartesian layouts. They are called from different threads.
         """
@@ -86,6 +91,8 @@ class Pilot:
             self.names,
             tuple(name for g in self.groups if g.kind == 'gripper' for name in g.names),
             np.array([embodiment.limits[name].acceleration for name in self.names]),
+            np.array([embodiment.limits[name].velocity for name in self.names]),
+            splicing_of(embodiment, policy, layout, splice, replan_s),
         )
         self._topics = {camera.view: camera.topic for camera in embodiment.cameras}
         self._topics.update({state.name: state.topic for state in embodiment.states})
@@ -156,18 +163,25 @@ class Pilot:
         observation = self.buffer.sample(now_ns, instruction)
         if observation is None or observation.stamp_ns <= self._last_stamp_ns:
             return None
+        if not self.executor.wants(observation.stamp_ns):
+            return None
         self._last_stamp_ns = observation.stamp_ns
         self.observed_ns = min(observation.sources_ns.values(), default=observation.stamp_ns)
-        found = self._policy.infer(observation, generation)
+        departure = self.executor.depart(observation.stamp_ns, self._embodiment.step_s)
+        found = self._policy.infer(observation, generation, departure.prefix)
         if found is None:
             return None
-        accepted = self._execute(found.chunk, observation, generation)
+        accepted = self._execute(found.chunk, observation, generation, departure)
         self.inference_s.append(found.call_s)
         self.overhead_s.append(max(0.0, time.perf_counter() - begin - found.model_s))
         return accepted
 
     def _execute(
-        self, chunk: ActionChunk, observation: Observation, generation: int
+        self,
+        chunk: ActionChunk,
+        observation: Observation,
+        generation: int,
+        departure: Departure,
     ) -> ActionChunk | None:
         """Check a chunk and lead the motion onto it; None when it is refused or outdated."""
         measured = np.array(
@@ -189,14 +203,14 @@ class Pilot:
                 self.gate.reset()
                 self.executor.hold(measured, now_ns)
             try:
-                self.executor.put(chunk, now_ns)
+                self.executor.put(chunk, now_ns, departure)
             except ChunkRefused as error:
                 return self._refuse(f'policy: {error}')
             self._policy.succeed()
             self.chunk = chunk
             self._moving = self._moved = True
             self.chunks += 1
-            self._set(RUNNING, '')
+            self._set(RUNNING, self.executor.notice)
             return chunk
 
     def _in_joints(self, chunk: ActionChunk, measured: np.ndarray) -> ActionChunk:

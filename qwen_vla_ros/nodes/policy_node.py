@@ -54,6 +54,7 @@ class PolicySettings:
     command_rate: float = parameter(0.0, 'commands a second; 0 takes the contract', 0.0, 200.0)
     point_step: float = parameter(0.05, 's between two points of a command', 0.005, 0.2)
     replan: float = parameter(0.2, 's from one inference to the next, at least', 0.0, 10.0)
+    splice: str = parameter('', "how chunks are joined; '' takes the contract's safety.splice")
     connect_timeout: float = parameter(2.0, 's to wait for the model process', 0.1, 60.0)
     autostart: bool = parameter(False, 'configure and activate without being told')
 
@@ -143,6 +144,8 @@ class PolicyNode(LifecycleNode):
             embodiment.safety.lookahead_s,
             settings.point_step,
             *_kinematics(embodiment, layout),
+            splice=settings.splice,
+            replan_s=settings.replan,
         )
         self._pilot.instruct(settings.instruction)
         self._outputs = []

@@ -1,6 +1,9 @@
 """
 A policy under a stopwatch: warmed up once, too slow counts as failed, a failure rests a while.
 
+Warm is a policy whose last two of at least WARM_UP_CALLS calls took about equally long; nothing of
+those calls is executed, and the policy is reset after them.
+
 Everything here is in s of the monotonic clock: a model's time does not follow the robot's clock.
 """
 
@@ -11,10 +14,14 @@ from typing import TYPE_CHECKING
 from qwen_vla_ros.errors import QwenVlaError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from qwen_vla_ros.policy import Policy
     from qwen_vla_ros.types import ActionChunk, Observation
 
 RETRY_S = 0.25  # after a policy has failed
+WARM_UP_CALLS = 3
+STEADY_SHARE, STEADY_S = 0.5, 0.02  # two latencies this close to one another are steady
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,10 @@ class TimedPolicy:
     """Call a policy from one thread; any thread may ask how it does."""
 
     def __init__(self, policy: 'Policy', timeout_s: float) -> None:
-        """Set up cold; timeout_s bounds every inference but the first."""
+        """Set up cold; timeout_s bounds every inference after the warm-up."""
         self._policy, self._timeout_s = policy, timeout_s
         self._warm = False
+        self._warm_up: list[float] = []
         self._busy_since: float | None = None
         self._failure, self._retry_at = '', 0.0
         self._generation = -1
@@ -57,12 +65,15 @@ class TimedPolicy:
             return f'policy: an inference runs longer than {self._timeout_s:g} s'
         return self._failure or ('' if self._warm else 'warming up the policy')
 
-    def infer(self, observation: 'Observation', generation: int) -> Inference | None:
+    def infer(
+        self, observation: 'Observation', generation: int, prefix: 'np.ndarray | None' = None
+    ) -> Inference | None:
         """
-        Infer; None on failure, which problem then tells, and for the first call.
+        Infer; None on failure, which problem then tells, and during the warm-up.
 
-        The first call compiles and allocates, so its chunk comes too late to be executed. A
-        generation is one instruction: the policy is reset before the first call of each.
+        The first calls compile and allocate, so their chunks come too late to be executed. A
+        generation is one instruction: the policy is reset before the first call of each. prefix:
+        see Policy.infer.
         """
         begin = time.perf_counter()
         try:
@@ -70,7 +81,7 @@ class TimedPolicy:
                 self._policy.reset()
                 self._generation = generation
             self._busy_since = time.monotonic()
-            chunk = self._policy.infer(observation)
+            chunk = self._policy.infer(observation, prefix)
         except QwenVlaError as error:
             self.fail(f'policy: {error}')
             return None
@@ -78,12 +89,21 @@ class TimedPolicy:
             self._busy_since = None
         seconds = time.perf_counter() - begin
         if not self._warm:
-            self._warm = True
+            self._note_warm_up(seconds)
             return None
         if seconds > self._timeout_s:
             self.fail(f'policy: an inference took {seconds:.2f} s (limit {self._timeout_s:g} s)')
             return None
         return Inference(chunk, seconds, getattr(self._policy, 'inference_s', None) or seconds)
+
+    def _note_warm_up(self, seconds: float) -> None:
+        """Become warm as soon as the latency is steady."""
+        self._warm_up = [*self._warm_up, seconds][-WARM_UP_CALLS:]
+        if len(self._warm_up) < WARM_UP_CALLS:
+            return
+        before = self._warm_up[-2]
+        if abs(seconds - before) <= max(STEADY_S, STEADY_SHARE * max(seconds, before)):
+            self._warm, self._generation = True, -1
 
     def fail(self, reason: str) -> None:
         """Note why the policy is of no use now; succeed() forgets it."""
