@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from qwen_vla_ros.command import OUTPUTS
 from qwen_vla_ros.embodiment import (
     ActionGroup,
     ContractError,
@@ -25,12 +26,12 @@ from qwen_vla_ros.embodiment import (
     did_you_mean,
     told_file,
 )
+from qwen_vla_ros.output_kinds import BASE, JOINTS, TIP, Option
 from qwen_vla_ros.sensor_reader import TOPIC, VIEW, SensorReader
 from qwen_vla_ros.splice import MODES
 from qwen_vla_ros.strict_values import StrictLoader
 
 KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint')
-OUTPUT_TYPES = ('JointTrajectory',)
 LINE = re.compile(r'[^\n\r]+')
 MAX_HORIZON = 1000
 # Outside these a figure would switch its check off, or is meant in another unit (ms, degrees).
@@ -46,6 +47,9 @@ SAFETY_RANGES = {
     'max_jump_m': (0.001, 0.2),
     'max_refused_chunks': (1, 1000),
 }
+# What an output must take to fit a kind; all others go to joints. delta_eef goes there through
+# our inverse kinematics.
+ROWS_OF = {'delta_eef': (JOINTS, TIP), 'waypoint': (BASE,)}
 DELTA_UNITS = ('m', 'm', 'm', 'rad', 'rad', 'rad')
 
 
@@ -162,7 +166,7 @@ class _Reader(SensorReader):
             kind,
             tuple(names),
             tuple(names.values()),
-            self.output(data['output'], f'{path}.output'),
+            self.output(data['output'], f'{path}.output', kind, tuple(names)),
             self.word(data['frame'], f'{path}.frame') if cartesian else '',
             self.word(data['tip'], f'{path}.tip') if cartesian else '',
             joints,
@@ -175,13 +179,37 @@ class _Reader(SensorReader):
                 near = did_you_mean(joint, limits)
                 raise self.fail(f'{path}.{joint}', f'no limits for the joint {joint!r}{near}')
 
-    def output(self, data: Any, path: str) -> Output:
-        """Return where a group goes."""
-        self.table(data, path, ('type', 'topic'))
-        return Output(
-            self.one_of(data['type'], f'{path}.type', OUTPUT_TYPES),
-            self.word(data['topic'], f'{path}.topic', TOPIC),
-        )
+    def output(self, data: Any, path: str, kind: str, names: tuple[str, ...]) -> Output:
+        """Return where a group of a kind goes, with the options that its type takes."""
+        known = data.get('type') if isinstance(data, dict) else None
+        options = OUTPUTS[known].options if known in OUTPUTS else {}
+        self.table(data, path, ('type', 'topic'), options)
+        takes = OUTPUTS[self.one_of(known, f'{path}.type', OUTPUTS)].rows
+        if takes not in ROWS_OF.get(kind, (JOINTS,)):
+            fitting = [n for n, o in OUTPUTS.items() if o.rows in ROWS_OF.get(kind, (JOINTS,))]
+            problem = f'{known} does not take a group of kind {kind}; {", ".join(fitting)} do'
+            raise self.fail(f'{path}.type', problem)
+        found = {
+            key: self.option(option, data.get(key, option.default), f'{path}.{key}')
+            for key, option in options.items()
+        }
+        order = found.get('joints')
+        if order and sorted(order) != sorted(names):
+            problem = f"{', '.join(order)} are not the group's {', '.join(names)}"
+            raise self.fail(f'{path}.joints', problem)
+        return Output(known, self.word(data['topic'], f'{path}.topic', TOPIC), found)
+
+    def option(self, option: Option, value: Any, path: str) -> Any:
+        """Return one option of an output, of the kind that it declares."""
+        if value is None:
+            raise self.fail(path, 'the key is missing')
+        if option.kind == 'number':
+            return self.number(value, path, option.low, option.high)
+        if option.kind == 'choice':
+            return self.one_of(value, path, option.known)
+        if option.kind == 'words':
+            return self.words(value, path) if value != option.default else value
+        return self.flag(value, path) if option.kind == 'flag' else self.word(value, path)
 
     def limits(self, data: Any, units: Mapping[str, str]) -> dict[str, JointLimit]:
         """Return the limits of joints, each of which is measured."""

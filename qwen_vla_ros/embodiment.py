@@ -9,8 +9,9 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qwen_vla_ros.errors import QwenVlaError
 
@@ -79,10 +80,17 @@ class StateSource:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a group of actions goes."""
+    """
+    Where a group of actions goes.
+
+    type      one of command.OUTPUTS
+    topic     its topic, or the name of its action
+    options   what the type takes beyond that, defaults included
+    """
 
     type: str
     topic: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,60 +1,104 @@
-"""Rows -> JointTrajectory: exact fields, rest at the end, nothing half-valid."""
+"""The registry of outputs: every type a contract may name, and what a machine may lack."""
 
 import numpy as np
 import pytest
 
-from qwen_vla_ros import command
-from qwen_vla_ros.command import (
-    OUTPUTS,
+from qwen_vla_ros import output_kinds
+from qwen_vla_ros.command import OUTPUTS, output_of
+from qwen_vla_ros.output_kinds import (
+    BASE,
+    CHUNK,
+    JOINTS,
+    STREAM,
+    TIP,
+    BaseRows,
     CommandRefused,
+    JointRows,
+    Option,
     OutputUnavailable,
-    hold_trajectory,
-    joint_trajectory,
-    output_of,
+    Plan,
+    Timed,
+    TipRows,
+    grid,
+    output,
 )
 
-pytest.importorskip('trajectory_msgs.msg')
-NAMES = ('waist', 'elbow')
+S = 1_000_000_000
+
+
+def test_every_output_says_what_it_takes():
+    taken = {name: (kind.rows, kind.takes(kind_options(kind))) for name, kind in OUTPUTS.items()}
+    assert taken == {
+        'ServoTwist': (TIP, CHUNK),
+        'JointTrajectory': (JOINTS, STREAM),
+        'FollowJointTrajectory': (JOINTS, CHUNK),
+        'JointGroupCommand': (JOINTS, STREAM),
+        'JointSingleCommand': (JOINTS, STREAM),
+        'Float64MultiArray': (JOINTS, STREAM),
+        'Path': (BASE, CHUNK),
+        'PoseStamped': (BASE, CHUNK),
+        'NavigateToPose': (BASE, CHUNK),
+        'FollowPath': (BASE, CHUNK),
+        'TwistStamped': (BASE, CHUNK),
+        'Twist': (BASE, CHUNK),
+    }
+    assert output_of('JointTrajectory').takes({'mode': CHUNK}) == CHUNK
+
+
+def kind_options(kind):
+    return {key: 'x' for key, option in kind.options.items() if option.default is None}
+
+
+def test_a_new_output_is_one_function(monkeypatch):
+    monkeypatch.setattr(output_kinds, 'OUTPUTS', {})
+
+    @output('Text', 'std_msgs/msg/String', JOINTS, {'word': Option('word', 'go')})
+    def text(rows, options):
+        return Plan((Timed(rows.stamp_ns, f'{options["word"]} {rows.positions[0, 0]:g}'),))
+
+    rows = JointRows(('a',), np.array([0.1]), np.array([[2.0]]), None, 7)
+    plan = output_kinds.OUTPUTS['Text'].plan(rows, {})
+    assert plan.timed == (Timed(7, 'go 2'),)
+
+
+def test_an_unknown_output_lists_the_known_ones():
+    with pytest.raises(OutputUnavailable, match=r"'Joints' is unknown; .* JointTrajectory"):
+        output_of('Joints')
+
+
+@pytest.mark.parametrize(
+    ('name', 'remedy'),
+    [
+        ('JointTrajectory', r'trajectory_msgs/.* apt install .*-trajectory-msgs.* pip install'),
+        ('FollowJointTrajectory', r'control_msgs/.* install ros-\$ROS_DISTRO-control-msgs'),
+        ('NavigateToPose', r'nav2_msgs/.* install ros-\$ROS_DISTRO-nav2-msgs'),
+        ('JointGroupCommand', "interbotix_xs_msgs/.* install Interbotix's interbotix_ros_core"),
+    ],
+)
+def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch, name, remedy):
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(output_kinds, 'import_module', absent)
+    with pytest.raises(OutputUnavailable, match=remedy):
+        OUTPUTS[name].message_class()
+
+
+def test_an_option_that_must_be_there_is_named():
+    with pytest.raises(OutputUnavailable, match="JointGroupCommand: the option 'group' is miss"):
+        output_of('JointGroupCommand').filled({})
+
+
 TIMES = np.array([0.05, 1.25])
 ROWS = np.array([[0.1, 0.2], [0.3, 0.4]])
-
-
-def test_points_names_and_stamp() -> None:
-    message = joint_trajectory(NAMES, TIMES, ROWS, 2 * ROWS, 12_000_000_345)
-    assert message.joint_names == ['waist', 'elbow']
-    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (12, 345)
-    assert [list(point.positions) for point in message.points] == ROWS.tolist()
-    seconds = [(p.time_from_start.sec, p.time_from_start.nanosec) for p in message.points]
-    assert seconds == [(0, 50_000_000), (1, 250_000_000)]
-
-
-def test_last_velocity_is_zero_and_the_argument_is_untouched() -> None:
-    velocities = 2 * ROWS
-    message = joint_trajectory(NAMES, TIMES, ROWS, velocities, 0)
-    assert list(message.points[0].velocities) == [0.2, 0.4]
-    assert list(message.points[1].velocities) == [0.0, 0.0]
-    np.testing.assert_array_equal(velocities, 2 * ROWS)
-
-
-def test_velocities_may_be_left_out() -> None:
-    message = joint_trajectory(NAMES, TIMES, ROWS, None, 0)
-    assert [len(point.velocities) for point in message.points] == [0, 0]
-
-
-def test_hold_is_one_point_at_rest() -> None:
-    message = hold_trajectory(NAMES, np.array([0.5, -0.5]), 0, time_s=0.2)
-    (point,) = message.points
-    assert list(point.positions) == [0.5, -0.5]
-    assert list(point.velocities) == [0.0, 0.0]
-    assert point.time_from_start.nanosec == 200_000_000
 
 
 @pytest.mark.parametrize(
     ('times', 'positions', 'velocities', 'words'),
     [
-        (TIMES, [[0, 0], [0, np.nan]], None, 'positions of joint 1 in point 1 is nan'),
-        (TIMES, ROWS, [[np.inf, 0], [0, 0]], 'velocities of joint 0 in point 0 is inf'),
-        (TIMES, ROWS[:, :1], None, r'positions \[2, 1\] for 2 joints'),
+        (TIMES, [[0, 0], [0, np.nan]], None, 'positions of channel 1 in point 1 is nan'),
+        (TIMES, ROWS, [[np.inf, 0], [0, 0]], 'velocities of channel 0 in point 0 is inf'),
+        (TIMES, ROWS[:, :1], None, r'positions \[2, 1\] for 2 channels'),
         (TIMES[:1], ROWS, None, '1 times for 2 points'),
         ([0.1, 0.1], ROWS, None, 'must rise'),
         ([-0.1, 0.1], ROWS, None, 'must rise'),
@@ -63,26 +107,25 @@ def test_hold_is_one_point_at_rest() -> None:
         ([], np.zeros((0, 2)), None, 'points >= 1'),
     ],
 )
-def test_what_no_controller_may_get_is_refused(times, positions, velocities, words) -> None:
+def test_joint_rows_that_no_controller_may_get_are_refused(times, positions, velocities, words):
     with pytest.raises(CommandRefused, match=words):
-        joint_trajectory(NAMES, np.asarray(times), positions, velocities, 0)
+        JointRows(('waist', 'elbow'), np.asarray(times), positions, velocities, 0)
 
 
-def test_outputs_name_their_message_class() -> None:
-    from trajectory_msgs.msg import JointTrajectory
+def test_displacements_waypoints_and_poses_are_finite():
+    broken = np.zeros((2, 6))
+    broken[1, 5] = np.nan
+    with pytest.raises(CommandRefused, match='displacements of channel 5 in point 1 is nan'):
+        TipRows('base_link', TIMES, broken, 0, 0)
+    with pytest.raises(CommandRefused, match=r'waypoints \[2, 2\] for 3 channels'):
+        BaseRows('odom', (0, 0, 0), TIMES, ROWS, 0, 0)
+    with pytest.raises(CommandRefused, match='pose of the base .*nan'):
+        BaseRows('odom', (0, np.nan, 0), TIMES, np.zeros((2, 3)), 0, 0)
 
-    assert output_of('JointTrajectory').message_class() is JointTrajectory
 
-
-def test_unknown_output_lists_the_known_ones() -> None:
-    with pytest.raises(OutputUnavailable, match=r"'Twist' is unknown; .* JointTrajectory"):
-        output_of('Twist')
-
-
-def test_missing_package_is_named_with_how_to_install_it(monkeypatch) -> None:
-    def absent(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(command, 'import_module', absent)
-    with pytest.raises(OutputUnavailable, match=r'apt install .*trajectory-msgs.* pip install'):
-        OUTPUTS['JointTrajectory'].message_class()
+def test_plans_that_overlap_meet_the_same_instants():
+    first = grid(10 * S + 7, 10 * S + 90_000_007, 50.0)
+    second = grid(10 * S + 50_000_000, 11 * S, 50.0)
+    assert first == [10 * S + 1_000_000 * ms for ms in (20, 40, 60, 80)] + [10 * S + 90_000_007]
+    assert second[:2] == [10 * S + 60_000_000, 10 * S + 80_000_000]
+    assert grid(5, 5, 50.0) == [5]

@@ -1,10 +1,10 @@
-"""The behaviour of joint_trajectory_controller on Jazzy."""
+"""The behaviour of joint_trajectory_controller on Humble, Jazzy and Kilted."""
 
 import numpy as np
 import pytest
 
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
+from qwen_vla_ros.sim.trajectory_controller import DISTRIBUTIONS, TrajectoryController
 
 S = 1_000_000_000
 NAMES = ('a', 'b')
@@ -98,12 +98,30 @@ def test_a_replacement_with_velocities_keeps_position_and_velocity_continuous(
     assert before[0] == pytest.approx([1.0, 1.0]) and before[1] == pytest.approx([1.0, 0.0])
 
 
-def test_a_message_without_points_stops_at_once(controller: TrajectoryController) -> None:
-    controller.accept(NAMES, [2.0], [[2, 1]], None, 10 * S, 10 * S)
-    assert controller.accept([], [], [], None, 0, 11 * S) is None
-    for now in (11 * S, 13 * S):
-        assert controller.sample(now)[0] == pytest.approx([1.0, 1.0])
-        assert controller.sample(now)[1].tolist() == [0, 0]
+@pytest.mark.parametrize('distribution', DISTRIBUTIONS)
+def test_an_end_in_motion_is_accepted_on_humble_alone(distribution: str) -> None:
+    controller = TrajectoryController(NAMES, [0.0, 1.0], distribution=distribution)
+    reason = controller.accept(NAMES, [1.0], [[1, 1]], [[0.5, 0]], 10 * S, 10 * S)
+    if distribution == 'humble':
+        assert reason is None
+    else:
+        assert 'velocity of the last point is not zero' in reason
+
+
+@pytest.mark.parametrize('distribution', DISTRIBUTIONS)
+def test_what_all_distributions_reject(distribution: str) -> None:
+    controller = TrajectoryController(NAMES, [0.0, 1.0], distribution=distribution)
+    assert 'no points' in controller.accept(NAMES, [], [], None, 0, 10 * S)
+    assert 'ended 1.000 s ago' in controller.accept(
+        NAMES, [1.0, 2.0], [[0, 1], [1, 1]], None, 7 * S, 10 * S
+    )
+    assert 'strictly' in controller.accept(NAMES, [1.0, 1.0], [[0, 1], [1, 1]], None, 0, 10 * S)
+    assert controller.accept(NAMES, [0.0], [[0, 1]], None, 10 * S, 10 * S) is None
+
+
+def test_an_unknown_distribution_is_refused() -> None:
+    with pytest.raises(QwenVlaError, match="'iron' is not one of humble, jazzy, kilted"):
+        TrajectoryController(NAMES, [0.0, 1.0], distribution='iron')
 
 
 def test_another_order_of_joints_is_sorted_by_name(controller: TrajectoryController) -> None:

@@ -33,18 +33,25 @@ if TYPE_CHECKING:
     from qwen_vla_ros.policy import Policy
 
 INACTIVE, WAITING, RUNNING, HOLDING = 'INACTIVE', 'WAITING', 'RUNNING', 'HOLDING'
+LOOKAHEAD, CHUNK, STOP = 'lookahead', 'chunk', 'stop'
 STOP_S, STOP_DT_S = 1.0, 0.02
 REST = 1e-6
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Commands for all joints: times float64 [N] in s from now; positions, velocities [N, A]."""
+    """
+    Commands for all joints: times float64 [N] in s from now; positions, velocities [N, A].
+
+    part tells what it covers: the near future (lookahead), all that is left of the chunk (chunk),
+    or the way to rest, after which nothing comes (stop).
+    """
 
     times_s: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
     now_ns: int
+    part: str = LOOKAHEAD
 
 
 @dataclass(frozen=True)
@@ -247,13 +254,16 @@ class Pilot:
             self._set(self._still, problem.reason, problem.missing)
             return motion
 
-    def command(self) -> Motion | None:
-        """Return the next lookahead; a motion to rest when a row of it is refused."""
+    def command(self, whole: bool = False) -> Motion | None:
+        """Return the next lookahead, or all that is left; the way to rest if a row is refused."""
         with self._lock:
             now_ns = self._now()
             if not self._moving:
                 return None
-            points = self.executor.points(now_ns, self._lookahead_s, self._dt_s)
+            reach_s, expires_ns = self._lookahead_s, self.executor.expires_ns
+            if whole and expires_ns is not None:
+                reach_s = max(reach_s, (expires_ns - now_ns) * 1e-9)
+            points = self.executor.points(now_ns, reach_s, self._dt_s)
             if points is None:
                 return None
             for seconds, position, velocity in zip(*points, strict=True):
@@ -263,7 +273,7 @@ class Pilot:
                     motion = self._stop(now_ns)
                     self._set(HOLDING, f'safety: {verdict.reason}; call ~/reset_safety')
                     return motion
-            return Motion(*points, now_ns)
+            return Motion(*points, now_ns, CHUNK if whole else LOOKAHEAD)
 
     @property
     def _still(self) -> str:
@@ -331,7 +341,7 @@ class Pilot:
         times, positions, velocities = self.executor.points(now_ns, STOP_S, STOP_DT_S)
         resting = np.flatnonzero((np.abs(velocities) < REST).all(axis=1))
         end = int(resting[0]) + 1 if resting.size else len(times)
-        return Motion(times[:end], positions[:end], velocities[:end], now_ns)
+        return Motion(times[:end], positions[:end], velocities[:end], now_ns, STOP)
 
     def _set(self, stage: str, reason: str, missing: tuple[str, ...] = ()) -> None:
         self.stage, self.reason, self.missing = stage, reason, missing

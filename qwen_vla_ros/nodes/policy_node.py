@@ -20,16 +20,16 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
 from qwen_vla_ros.nodes.inputs import input_topics
+from qwen_vla_ros.nodes.outputs import Outputs
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.pilot import RUNNING, Motion, Pilot, joint_layout
 from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message, status_message
-from qwen_vla_ros.nodes.qos import COMMAND, LATCHED, SENSOR, STREAM
+from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
 from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
@@ -68,6 +68,7 @@ class PolicyNode(LifecycleNode):
         self.settings = declare(self, PolicySettings)
         self._pilot: Pilot | None = None
         self._policy: Policy | None = None
+        self._outputs: Outputs | None = None
         self._reason, self._model_absent = '', False
         self._worker: threading.Thread | None = None
         self._end, self._active = threading.Event(), threading.Event()
@@ -148,15 +149,7 @@ class PolicyNode(LifecycleNode):
             replan_s=settings.replan,
         )
         self._pilot.instruct(settings.instruction)
-        self._outputs = []
-        for group in self._pilot.groups:
-            output = output_of(group.output.type)
-            publisher = self._own(
-                self.create_publisher(output.message_class(), group.output.topic, COMMAND),
-                self.destroy_publisher,
-            )
-            columns = [self._pilot.names.index(name) for name in group.names]
-            self._outputs.append((publisher, output, group.names, columns))
+        self._outputs = Outputs(self, self._pilot.groups, self._pilot.names)
         self._listen(embodiment)
         self._end.clear()
         self._worker = threading.Thread(target=self._work, name='inference', daemon=True)
@@ -199,12 +192,14 @@ class PolicyNode(LifecycleNode):
             self._worker.join(timeout=10)
         self._worker = None
         self._active.clear()
+        if self._outputs is not None:
+            self._outputs.close()
         for entity, destroy in reversed(self._entities):
             destroy(entity)
         self._entities.clear()
         if isinstance(self._policy, RemotePolicy):
             self._policy.close()
-        self._policy = self._pilot = None
+        self._policy = self._pilot = self._outputs = None
 
     def _load_policy(self, embodiment: Embodiment, layout: str) -> Policy:
         settings = self.settings
@@ -264,6 +259,8 @@ class PolicyNode(LifecycleNode):
                 if chunk is not None and self.context.ok():
                     self._command()
                     self._chunks.publish(chunk_message(chunk))
+                    if self._outputs.takes_chunks:
+                        self._send(self._pilot.command(whole=True))
             except Exception:  # a defect must be seen, and must not end the thread unseen
                 self.get_logger().error(traceback.format_exc())
                 self._end.wait(0.5)
@@ -300,28 +297,13 @@ class PolicyNode(LifecycleNode):
             self._send(self._pilot.command())
 
     def _send(self, motion: Motion | None) -> None:
-        """Make every message first, then publish them all."""
-        if motion is None:
-            return
-        messages = [
-            (
-                publisher,
-                output.command(
-                    names,
-                    motion.times_s,
-                    motion.positions[:, columns],
-                    motion.velocities[:, columns],
-                    motion.now_ns,
-                ),
-            )
-            for publisher, output, names, columns in self._outputs
-        ]
-        for publisher, message in messages:
-            publisher.publish(message)
+        if motion is not None:
+            self._outputs.send(motion)
 
     def _publish_status(self) -> None:
         if self.context.ok():
-            self._status.publish(status_message(self._pilot, self._reason, self._now_ns()))
+            reason = self._reason or (self._outputs.problem if self._outputs else '')
+            self._status.publish(status_message(self._pilot, reason, self._now_ns()))
 
     def _publish_diagnostics(self) -> None:
         name = self.get_fully_qualified_name()

@@ -212,7 +212,10 @@ def _topics(embodiment: Embodiment, policy: str) -> list[tuple[type, str, Any]]:
         for groups in embodiment.layouts.values()
         for group in groups
     }
-    found += [(output_of(kind).message_class(), topic, STREAM) for kind, topic in sorted(outputs)]
+    for kind, topic in sorted(outputs):
+        output = output_of(kind)
+        if not output.is_action:  # an action has no topic of its own; the joints tell what it did
+            found.append((output.message_class(), topic, STREAM))
     return [
         *found,
         (String, f'{policy}/instruction', LATCHED),

@@ -1,5 +1,10 @@
 """
-A joint_trajectory_controller without ROS, as it behaves on Jazzy with its default parameters.
+A joint_trajectory_controller without ROS, as on Humble, Jazzy or Kilted.
+
+Parameters are the distribution's own but for interpolate_from_desired_state: true (Humble:
+open_loop_control), without which a new message starts at the measured, lagging joints and every
+message tugs at the arm; real ones should be set so. Humble has allow_nonzero_velocity_at_
+trajectory_end true, Jazzy and Kilted refuse such an end. None takes a message without points.
 
 Timed points in, desired positions and velocities out. Points with positions only are joined
 linearly, points with velocities by cubics; a newer message replaces the older at once and is
@@ -15,6 +20,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 
+DISTRIBUTIONS = ('humble', 'jazzy', 'kilted')
 _STILL = float(np.finfo(np.float32).eps)  # the end velocity that still counts as zero
 
 
@@ -37,9 +43,20 @@ class TrajectoryController:
         joint_names: Sequence[str],
         positions: Sequence[float],
         limits: Sequence[tuple[float, float]] | None = None,
+        distribution: str = 'jazzy',
     ) -> None:
-        """Hold positions [J] at first; limits [J] are the joint limiter's (lower, upper)."""
+        """
+        Hold positions [J] at first; limits [J] are the joint limiter's (lower, upper).
+
+        distribution, one of DISTRIBUTIONS, says what is accepted.
+        """
+        if distribution not in DISTRIBUTIONS:
+            raise QwenVlaError(
+                f'trajectory controller: distribution {distribution!r} is not one of '
+                f'{", ".join(DISTRIBUTIONS)}'
+            )
         self.joint_names = tuple(joint_names)
+        self._ends_at_rest = distribution != 'humble'
         self._limits = None if limits is None else np.asarray(limits, np.float64).T
         if self._limits is not None and self._limits.shape != (2, len(self.joint_names)):
             raise QwenVlaError(
@@ -71,11 +88,8 @@ class TrajectoryController:
         Take a trajectory; return None, or the reason why it is rejected and the old one goes on.
 
         names [J] in any order; times_s [P] from the stamp; positions and velocities [P, J]. Stamp
-        0 means now. No points at all stop the motion where it is.
+        0 means now.
         """
-        if len(times_s) == 0:
-            self.hold(self.sample(now_ns)[0])
-            return None
         reason = self._refuse(names, times_s, positions, velocities, stamp_ns, now_ns)
         if reason is not None:
             return reason
@@ -108,6 +122,8 @@ class TrajectoryController:
         """Return why a trajectory with points is rejected, or None."""
         if sorted(names) != sorted(self.joint_names):
             return f'joints {list(names)} do not match the controller joints {self.joint_names}'
+        if len(times_s) == 0:
+            return 'the trajectory has no points'
         shape = (len(times_s), len(names))
         for field, rows in (('positions', positions), ('velocities', velocities)):
             if rows is None:
@@ -119,7 +135,8 @@ class TrajectoryController:
         times = np.asarray(times_s, np.float64)
         if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
             return f'times of the points are not strictly increasing: {times.tolist()}'
-        if velocities is not None and np.abs(velocities[-1]).max() > _STILL:
+        moving = velocities is not None and np.abs(velocities[-1]).max() > _STILL
+        if moving and self._ends_at_rest:
             return f'the velocity of the last point is not zero: {list(velocities[-1])}'
         end_ns = stamp_ns + round(times[-1] * 1e9)
         if stamp_ns and end_ns < now_ns:

@@ -1,0 +1,62 @@
+"""
+What one output still has to send, in order of time. Thread-safe, no ROS.
+
+A new plan takes over at its first instant; until then the older one goes on, as both follow one
+motion. Whoever is late sends only the newest message that is due: where the arm should be now.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from qwen_vla_ros.output_kinds import Timed
+
+JUMP_NS = 500_000_000  # a clock that falls back further than this belongs to another time
+
+
+class Timeline:
+    """The messages of one output that are not sent yet."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._lock = threading.Lock()
+        self._ahead: deque[Timed] = deque()
+        self._latest_ns = 0
+        self.speed = (0.0, 0.0, 0.0)  # of the base, by the message sent last
+
+    def put(self, timed: Sequence[Timed], now_ns: int) -> None:
+        """Take the messages of a new plan, in order of time."""
+        with self._lock:
+            self._at(now_ns)
+            if timed:
+                while self._ahead and self._ahead[-1].at_ns >= timed[0].at_ns:
+                    self._ahead.pop()
+            self._ahead.extend(timed)
+
+    def clear(self) -> None:
+        """Forget what is not sent."""
+        with self._lock:
+            self._ahead.clear()
+
+    def take(self, now_ns: int) -> Timed | None:
+        """Return the newest message that is due at now_ns, or None; older ones are dropped."""
+        with self._lock:
+            self._at(now_ns)
+            found = None
+            while self._ahead and self._ahead[0].at_ns <= now_ns:
+                found = self._ahead.popleft()
+            if found is not None:
+                self.speed = found.speed
+            return found
+
+    @property
+    def next_ns(self) -> int | None:
+        """Return the instant of the next message; None when nothing is left."""
+        with self._lock:
+            return self._ahead[0].at_ns if self._ahead else None
+
+    def _at(self, now_ns: int) -> None:
+        """Forget what belongs to a time that is gone."""
+        if now_ns < self._latest_ns - JUMP_NS:
+            self._ahead.clear()
+        self._latest_ns = now_ns
