@@ -72,10 +72,12 @@ EXTRAS = {
         'ros-diagnostic-msgs==5.5.1',
         'ros-std-srvs==5.5.1',
         'ros-lifecycle-msgs==2.3.0',
+        'ros-action-msgs==2.3.0',
         'ros-rosidl-default-runtime==1.7.1',
         'ros-ament-index-python==1.11.0',
         'rosbags>=0.10',
     ],
+    'ros-test': ['ros-test-msgs==2.3.0'],  # an action for the tests of action clients
     'sim': ['mujoco>=3.2', 'gymnasium>=1.0', 'av>=13.0', 'matplotlib>=3.8', 'pillow>=10.0'],
     # torch from PyPI brings CUDA on Linux unless constraints or an index choose a CPU build.
     'train': [
