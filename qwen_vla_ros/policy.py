@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.history import FrameHistory
 from qwen_vla_ros.types import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -155,7 +156,9 @@ class LocalPolicy:
 
         self._model, self._pipeline = model, pipeline
         self._engine = Engine(model, steps, options)
-        flow = model.config.flow
+        flow, inputs = model.config.flow, model.config.inputs
+        self._view = inputs.history_view
+        self._history = FrameHistory(inputs.history_frames, inputs.history_rate_hz)
         self._trained = flow.prefix_rate > 0
         self._metadata = {
             **metadata,
@@ -180,11 +183,14 @@ class LocalPolicy:
         sample = self._pipeline.forward(
             {
                 'images': observation.images,
+                'history': self._history.recent(observation.stamp_ns),
                 'state': observation.state,
                 'instruction': observation.instruction,
                 'prefix': prefix,
             }
         )
+        if self._model.config.inputs.history_frames:
+            self._history.push(observation.stamp_ns, observation.images[self._view])
         noise = torch.randn(self._model.noise_shape(1), generator=self._generator)
         frozen = None if prefix is None or self._trained else len(prefix)
         actions = self._engine.sample_actions([sample], noise, frozen)
@@ -201,9 +207,10 @@ class LocalPolicy:
         )
 
     def reset(self) -> None:
-        """Start the noise sequence anew, so an episode is repeatable."""
+        """Start the noise sequence and the history anew, so an episode is repeatable."""
         import torch
 
+        self._history.clear()
         self._generator = torch.Generator().manual_seed(0)
 
 

@@ -5,23 +5,25 @@ The same list serves training and the robot, so it cannot drift between them. A 
 dictionary; keys and who writes them:
 
   images       view -> uint8 [h, w, 3] RGB                   observation
+  history      uint8 [h, w, 3] past frames, oldest first     observation, or absent
   state        float32 [S] SI                                observation; normalised, padded
+  state_text   the state in 256 bins                         WriteState
   instruction  text                                          observation
   actions      float32 [H, A] SI -> [H, K] in [-1, 1]        dataset or model
   prefix       float32 [d, A] SI or None -> [d, K]           runtime
   action_mask  bool [H, K]                                   PadActions
   prompt       text                                          WritePrompt
-  input_ids, mm_token_type_ids, pixel_values, image_grid_thw Tokenise
+  input_ids, mm_token_type_ids, pixel_values, image_grid_thw, stable_tokens   Tokenise
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.patches import resize
 
 Sample = dict[str, Any]
 
@@ -65,21 +67,20 @@ class OneWay:
 
 @dataclass(frozen=True)
 class ResizeImages(OneWay):
-    """Resize each view to the model's (height, width) by area averaging."""
+    """Resize each view, and past frames, to the model's (height, width)."""
 
     sizes: Mapping[str, tuple[int, int]]
+    history_size: tuple[int, int] = (128, 128)
 
     def forward(self, sample: Sample) -> Sample:
         """Keep the model's views only; an absent view is refused by name."""
         images = {}
-        for view, (height, width) in self.sizes.items():
+        for view, size in self.sizes.items():
             if view not in sample['images']:
                 raise QwenVlaError(f'observation.images.{view}: the view is missing')
-            image = sample['images'][view]
-            if image.shape[:2] != (height, width):
-                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            images[view] = image
-        return {**sample, 'images': images}
+            images[view] = resize(sample['images'][view], *size)
+        past = [resize(image, *self.history_size) for image in sample.get('history', ())]
+        return {**sample, 'images': images, 'history': past}
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,24 @@ class NormaliseState(OneWay):
 
 
 @dataclass(frozen=True)
+class WriteState(OneWay):
+    """
+    Proprioception -> words behind the prompt, 256 bins (paper, Table 12, second row).
+
+    The wording is ours: " The state is 127 3 255." Bin 0 is q01 and below, bin 255 q99 and above.
+    """
+
+    quantiles: Quantiles
+    bins: int = 256
+
+    def forward(self, sample: Sample) -> Sample:
+        """Add 'state_text'; the numbers themselves stay."""
+        scaled = self.quantiles.normalise(sample['state'], clip=True)
+        index = np.minimum(((scaled + 1) / 2 * self.bins).astype(int), self.bins - 1)
+        return {**sample, 'state_text': f' The state is {" ".join(map(str, index))}.'}
+
+
+@dataclass(frozen=True)
 class PadActions:
     """[H_task, A] <-> the leading block of [H, K], with its mask (paper 2.4)."""
 
@@ -190,8 +209,14 @@ class PadActions:
 class Tokenise(OneWay):
     """Images and prompt -> token ids, patches, grids (model/processor.py)."""
 
-    processor: Callable[[Mapping[str, np.ndarray], str], Sample]
+    processor: Callable[..., Sample]
 
     def forward(self, sample: Sample) -> Sample:
         """Add the model's inputs."""
-        return {**sample, **self.processor(sample['images'], sample['prompt'])}
+        found = self.processor(
+            sample['images'],
+            sample['prompt'],
+            sample.get('history', ()),
+            sample.get('state_text', ''),
+        )
+        return {**sample, **found}

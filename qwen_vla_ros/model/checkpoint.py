@@ -48,6 +48,7 @@ from qwen_vla_ros.transforms import (
     ResizeImages,
     Tokenise,
     WritePrompt,
+    WriteState,
 )
 
 
@@ -72,11 +73,13 @@ def build_pipeline(
     decoder = config.decoder
     names = embodiment.action_names(layout)
     steps: list[Any] = [
-        ResizeImages(config.inputs.image_sizes),
+        ResizeImages(config.inputs.image_sizes, config.inputs.history_size),
         WritePrompt(lambda instruction: embodiment.prompt(instruction, layout=layout)),
     ]
     if decoder.state_input == 'continuous':
         steps.append(NormaliseState(statistics['state'], decoder.state_dim))
+    if decoder.state_input == 'text':
+        steps.append(WriteState(statistics['state']))
     steps += [
         NormaliseActions(statistics['actions']),
         PadActions(embodiment.horizon, len(names), decoder.horizon, decoder.action_dim),

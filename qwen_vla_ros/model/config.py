@@ -118,22 +118,49 @@ class FlowConfig:
 @dataclass(frozen=True)
 class InputConfig:
     """
-    How an observation becomes tokens (paper 2.3, 3.2.1).
+    How an observation becomes tokens (paper 2.3, 2.4, 3.2.1).
 
-    image_sizes   view -> (height, width) in pixels after resizing; multiples of patch x merge
-    order         'images_first': as published (Fig. 2). 'prompt_first': image tokens can see the
-                  instruction, which lets a small causal model ground words in pixels
+    image_sizes     view -> (height, width) in pixels after resizing; multiples of patch x merge;
+                    paper: not stated; open: 224..256 px for manipulation; ours: 224
+    order           paper: images first (Fig. 2); ours: 'images_first'. 'prompt_first': image
+                    tokens can see the instruction, which lets a small causal model ground words
+                    in pixels, and the prompt's state can be kept between calls
+    template        paper: not stated whether Qwen's chat template is used; ours: 'plain'. 'chat':
+                    one user turn around images and prompt, the assistant's turn opened
+    history_frames  paper: "video frames or a history window", no number; open: 8 and the current
+                    one for navigation; ours: 0. Past frames stand before the views, oldest first,
+                    inside <|history_start|> ... <|history_end|>; fewer at an episode's start
+    history_view    the camera whose past is shown
+    history_size    (height, width) of a past frame
+    history_rate_hz paper: navigation video at 2 frames a second; ours: 2
     """
 
     image_sizes: dict[str, tuple[int, int]] = field(
         default_factory=lambda: {'ego': (224, 224), 'cam_right_wrist': (224, 224)}
     )
     order: str = 'images_first'
+    template: str = 'plain'
+    history_frames: int = 0
+    history_view: str = 'ego'
+    history_size: tuple[int, int] = (128, 128)
+    history_rate_hz: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse an unknown order."""
+        """Refuse names that are not there."""
         if self.order not in ('images_first', 'prompt_first'):
             raise QwenVlaError(f'model config: inputs.order: {self.order!r} is unknown')
+        if self.template not in ('plain', 'chat'):
+            raise QwenVlaError(f'model config: inputs.template: {self.template!r} is unknown')
+        if self.history_frames and self.history_view not in self.image_sizes:
+            raise QwenVlaError(
+                f'model config: inputs.history_view: {self.history_view!r} is not among the views '
+                f'{sorted(self.image_sizes)}'
+            )
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Return the tags that have boundary tokens: the views, and the history when it is on."""
+        return (*(('history',) if self.history_frames else ()), *self.image_sizes)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def initialise(
     refuse_other_architecture(config.backbone, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     known = _highest(tokenizer) + 1
-    wanted = view_tokens(config.inputs.image_sizes)
+    wanted = view_tokens(config.inputs.views)
     added = [token for token in wanted if token not in tokenizer.get_vocab()]
     tokenizer.add_tokens(added, special_tokens=True)
     rows = max(vocabulary_rows(folder), _highest(tokenizer) + 1)

@@ -1,7 +1,7 @@
 """
 Images and prompt -> token ids, patches and grids, as Qwen3.5 wants them (no torchvision).
 
-Each image stands between its view's boundary tokens (paper 3.2.1):
+Each view's image stands between its boundary tokens (paper 3.2.1):
 <|ego_start|><|vision_start|><|image_pad|>...<|vision_end|><|ego_end|>. Pixels stay uint8 in
 patches; the model scales them to [-1, 1] on its own device (vision.py).
 """
@@ -14,6 +14,7 @@ from transformers import Qwen3_5Tokenizer
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.config import QwenVLAConfig
+from qwen_vla_ros.patches import patchify
 
 SPECIAL_TOKENS = (
     '<|image_pad|>',
@@ -24,6 +25,13 @@ SPECIAL_TOKENS = (
     '<|im_start|>',
     '<|im_end|>',
 )
+# One turn each, without system text or thinking; released tokenizers bring their own template.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "
+    "+ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+REMEMBERED = 4096
 
 
 def view_tokens(views: Iterable[str]) -> list[str]:
@@ -36,21 +44,34 @@ def train_tokenizer(
 ) -> Qwen3_5Tokenizer:
     """Train a byte-level BPE with Qwen3.5's own pre-tokeniser on our own text."""
     special = [*SPECIAL_TOKENS, *view_tokens(views)]
-    return Qwen3_5Tokenizer().train_new_from_iterator(
+    tokenizer = Qwen3_5Tokenizer().train_new_from_iterator(
         texts, vocabulary, new_special_tokens=special, show_progress=False
     )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
-def patchify(image: np.ndarray, patch: int, merge: int) -> np.ndarray:
+def chat_turn(tokenizer: Any) -> tuple[str, str]:
     """
-    Return uint8 [patches, 3 * patch * patch] of a uint8 [h, w, 3] image.
+    Return what stands before and after the user's words, by the tokenizer's own chat template.
 
-    Patches come in the order in which the vision tower merges them (merge x merge blocks).
+    The assistant's turn is opened behind them, without thinking. QwenVlaError when the tokenizer
+    has no template.
     """
-    height, width, _ = image.shape
-    rows, columns = height // patch, width // patch
-    blocks = image.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    return blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3 * patch * patch)
+    if not tokenizer.chat_template:
+        raise QwenVlaError(
+            "tokenizer: it has no chat template; set inputs.template: 'plain', or use the "
+            'tokenizer of a released Qwen3.5'
+        )
+    place = '\N{OBJECT REPLACEMENT CHARACTER}'
+    text = tokenizer.apply_chat_template(
+        [{'role': 'user', 'content': place}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    before, _, after = text.partition(place)
+    return before, after
 
 
 class Processor:
@@ -62,58 +83,91 @@ class Processor:
         vision = config.backbone['vision_config']
         self.patch = vision.get('patch_size', 16)
         self.merge = vision.get('spatial_merge_size', 2)
-        needed = [*SPECIAL_TOKENS[:4], *view_tokens(config.inputs.image_sizes)]
+        inputs = config.inputs
+        needed = [*SPECIAL_TOKENS[:4], *view_tokens(inputs.views)]
         vocabulary = tokenizer.get_vocab()
         if absent := [token for token in needed if token not in vocabulary]:
             raise QwenVlaError(f'tokenizer: the special tokens {absent} are missing')
         self.image_id = vocabulary['<|image_pad|>']
-        self._text_cache: dict[tuple, np.ndarray] = {}
-        for view, (height, width) in config.inputs.image_sizes.items():
+        self.turn = chat_turn(tokenizer) if inputs.template == 'chat' else ('', '')
+        self._ids: dict[str, np.ndarray] = {}
+        sizes = {f'image_sizes.{view}': size for view, size in inputs.image_sizes.items()}
+        if inputs.history_frames:
+            sizes['history_size'] = inputs.history_size
+        for key, (height, width) in sizes.items():
             if height % (self.patch * self.merge) or width % (self.patch * self.merge):
                 raise QwenVlaError(
-                    f'model config: inputs.image_sizes.{view}: {height}x{width} is not a '
+                    f'model config: inputs.{key}: {height}x{width} is not a '
                     f'multiple of {self.patch * self.merge}'
                 )
 
-    def text(self, prompt: str, image_tokens: Mapping[str, int]) -> str:
-        """Return the token stream as text, in the configured order of images and prompt."""
-        images = ''.join(
-            f'<|{view}_start|><|vision_start|>{"<|image_pad|>" * count}'
-            f'<|vision_end|><|{view}_end|>'
-            for view, count in image_tokens.items()
+    def grid(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return (1, rows, columns) patches of an image of (height, width) pixels."""
+        return 1, size[0] // self.patch, size[1] // self.patch
+
+    def image_text(self, grid: tuple[int, int, int]) -> str:
+        """Return the placeholder of one image: one token for merge x merge patches."""
+        count = grid[1] * grid[2] // self.merge**2
+        return f'<|vision_start|>{"<|image_pad|>" * count}<|vision_end|>'
+
+    def views_text(self, past: int = 0) -> str:
+        """Return the placeholders of all views, `past` frames of history before them."""
+        inputs = self.config.inputs
+        shown = {view: [self.grid(size)] for view, size in inputs.image_sizes.items()}
+        if past:
+            shown = {'history': [self.grid(inputs.history_size)] * past, **shown}
+        return ''.join(
+            f'<|{view}_start|>{"".join(map(self.image_text, grids))}<|{view}_end|>'
+            for view, grids in shown.items()
         )
-        first = self.config.inputs.order == 'images_first'
-        return images + prompt if first else prompt + images
 
-    def ids(self, prompt: str, image_tokens: Mapping[str, int]) -> np.ndarray:
-        """Return int64 [T]; recent prompts are remembered, for a robot repeats itself."""
-        key = (prompt, tuple(image_tokens.items()))
-        if key not in self._text_cache:
-            if len(self._text_cache) > 4096:
-                self._text_cache.clear()
-            ids = self.tokenizer(self.text(prompt, image_tokens), add_special_tokens=False)
-            self._text_cache[key] = np.asarray(ids['input_ids'], np.int64)
-        return self._text_cache[key]
-
-    def __call__(self, images: Mapping[str, np.ndarray], prompt: str) -> dict[str, np.ndarray]:
+    def stream(self, prompt: str, past: int = 0, state: str = '') -> tuple[list[str], int]:
         """
-        Return input_ids, mm_token_type_ids int64 [T], pixel_values uint8 and image_grid_thw.
+        Return the token stream in pieces, and how many leading ones stay with the sentence.
 
-        images are already of the configured sizes; the configured order of views decides.
+        The pieces are tokenised one by one, so that no merge crosses their borders. None stays
+        when the images come first.
         """
-        sizes = self.config.inputs.image_sizes
-        if absent := [view for view in sizes if view not in images]:
+        before, after = self.turn
+        if self.config.inputs.order == 'images_first':
+            return [before, self.views_text(past), prompt, state, after], 0
+        return [before, prompt, state, self.views_text(past), after], 2
+
+    def ids(self, text: str) -> np.ndarray:
+        """Return int64 [T]; recent pieces are remembered, for a robot repeats itself."""
+        if text not in self._ids:
+            if len(self._ids) > REMEMBERED:
+                self._ids.clear()
+            found = self.tokenizer(text, add_special_tokens=False)['input_ids'] if text else []
+            self._ids[text] = np.asarray(found, np.int64)
+        return self._ids[text]
+
+    def __call__(
+        self,
+        images: Mapping[str, np.ndarray],
+        prompt: str,
+        history: Sequence[np.ndarray] = (),
+        state: str = '',
+    ) -> dict[str, Any]:
+        """
+        Return input_ids, mm_token_type_ids int64 [T], pixel_values, image_grid_thw, stable_tokens.
+
+        images are already of the configured sizes; the configured order of views decides. history:
+        past frames, oldest first, of the configured size. state: text behind the prompt.
+        stable_tokens: leading ids that stay the same as long as the sentence does.
+        """
+        inputs = self.config.inputs
+        if absent := [view for view in inputs.image_sizes if view not in images]:
             raise QwenVlaError(f'observation.images: the views {absent} are missing')
-        grids = [(1, sizes[v][0] // self.patch, sizes[v][1] // self.patch) for v in sizes]
-        counts = {
-            view: grid[1] * grid[2] // self.merge**2
-            for view, grid in zip(sizes, grids, strict=True)
-        }
-        ids = self.ids(prompt, counts)
-        patches = [patchify(images[v], self.patch, self.merge) for v in sizes]
+        past = list(history)[-inputs.history_frames :] if inputs.history_frames else []
+        shown = [*past, *(images[view] for view in inputs.image_sizes)]
+        pieces, stable = self.stream(prompt, len(past), state)
+        parts = [self.ids(piece) for piece in pieces]
+        ids = np.concatenate(parts)
         return {
             'input_ids': ids,
             'mm_token_type_ids': (ids == self.image_id).astype(np.int64),
-            'pixel_values': np.concatenate(patches),
-            'image_grid_thw': np.asarray(grids, np.int64),
+            'pixel_values': patchify(shown, self.patch, self.merge),
+            'image_grid_thw': np.asarray([self.grid(image.shape[:2]) for image in shown]),
+            'stable_tokens': sum(map(len, parts[:stable])),
         }

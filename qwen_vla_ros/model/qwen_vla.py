@@ -236,7 +236,10 @@ class QwenVLA(nn.Module):
             position[:, row, :count] = mrope_positions(is_image[row, :count], grids, merge)
         host['position_ids'] = position
         host['image_index'] = np.flatnonzero(is_image)
-        for key in ('actions', 'action_mask', 'state', 'prefix'):
+        keys = ['actions', 'action_mask', 'prefix']
+        if self.config.decoder.state_input == 'continuous':
+            keys.append('state')
+        for key in keys:
             if samples[0].get(key) is not None:
                 host[key] = np.stack([sample[key] for sample in samples])
         seen = [s for s in samples if pixels and len(s.get('image_grid_thw', ()))]

@@ -91,7 +91,7 @@ def build_model(run: TrainRun, embodiment: Embodiment) -> tuple[QwenVLA, Any]:
     """Return a fresh model and the tokenizer trained on its text."""
     config = preset(run.preset)
     texts = vocabulary_texts(embodiment, run.layout)
-    tokenizer = train_tokenizer(texts, 512, config.inputs.image_sizes)
+    tokenizer = train_tokenizer(texts, 512, config.inputs.views)
     ids, backbone = tokenizer.get_vocab(), config.to_dict()['backbone']
     for key, token in (
         ('image_token_id', '<|image_pad|>'),
