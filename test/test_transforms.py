@@ -11,6 +11,7 @@ from qwen_vla_ros.transforms import (
     Pipeline,
     Quantiles,
     ResizeImages,
+    WriteState,
 )
 
 TWO = Quantiles(('a', 'b'), np.array([-1.0, 0.0]), np.array([3.0, 0.5]))
@@ -50,3 +51,14 @@ def test_resize_averages_areas():
     image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, 2)
     small = ResizeImages({'ego': (2, 2)}).forward({'images': {'ego': image}})['images']['ego']
     assert small[..., 0].tolist() == [[3, 5], [11, 13]]
+
+
+@pytest.mark.parametrize(
+    ('state', 'bin_index'),
+    [(-3.0, 0), (-1.0, 0), (-0.999, 0), (0.0, 128), (0.999, 255), (9.0, 255)],
+)
+def test_state_becomes_one_of_256_bins_and_keeps_its_numbers(state, bin_index):
+    quantiles = Quantiles(('a',), np.array([-1.0]), np.array([1.0]))
+    sample = WriteState(quantiles).forward({'state': np.array([state], np.float32)})
+    assert sample['state_text'] == f' The state is {bin_index}.'
+    assert sample['state'].tolist() == [np.float32(state)]
