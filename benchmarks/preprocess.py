@@ -3,8 +3,9 @@ Camera images -> what the vision tower takes: transformers' image processor agai
 
 Three 640x480 images to the published backbone's patches at 224 and at 256 pixels; the worse ratio
 counts. The baseline is the class that transformers picks without torchvision (PIL), told to resize
-to as many pixels (it keeps the sides' ratio). One thread on both sides. Outputs are compared first, in grey levels, on smooth
-square images with grain: the two resize filters differ, the patches' order and scale may not.
+to as many pixels (it keeps the sides' ratio). One thread on both sides. Outputs are compared
+first, in grey levels, on smooth square images with grain: the two resize filters differ, the
+patches' order and scale may not.
 """
 
 import time
