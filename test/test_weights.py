@@ -77,6 +77,17 @@ def test_a_model_without_memory_gets_new_tensors_of_the_asked_dtype(sharded):
     assert not any(value.is_meta for value in model.state_dict().values())
 
 
+def test_a_loaded_model_does_not_depend_on_its_files(sharded):
+    with torch.device('meta'):
+        model = Tied(2)
+    load_weights(model, sharded, place=CPU)
+    before = model.embedding.weight.detach().clone()
+    for shard in sharded.glob('*.safetensors'):
+        with shard.open('r+b') as file:
+            file.write(b'\xff' * shard.stat().st_size)
+    assert torch.equal(model.embedding.weight, before)
+
+
 def test_what_fits_one_shard_is_one_file(tmp_path):
     save_weights(own_tensors(Tied(1)), tmp_path, torch.float16)
     assert [path.name for path in tmp_path.iterdir()] == ['model.safetensors']

@@ -18,8 +18,9 @@ from qwen_vla_ros.model.qwen_vla import QwenVLA
 
 def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return int8 [out, in] and float32 [out, 1] whose product is the weight, to 1/254 a row."""
-    scale = weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-    return (weight.float() / scale).round().to(torch.int8), scale
+    full = weight.to(torch.float32, copy=True)
+    scale = full.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return full.div_(scale).round_().to(torch.int8), scale
 
 
 class _Product(torch.autograd.Function):

@@ -106,12 +106,16 @@ class StoredWeights:
             )
 
     def tensors(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield each named tensor, file by file; numbers that are not finite are refused."""
-        for path in sorted({self.files[name] for name in names}):
-            with safe_open(path, framework='pt') as file:
-                for name in names:
-                    if self.files[name] == path:
-                        yield name, _finite(file.get_tensor(name), name, path)
+        """
+        Yield each named tensor, file by file; numbers that are not finite are refused.
+
+        A tensor is the file itself, mapped: copy it. The file is opened for each, so that only
+        one tensor's pages are held at a time.
+        """
+        for name in sorted(names, key=lambda name: self.files[name]):
+            with safe_open(self.files[name], framework='pt') as file:
+                value = file.get_tensor(name)
+            yield name, _finite(value, name, self.files[name])
 
     def metadata(self) -> dict[str, str]:
         """Return the texts in the first file's header, {} when there are none."""
@@ -267,7 +271,8 @@ def put(
             old.copy_(value)
         return
     device, dtype = place
-    value = value.to(device, dtype if value.is_floating_point() else value.dtype)
+    kind = dtype if value.is_floating_point() else value.dtype
+    value = value.to(device, kind, copy=True)  # never the file itself, which may be overwritten
     if leaf in owner._parameters:
         owner._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
     else:
