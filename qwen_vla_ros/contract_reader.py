@@ -50,6 +50,7 @@ SAFETY_RANGES = {
 # What an output must take to fit a kind; all others go to joints. delta_eef goes there through
 # our inverse kinematics.
 ROWS_OF = {'delta_eef': (JOINTS, TIP), 'waypoint': (BASE,)}
+WAYPOINT_UNITS = ('m', 'm', 'rad')
 DELTA_UNITS = ('m', 'm', 'm', 'rad', 'rad', 'rad')
 
 
@@ -155,7 +156,11 @@ class _Reader(SensorReader):
             if tuple(names.values()) != DELTA_UNITS:
                 wanted = 'six names of units m, m, m, rad, rad, rad are wanted (dx .. dyaw)'
                 raise self.fail(f'{path}.names', wanted)
-        elif kind != 'waypoint':
+        elif kind == 'waypoint':
+            if tuple(names.values()) != WAYPOINT_UNITS:
+                wanted = 'three names of units m, m, rad are wanted (dx, dy, dtheta)'
+                raise self.fail(f'{path}.names', wanted)
+        else:
             self.limited(names, f'{path}.names', limits)
             for joint, unit in names.items():
                 if unit != units[joint]:

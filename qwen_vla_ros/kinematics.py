@@ -26,6 +26,10 @@ POSITION_TOLERANCE_M = 2e-5
 ROTATION_TOLERANCE_RAD = 2e-4
 # One radian of orientation weighs as much as this distance, so that both are one error.
 RADIAN_M = 0.1
+# Below this smallest singular value of the tip's Jacobian (m a rad) the posture is near singular
+# and steps are damped the more the nearer, up to the square of SINGULAR_DAMPING.
+SINGULAR_M = 0.01
+SINGULAR_DAMPING_M = 0.003
 
 
 class KinematicsError(QwenVlaError):
@@ -75,6 +79,16 @@ class ArmKinematics:
         """Return the tip's position [3] in m at q [J] in rad: the quick check of every row."""
         return self._pose(q).translation.copy()
 
+    def singular_value(self, q: Sequence[float]) -> float:
+        """
+        Return the smallest singular value of the tip's Jacobian at q, in m a rad.
+
+        That is how far the tip moves in its weakest direction for one rad of the joints; 0 at a
+        singular posture. A rad of orientation counts as RADIAN_M.
+        """
+        q = self._joints(q)
+        return float(np.linalg.svd(self._error(q, self._pose(q))[1], compute_uv=False)[-1])
+
     def joints_for(
         self,
         position: Sequence[float],
@@ -85,8 +99,9 @@ class ArmKinematics:
         """
         Return joints q [J] inside their limits that bring the tip to a pose, starting at seed.
 
-        Damped least squares (Levenberg-Marquardt): damping grows where a step would not help, so
-        steps stay bounded at singular postures. Reaches 0.02 mm and 0.0002 rad.
+        Damped least squares: damping grows with the nearness of a singular posture and where a
+        step would not help (Levenberg-Marquardt); joints at a limit stand still. Reaches 0.02 mm
+        and 0.0002 rad.
 
         position [3] in m, rotation [3, 3], seed q [J] in rad. Raises KinematicsError that tells
         how close the arm comes and which joints stand at their limit.
@@ -179,7 +194,10 @@ class ArmKinematics:
         step = np.zeros(len(q))
         for _ in range(len(q)):
             part = jacobian[:, free]
-            square = part @ part.T + damping * np.eye(6)
+            square = part @ part.T
+            weakest = max(float(np.linalg.eigvalsh(square)[0]), 0.0) / SINGULAR_M**2
+            extra = SINGULAR_DAMPING_M**2 * max(0.0, 1.0 - weakest)
+            square[np.diag_indices(6)] += damping + extra
             step[:] = 0.0
             step[free] = part.T @ np.linalg.solve(square, error)
             stuck = free & (
@@ -212,7 +230,12 @@ class ArmKinematics:
             f'{1e3 * np.linalg.norm(error[:3]):.1f} mm and '
             f'{np.degrees(np.linalg.norm(error[3:]) / RADIAN_M):.1f} deg'
         )
-        return text + (f', with {", ".join(at_limit)} at the limit' if at_limit else '')
+        if at_limit:
+            text += f', with {", ".join(at_limit)} at the limit'
+        singular = self.singular_value(q)
+        if singular < SINGULAR_M:
+            text += f'; the arm is near a singular posture there ({1e3 * singular:.1f} mm a rad)'
+        return text
 
 
 def _pinocchio() -> Any:

@@ -153,7 +153,10 @@ BAD = {
     'topic twice': (('camera/wrist/image_raw', 'camera/scene/image_raw'), 'topic: .*stands twice'),
     'unknown kind': (('kind: gripper', 'kind: griper'), r"griper' is not one .*mean 'gripper'"),
     'unknown encoding': (('encoding: rgb8', 'encoding: rbg8'), "encoding: 'rbg8' is not one of"),
-    'unknown output': (('type: JointTrajectory', 'type: Twist'), r'abs_joint\.arm\.output\.type'),
+    'unknown output': (
+        ('type: JointTrajectory', 'type: JointTrajektory'),
+        r"abs_joint\.arm\.output\.type: .*did you mean 'JointTrajectory'",
+    ),
     'unknown layout': (
         ('default_layout: abs_joint', 'default_layout: joint'),
         "'joint' is not on",
@@ -299,6 +302,114 @@ def test_a_wrong_file_is_refused_with_place_and_reason(tmp_path, kind):
     with pytest.raises(ContractError, match=message) as raised:
         load(tmp_path, change)
     assert 'robot.yaml' in str(raised.value)
+
+
+ARM = '{type: JointTrajectory, topic: arm_controller/joint_trajectory}'
+GRIPPER = '{type: JointTrajectory, topic: gripper_controller/joint_trajectory}'
+
+
+@pytest.mark.parametrize(
+    ('output', 'options'),
+    [
+        (
+            '{type: JointTrajectory, topic: a, mode: chunk, stamped: false}',
+            {'mode': 'chunk', 'stamped': False},
+        ),
+        (
+            '{type: FollowJointTrajectory, topic: a/follow_joint_trajectory}',
+            {'stamped': True, 'goal_time_tolerance_s': 0.5},
+        ),
+        (
+            '{type: JointGroupCommand, topic: commands/joint_group, group: arm}',
+            {'group': 'arm', 'joints': (), 'rate_hz': 50.0},
+        ),
+        (
+            '{type: Float64MultiArray, topic: a/commands, rate_hz: 100.0, joints: [elbow, waist, '
+            'shoulder, forearm_roll, wrist_angle, wrist_rotate]}',
+            {
+                'joints': (
+                    *('elbow', 'waist', 'shoulder'),
+                    *('forearm_roll', 'wrist_angle', 'wrist_rotate'),
+                ),
+                'rate_hz': 100.0,
+            },
+        ),
+    ],
+)
+def test_outputs_are_read_with_their_options(tmp_path, output, options):
+    found = load(tmp_path, (ARM, output)).action_groups()[0].output
+    assert found.options == options
+
+
+def test_defaults_of_an_output_that_are_written_out_do_not_change_the_fingerprint(tmp_path):
+    written = ARM.replace('}', ', mode: stream, stamped: true}')
+    assert load(tmp_path, (ARM, written)).fingerprint() == CONTRACT.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (
+            ARM,
+            ARM.replace('}', ', mod: chunk}'),
+            r"abs_joint\.arm\.output\.mod: unknown key; did you mean 'mode'",
+        ),
+        (ARM, ARM.replace('}', ', mode: chunks}'), r"output\.mode: 'chunks' is not one of"),
+        (ARM, ARM.replace('}', ', stamped: 1}'), r'output\.stamped: true or false is wanted'),
+        (ARM, '{type: JointGroupCommand, topic: a}', r'output\.group: the key is missing'),
+        (
+            ARM,
+            '{type: Float64MultiArray, topic: a, rate_hz: 5000.0}',
+            r'output\.rate_hz: must be at most 500',
+        ),
+        (
+            ARM,
+            '{type: Float64MultiArray, topic: a, joints: [waist, elbow]}',
+            r"output\.joints: waist, elbow are not the group's waist, shoulder",
+        ),
+        (
+            GRIPPER,
+            '{type: Path, topic: a}',
+            r'output\.type: Path does not take a group of kind gripper; JointTrajectory, Follow',
+        ),
+        (
+            GRIPPER,
+            '{type: JointSingleCommand, topic: a, joint: gripper, conversion: degrees}',
+            r"output\.conversion: 'degrees' is not one of none, opening, crank",
+        ),
+    ],
+)
+def test_an_output_that_does_not_fit_is_refused(tmp_path, old, new, message):
+    with pytest.raises(ContractError, match=message):
+        load(tmp_path, (old, new))
+
+
+def test_a_cartesian_group_may_go_to_moveit_servo(tmp_path):
+    text = TEXT.replace('rotate]\n      output: ' + ARM, 'rotate]\n      output: {SERVO}')
+    text = text.replace('{SERVO}', '{type: ServoTwist, topic: servo/delta_twist_cmds}')
+    path = tmp_path / 'robot.yaml'
+    path.write_text(text)
+    output = Embodiment.load(path).action_groups('delta_eef')[0].output
+    assert output.type == 'ServoTwist'
+    assert output.options == {'rate_hz': 50.0, 'max_linear': 0.25, 'max_angular': 1.0}
+
+
+BASE = """
+  drive:
+    base:
+      kind: waypoint
+      names: {dx: m, dy: m, dtheta: UNIT}
+      output: {type: TwistStamped, topic: cmd_vel, relative_to: first}
+
+description:"""
+
+
+def test_waypoints_are_metres_and_radians(tmp_path):
+    robot = load(tmp_path, ('\ndescription:', BASE.replace('UNIT', 'rad')))
+    (group,) = robot.action_groups('drive')
+    assert group.output.options['relative_to'] == 'first'
+    with pytest.raises(ContractError, match=r'drive\.base\.names: three names of units m, m, rad'):
+        load(tmp_path, ('\ndescription:', BASE.replace('UNIT', 'm')))
 
 
 def test_a_contract_of_a_checkpoint_is_told_by_its_whole_path(tmp_path):

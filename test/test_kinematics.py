@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from qwen_vla_ros import kinematics
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.kinematics import ArmKinematics, KinematicsError
 from qwen_vla_ros.sim import arm as closed
@@ -239,3 +240,42 @@ def test_without_pinocchio_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, '__import__', without)
     with pytest.raises(KinematicsError, match='pip install pin.*ros-<distro>-pinocchio'):
         ArmKinematics(CONTRACT.description_path, TIP)
+
+
+def test_the_singular_value_is_small_where_the_rolls_are_in_line(arm):
+    assert arm.singular_value(np.zeros(6)) < 1e-9
+    assert arm.singular_value(WORKING) > 0.04
+    turned = WORKING.copy()
+    turned[4] = 0.05  # the wrist all but straight
+    assert 0.0 < arm.singular_value(turned) < 0.01
+
+
+def test_a_row_that_fails_near_a_singular_posture_says_so(arm):
+    straight = np.array([0.0, -0.3, 0.5, 0.0, 0.0, 0.0])
+    rows = np.zeros((6, 6))
+    rows[:, 5] = np.linspace(0, 0.3, 6)
+    rows[:, 1] = np.linspace(0, 0.1, 6)
+    with pytest.raises(KinematicsError, match=r'row \d: .*near a singular posture'):
+        arm.chunk_to_joints(rows, straight)
+
+
+def turns_near_a_singular_posture(arm):
+    """The largest turn of a joint for each of 100 displacements of about 1 mm; NaN: refused."""
+    rng, found = np.random.default_rng(5), []
+    for _ in range(100):
+        q = np.array([0.1, -0.3, 0.5, 0.2, rng.uniform(-0.05, 0.05), -0.2])
+        row = rng.normal(0.0, 1.0, (1, 6)) * np.array([1e-3] * 3 + [5e-3] * 3)
+        try:
+            found.append(np.abs(arm.chunk_to_joints(row, q) - q).max())
+        except KinematicsError as error:
+            assert 'singular' in str(error)
+            found.append(np.nan)
+    return np.array(found)
+
+
+def test_damping_near_a_singular_posture_bounds_the_turns(arm, monkeypatch):
+    damped = turns_near_a_singular_posture(arm)
+    monkeypatch.setattr(kinematics, 'SINGULAR_DAMPING_M', 0.0)
+    undamped = turns_near_a_singular_posture(arm)
+    assert np.nanpercentile(damped, 90) < 0.8 * np.nanpercentile(undamped, 90)
+    assert np.isfinite(damped).mean() > 0.5

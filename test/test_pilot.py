@@ -404,3 +404,17 @@ def test_hold_finish_infers_nothing_until_the_arm_rests():
     flight.wait(1.0)
     assert flight.think() is not None
     assert flight.pilot.stage == RUNNING
+
+
+def test_a_whole_chunk_reaches_to_its_last_row_and_a_stop_tells_that_it_is_one():
+    flight = Flight()
+    flight.think()
+    near, whole = flight.pilot.command(), flight.pilot.command(whole=True)
+    assert (near.part, whole.part) == ('lookahead', 'chunk')
+    expires_s = (flight.pilot.executor.expires_ns - flight.now_ns) * 1e-9
+    assert near.times_s[-1] == pytest.approx(0.3)
+    assert whole.times_s[-1] == pytest.approx(expires_s)
+    assert (np.diff(whole.times_s) > 0).all()
+    np.testing.assert_array_equal(whole.positions[:6], near.positions)
+    assert flight.pilot.deactivate().part == 'stop'
+    assert flight.pilot.command(whole=True) is None
