@@ -273,9 +273,10 @@ def turns_near_a_singular_posture(arm):
     return np.array(found)
 
 
-def test_damping_near_a_singular_posture_bounds_the_turns(arm, monkeypatch):
+def test_damping_near_a_singular_posture_turns_less_or_refuses(arm, monkeypatch):
     damped = turns_near_a_singular_posture(arm)
     monkeypatch.setattr(kinematics, 'SINGULAR_DAMPING_M', 0.0)
     undamped = turns_near_a_singular_posture(arm)
-    assert np.nanpercentile(damped, 90) < 0.8 * np.nanpercentile(undamped, 90)
+    assert np.isnan(damped).sum() > np.isnan(undamped).sum()
+    assert np.nanmean(damped) < 0.9 * np.nanmean(undamped)
     assert np.isfinite(damped).mean() > 0.5
