@@ -1,9 +1,10 @@
 """
 A robot's topics over real DDS, for benchmarks: `python -m benchmarks.traffic cameras|small`.
 
-cameras: three 640x480 rgb8 images at 30 Hz and seven joints at 500 Hz; small: 40 topics of joint
-states, together 1,500 messages a second. Messages are serialised once and only their stamps are
-written anew, so that this process takes little of the machine that is measured.
+cameras: three 640x480 rgb8 images at 30 Hz and seven joints at 500 Hz; small: 39 topics of joint
+states and one of 64x48 images, together 1,500 messages a second. Messages are serialised once and
+only their stamps are written anew, so that this process takes little of the machine that is
+measured.
 """
 
 import struct
@@ -14,7 +15,7 @@ from typing import Any
 
 VIEWS = ('ego', 'cam_left_wrist', 'cam_right_wrist')
 IMAGE_HZ, JOINT_HZ = 30.0, 500.0
-SMALL_TOPICS, SMALL_HZ = 40, 37.5
+SMALL_TOPICS, SMALL_HZ, SMALL_SIZE = 40, 37.5, (64, 48)
 JOINTS = (
     *('waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate'),
     'left_finger',
@@ -25,6 +26,11 @@ POSITIONS = (0.0, -0.6, 0.6, 0.0, 0.9, 0.0, 0.03)
 def image_topic(view: str) -> str:
     """Return the topic of a view."""
     return f'camera/{view}/image_raw'
+
+
+def small_topic(index: int) -> str:
+    """Return one of the 39 topics of joint states."""
+    return f'small/t{index}'
 
 
 def stamped(cdr: bytes) -> Callable[[int], bytes]:
@@ -47,15 +53,21 @@ def plan(node: Any, kind: str) -> list[tuple[float, float, Callable[[int], None]
         stamp = stamped(serialize_message(message))
         return lambda at: made.publish(stamp(at))
 
+    def picture(width: int, height: int) -> Image:
+        made = Image(height=height, width=width, encoding='rgb8', step=3 * width)
+        made.data = array.array('B', bytes(range(256)) * (3 * width * height // 256))
+        return made
+
     joints = JointState(name=list(JOINTS), position=list(POSITIONS))
     if kind == 'small':
         period = 1.0 / SMALL_HZ
+        topics = [(joints, small_topic(index)) for index in range(SMALL_TOPICS - 1)]
+        topics.append((picture(*SMALL_SIZE), image_topic(VIEWS[0])))
         return [
-            (period, period * index / SMALL_TOPICS, publisher(joints, f'small/t{index}'))
-            for index in range(SMALL_TOPICS)
+            (period, period * index / SMALL_TOPICS, publisher(message, topic))
+            for index, (message, topic) in enumerate(topics)
         ]
-    image = Image(height=480, width=640, encoding='rgb8', step=1920)
-    image.data = array.array('B', bytes(range(256)) * (480 * 1920 // 256))
+    image = picture(640, 480)
     cameras = [
         (1.0 / IMAGE_HZ, 0.2 * index / IMAGE_HZ, publisher(image, image_topic(view)))
         for index, view in enumerate(VIEWS)

@@ -180,6 +180,7 @@ class LocalPolicy:
         """Run the policy once; the noise of the n-th call after a reset is always the same."""
         import torch
 
+        torch.get_num_threads()  # in a thread new to torch this makes set_num_threads() hold
         sample = self._pipeline.forward(
             {
                 'images': observation.images,
