@@ -63,7 +63,10 @@ def pixels(
     dtype = np.dtype(f'{">" if big else "<"}{known.dtype}')
     height, width = shape
     width_bytes = width * known.channels * dtype.itemsize
-    rows = np.lib.stride_tricks.as_strided(data, (height, width_bytes), (step, 1))
+    if step == width_bytes:
+        rows = data[: height * step].reshape(height, step)
+    else:
+        rows = np.lib.stride_tricks.as_strided(data, (height, width_bytes), (step, 1))
     if known.dtype != 'u1':
         rows = np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder('='), copy=False)
     return rows if known.channels == 1 else rows.reshape(height, width, known.channels)

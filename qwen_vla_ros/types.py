@@ -49,6 +49,8 @@ class Observation:
                 f'observation.state: {list(self.state.shape)} values for '
                 f'{len(self.state_names)} names'
             )
+        if np.isfinite(self.state).all():
+            return
         for name, value in zip(self.state_names, self.state, strict=True):
             if not np.isfinite(value):
                 raise QwenVlaError(f'observation.state.{name}: {value} is not a finite number')
