@@ -24,7 +24,7 @@ class Observation:
     state        float32 [S] in SI units (rad, m), ordered as state_names
     instruction  the task in words
     stamp_ns     the anchor: the instant for which state and images hold
-    sources_ns   source (view tag or 'state') -> its own exposure or sample time
+    sources_ns   source (view tag, 'state' or 'state.<key>') -> its own exposure or sample time
     embodiment   name of the contract that assembled it
     """
 

@@ -133,6 +133,7 @@ def test_all_kinds_of_sources_make_one_observation_and_a_silent_arm_blocks_by_na
         assert 0.0 <= float(lab.facts['ego.skew_p50_ms']) < 60.0
         assert lab.facts['state.right.age_histogram'].endswith(' ms')
         assert int(lab.facts['observations']) > 0
+        assert lab.facts['policy_transport'] == 'shared memory'
 
         silent.add('right/joint_states')
         wait_for(lambda: lab.status.stage == 'HOLDING', 2.0, 'HOLDING')

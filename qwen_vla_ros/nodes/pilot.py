@@ -133,6 +133,11 @@ class Pilot:
         self.buffer.explain(hints)
         self._why_no_instruction = hints.get('instruction', '')
 
+    @property
+    def transport(self) -> str:
+        """Return how pictures reach the model; '' when it is in this process."""
+        return self._policy.transport
+
     # Life ----------------------------------------------------------------------------------------
 
     def activate(self) -> None:

@@ -69,6 +69,8 @@ def diagnostics_message(
             'refused_chunks': pilot.gate.refused_chunks,
             'refused_rows': pilot.gate.refused_rows,
         }
+        if pilot.transport:
+            facts['policy_transport'] = pilot.transport
         if pilot.gate.refusals:
             facts['last_refusal'] = pilot.gate.refusals[-1].reason
         facts.update(_stream_facts(pilot.buffer.statistics()))

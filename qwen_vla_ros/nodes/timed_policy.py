@@ -53,6 +53,11 @@ class TimedPolicy:
         return f'model process: {self._policy.problem}'
 
     @property
+    def transport(self) -> str:
+        """Return how pictures reach the model; '' when it is in this process."""
+        return getattr(self._policy, 'transport', '')
+
+    @property
     def resting(self) -> bool:
         """Return whether it is too soon to try again."""
         return time.monotonic() < self._retry_at
