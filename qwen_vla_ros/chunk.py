@@ -10,8 +10,8 @@ out of a hold and into a stop (in the time the limits ask for).
     executor.put(chunk, now_ns, departure)                          when its chunk has come
 
 The delay between both is counted in rows that were consumed meanwhile, by at() and points(); an
-arm that rests consumes none, there it is the time that has passed. Time comes from the caller, in
-int nanoseconds; there is no clock here.
+arm that rests, or whose chunk ran out, consumes none: there it is the time that has passed. Time
+comes from the caller, in int nanoseconds; there is no clock here.
 """
 
 import math
@@ -31,7 +31,7 @@ from qwen_vla_ros.ensemble import averaged, members_with
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.latency import DelayEnvelope
 from qwen_vla_ros.motion_plan import Plan, standing
-from qwen_vla_ros.splice import ENSEMBLE, HOLD_FINISH, RTC, landed, onto, seam_problem
+from qwen_vla_ros.splice import ENSEMBLE, HOLD_FINISH, RTC, continued, landed, onto, seam_problem
 from qwen_vla_ros.splicing import Splicing
 from qwen_vla_ros.types import ActionChunk
 
@@ -185,10 +185,10 @@ class ChunkExecutor:
             return Departure(stamp_ns, plan.progress(stamp_ns), prefix, self._epoch)
 
     def _prefix_rows(self) -> int:
-        """Return the rows that run until the chunk is here: p95 of the delay, and one more."""
+        """Return the rows that run until the chunk is here: p95 of the delay, and two more."""
         most = self._splicing.max_prefix
         p95 = None if self._envelope is None else self._envelope.p95
-        return most if p95 is None else min(math.ceil(p95) + 1, most)
+        return most if p95 is None else min(math.ceil(p95) + 2, most)
 
     def put(self, chunk: ActionChunk, now_ns: int, departure: Departure | None = None) -> None:
         """
@@ -363,7 +363,8 @@ class ChunkExecutor:
             figures = self._splicing
             replan, margin = figures.replan_s / chunk.step_s, figures.margin_s / chunk.step_s
             self._envelope = DelayEnvelope(chunk.horizon, replan, margin)
-        if running.observed_ns is None or running.rests(chunk.start_ns):
+        alone = running.observed_ns is None or running.rests(chunk.start_ns)
+        if alone or running.ended(now_ns):
             rows = (now_ns - chunk.start_ns) * 1e-9 / chunk.step_s
         else:
             served_ns = max(self._served_ns, chunk.start_ns)
@@ -378,30 +379,26 @@ class ChunkExecutor:
         departure: Departure | None,
         members: tuple[ActionChunk, ...],
     ) -> Plan:
-        rows, start_ns = chunk.actions, now_ns
-        if departure is not None and departure.prefix is not None:
+        rows = averaged(members, self._blend_s) if self.mode == ENSEMBLE else chunk.actions
+        row_ns = chunk.step_s * 1e9
+        plan = Plan(
+            through_rows(chunk.start_ns, chunk.step_s, rows, self._monotone),
+            end_ns=chunk.end_ns,
+            observed_ns=chunk.start_ns,
+            row_ns=row_ns,
+            rows=chunk.horizon,
+            consumed=running.progress(now_ns) - (now_ns - chunk.start_ns) / row_ns,
+        )
+        ends = self._blend_s, self._acceleration
+        if departure is None or departure.prefix is None:
+            plan = onto(running, plan, now_ns, *ends, self._monotone)
+        else:
             if running.end_ns is None:
                 raise ChunkRefused(
                     'chunk refused: it continues a motion that was stopped meanwhile'
                 )
             refuse_astray(chunk, departure.prefix, self._splicing.prefix_tolerance)
-            last_ns = chunk.start_ns + round((len(departure.prefix) - 1) * chunk.step_s * 1e9)
-            start_ns = max(now_ns, min(last_ns, running.end_ns))
-        if self.mode == ENSEMBLE:
-            rows = averaged(members, self._blend_s)
-        path = through_rows(chunk.start_ns, chunk.step_s, rows, self._monotone)
-        row_ns = chunk.step_s * 1e9
-        consumed = running.progress(start_ns) - (start_ns - chunk.start_ns) / row_ns
-        plan = Plan(
-            path,
-            end_ns=chunk.end_ns,
-            observed_ns=chunk.start_ns,
-            row_ns=row_ns,
-            rows=chunk.horizon,
-            consumed=consumed,
-        )
-        ends = self._blend_s, self._acceleration, self._monotone
-        plan = onto(running, plan, start_ns, *ends)
+            plan = continued(running, plan, now_ns, len(departure.prefix), *ends)
         self._refuse_seam(plan, running)
         return plan
 

@@ -3,8 +3,9 @@ How one plan leads onto the next, and what a seam must keep to.
 
   hold-finish        each chunk is finished at rest, the next is asked for then (synchronous)
   blend              onto the new chunk where it is due now, by a C2 bridge
-  rtc                the chunk was sampled to continue the rows that run meanwhile; the seam lies
-                     at the last of them (real-time chunking, arXiv 2512.05964)
+  rtc                the chunk was sampled to continue the rows that run meanwhile; old and new
+                     are faded over where they agree, up to the last of these rows (real-time
+                     chunking, arXiv 2512.05964)
   temporal-ensemble  onto the weighted average of all chunks that overlap
 
 Of a difference (p, v, a) at the seam, a bridge of T s reaches no further beyond the old and new
@@ -53,6 +54,32 @@ def onto(
     return joined(
         running, plan, start_ns, seam_seconds(difference, blend_s, acceleration), monotone
     )
+
+
+def continued(
+    running: Plan,
+    plan: Plan,
+    now_ns: int,
+    prefix_rows: int,
+    blend_s: float,
+    acceleration: np.ndarray | None,
+) -> Plan:
+    """
+    Return the running plan faded into one that begins with its own rows.
+
+    A fade between two plans that meet in the same rows changes none of them, so no error is handed
+    on from chunk to chunk, as it would be by a bridge that the next prefix contains. A chunk that
+    comes after its prefix is faded in over the time that a bridge would take, while the old one
+    lasts.
+    """
+    last_ns = plan.path.start_ns + round((prefix_rows - 1) * plan.row_ns)
+    seconds = (last_ns - now_ns) * 1e-9
+    if last_ns - now_ns < plan.row_ns / 2:
+        difference = running.motion(now_ns) - plan.path.motion(now_ns)
+        seconds = seam_seconds(difference, blend_s, acceleration)
+    if running.end_ns > now_ns:
+        seconds = min(seconds, (running.end_ns - now_ns) * 1e-9)
+    return joined(running, plan, now_ns, seconds, np.ones(running.path.final.shape, bool))
 
 
 def landed(

@@ -126,7 +126,8 @@ class NormaliseActions:
     """
     SI <-> [-1, 1] by q01/q99 and clipping, for 'actions' and 'prefix'.
 
-    clip: published (True). False keeps values beyond the quantiles, for data without outliers.
+    clip: published (True). False keeps values beyond the quantiles, for data without outliers. A
+    prefix is never clipped: its rows run as they are, and the chunk must begin with them.
     """
 
     quantiles: Quantiles
@@ -135,7 +136,7 @@ class NormaliseActions:
     def forward(self, sample: Sample) -> Sample:
         """Normalise what is there."""
         changed = {
-            key: self.quantiles.normalise(sample[key], self.clip)
+            key: self.quantiles.normalise(sample[key], self.clip and key != 'prefix')
             for key in ('actions', 'prefix')
             if sample.get(key) is not None
         }

@@ -60,3 +60,14 @@ def test_the_sentence_decides_where_the_chunk_ends(policy, env):
 def test_it_touches_the_named_object_in_scenes_it_has_not_seen(policy, env):
     episodes = list(run_tasks(policy, plan_tasks(range(30, 35), False, False), env=env))
     assert sum(episode.success for episode in episodes) >= 4, [e.first_touched for e in episodes]
+
+
+def test_it_begins_its_chunk_with_the_prefix_that_it_was_trained_to_continue(policy, env):
+    assert (policy.metadata['prefix'], policy.metadata['max_prefix']) == ('trained', 4)
+    env.reset(seed=20)
+    observation = replace(env.observation(), instruction='touch the red block')
+    running = policy.infer(observation).actions
+    for known in range(1, 5):
+        rows = policy.infer(observation, running[:known]).actions
+        np.testing.assert_allclose(rows[:known], running[:known], atol=1e-6)
+        assert np.abs(rows[known] - rows[known - 1]).max() < 0.3  # rad in 0.2 s: no jump

@@ -138,7 +138,7 @@ def test_rtc_has_no_prefix_at_the_first_chunk_and_never_pads() -> None:
     assert policy.prefixes[0] is None
     for prefix in policy.prefixes[1:]:
         assert prefix.dtype == np.float32
-        assert prefix.shape == (3, 3)  # two rows of delay, and the one under way
+        assert prefix.shape == (4, 3)  # two rows of delay, and two for the fade
         assert (np.abs(prefix).max(axis=1) > 0.01).all()
 
 
@@ -150,22 +150,33 @@ def test_rtc_is_capped_by_what_the_policy_takes_and_blends_the_rest() -> None:
     assert executor._plan.seam.start_ns == times[-1]
 
 
-def test_rtc_splices_at_the_last_row_of_the_prefix_and_passes_through_it() -> None:
+def test_rtc_fades_up_to_the_last_row_of_the_prefix_and_passes_through_it() -> None:
     policy = Policy(1)
     executor = executor_of(RTC)
     times = list(fly(executor, policy, [10] * 3))
     sent = times[-1] - 10 * TICK_NS
-    seam = executor._plan.seam
-    assert seam.start_ns == sent + 2 * STEP_NS
-    np.testing.assert_allclose(executor.at(seam.start_ns), policy.prefixes[-1][2], atol=1e-6)
-    assert np.abs(seam.bridge.motion(seam.start_ns)[0]).max() < 1e-6
+    seam, prefix = executor._plan.seam, policy.prefixes[-1]
+    assert (seam.start_ns, seam.end_ns) == (times[-1], sent + 3 * STEP_NS)
+    for row in (2, 3):
+        np.testing.assert_allclose(executor.at(sent + row * STEP_NS), prefix[row], atol=1e-6)
+
+
+@pytest.mark.parametrize('delay', range(1, 20))
+def test_rtc_hands_no_error_on_from_chunk_to_chunk(delay) -> None:
+    """A bridge that the next prefix contains would swing up within a few chunks."""
+    policy, executor = Policy(delay), executor_of(RTC)
+    executor.hold(policy.infer(0).actions[0], 0)
+    for now in fly(executor, policy, [delay] * 30):
+        found = state(executor, now + STEP_NS)
+        assert np.abs(found[0]).max() < 0.7
+        assert np.abs(found[1]).max() < 2.5
 
 
 def test_rtc_prefix_is_what_was_commanded_even_across_the_last_seam() -> None:
     executor, policy = executor_of(RTC), Policy(2)
     list(fly(executor, policy, [10, 10]))
     stamp = executor._plan.seam.start_ns - STEP_NS
-    wanted = [executor._plan.motion(stamp + row * STEP_NS)[0] for row in range(3)]
+    wanted = [executor._plan.motion(stamp + row * STEP_NS)[0] for row in range(4)]
     np.testing.assert_allclose(executor.depart(stamp, STEP_S).prefix, wanted, atol=1e-6)
 
 
@@ -176,7 +187,7 @@ def test_rtc_refuses_a_chunk_that_strays_from_its_prefix_and_runs_on() -> None:
     chunk = policy.infer(now, departure.prefix)
     chunk.actions[1, 1] += 0.05
     before = state(executor, now + STEP_NS)
-    with pytest.raises(ChunkRefused, match=r'row 1, elbow lies 0\.05 off the prefix of 3 rows'):
+    with pytest.raises(ChunkRefused, match=r'row 1, elbow lies 0\.05 off the prefix of 4 rows'):
         executor.put(chunk, now + STEP_NS, departure)
     np.testing.assert_array_equal(state(executor, now + STEP_NS), before)
 

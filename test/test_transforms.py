@@ -62,3 +62,12 @@ def test_state_becomes_one_of_256_bins_and_keeps_its_numbers(state, bin_index):
     sample = WriteState(quantiles).forward({'state': np.array([state], np.float32)})
     assert sample['state_text'] == f' The state is {bin_index}.'
     assert sample['state'].tolist() == [np.float32(state)]
+
+
+def test_a_prefix_comes_back_even_beyond_the_quantiles():
+    prefix = np.array([[-1.0, 0.5], [7.0, -9.0]], np.float32)
+    pipeline = Pipeline([NormaliseActions(TWO), PadActions(3, 2, 5, 4)])
+    given = pipeline.forward({'prefix': prefix})['prefix']
+    assert given.tolist() == [[-1.0, 1.0, 0.0, 0.0], [3.0, -37.0, 0.0, 0.0]]
+    rows = np.concatenate([given, np.zeros((3, 4))])
+    np.testing.assert_allclose(pipeline.inverse({'actions': rows})['actions'][:2], prefix)
