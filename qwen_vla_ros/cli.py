@@ -21,6 +21,7 @@ _INSTALL = {
     'gymnasium': "the simulator: pip install 'qwen_vla_ros[sim]'",
     'torch': "the model: pip install 'qwen_vla_ros[train]'",
     'transformers': "the model: pip install 'qwen_vla_ros[train]'",
+    'peft': 'LoRA adapters: pip install peft',
 }
 
 

@@ -1,6 +1,7 @@
 """Released Qwen3.5 weights: a release of our own goes in unchanged and comes out again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from qwen_vla_ros.model.base_weights import (
 from qwen_vla_ros.model.checkpoint import from_pretrained
 from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.initialise import initialise, load_decoder, save_decoder
-from qwen_vla_ros.model.processor import train_tokenizer
+from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.model.weights import CheckpointError
 from qwen_vla_ros.policy import load_policy
@@ -109,6 +110,16 @@ def test_view_tokens_take_spare_rows_with_the_mean_of_the_used(released):
     torch.testing.assert_close(own[:known], old[:known], atol=0, rtol=0)
     assert '4 new words, 4 in spare rows' in made.report.resized[EMBEDDING]
     assert '4 new words' in made.report.table()
+
+
+def test_past_frames_have_tokens_of_their_own(released):
+    config = preset('tiny')
+    inputs = replace(config.inputs, history_frames=2)
+    made = initialise(replace(config, inputs=inputs), released[0], 'cpu')
+    vocabulary = made.tokenizer.get_vocab()
+    assert {'<|history_start|>', '<|history_end|>'} < set(vocabulary)
+    assert '6 new words' in made.report.resized[EMBEDDING]
+    Processor(made.tokenizer, made.model.config)
 
 
 def test_a_full_table_grows(tmp_path):

@@ -132,6 +132,15 @@ def test_missing_file_is_named(copy, name):
         load_policy(copy, WIDOWX, 'cpu')
 
 
+@pytest.mark.parametrize('broken', [False, True])
+def test_a_tokenizer_that_is_not_there_is_named(copy, broken):
+    (copy / 'tokenizer.json').unlink()
+    if broken:
+        (copy / 'tokenizer.json').write_text('{"version": "1.0", "model": 3}')
+    with pytest.raises(QwenVlaError, match='tokenizer.json: ' + ('not a' if broken else 'the fi')):
+        load_policy(copy, WIDOWX, 'cpu')
+
+
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(QwenVlaError, match='no such folder'):
         load_policy(tmp_path / 'nowhere', WIDOWX, 'cpu')

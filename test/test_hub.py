@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.evaluate.choose_policy import require_checkpoint
 from qwen_vla_ros.model.hub import find_checkpoint
 from qwen_vla_ros.model.weights import CheckpointError
 
@@ -48,6 +50,19 @@ def test_what_cannot_be_a_name_of_the_hub_is_no_folder(asked, source):
     with pytest.raises(CheckpointError, match='no such folder'):
         find_checkpoint(source)
     assert asked == []
+
+
+def test_a_demo_looks_into_folders_and_leaves_names_of_the_hub_to_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    require_checkpoint(Path('org/name'))
+    folder = tmp_path / 'sharded'
+    folder.mkdir()
+    for name in ('config.json', 'statistics.json'):
+        (folder / name).touch()
+    with pytest.raises(QwenVlaError, match=r'there is no model\.safetensors;'):
+        require_checkpoint(folder)
+    (folder / 'model.safetensors.index.json').touch()
+    require_checkpoint(folder)
 
 
 def test_offline_is_one_line_with_the_remedy(tmp_path):

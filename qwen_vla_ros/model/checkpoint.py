@@ -250,14 +250,12 @@ def load_checkpoint(
     quantise: str | None = None,
 ) -> LoadedCheckpoint:
     """Read a checkpoint with everything a robot needs; arguments as from_pretrained's."""
-    from transformers import AutoTokenizer
-
     folder = find_checkpoint(source)
     trained = trained_attention(folder)
     embodiment, layout, quantiles = _read_contract(folder)
     model = from_pretrained(folder, device, dtype, attention, adapters, quantise)
     config = model.config
-    processor = Processor(AutoTokenizer.from_pretrained(folder), config)
+    processor = Processor(load_tokenizer(folder), config)
     metadata = {
         **describe_policy(embodiment, layout),
         'checkpoint': str(source) if folder != Path(source) else folder.name,
@@ -270,6 +268,18 @@ def load_checkpoint(
             metadata[key] = str(value)
     pipeline = build_pipeline(config, processor, embodiment, layout, quantiles)
     return LoadedCheckpoint(model, pipeline, metadata, config.flow.denoising_steps)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a checkpoint or release; missing or broken files are named."""
+    from transformers import AutoTokenizer
+
+    if not (folder / 'tokenizer.json').is_file():
+        raise CheckpointError(f'{folder}/tokenizer.json: the file is missing; copy it anew')
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises plain Exception for a broken file
+        raise CheckpointError(f'{folder}/tokenizer.json: not a tokenizer ({error})') from error
 
 
 def _read_contract(folder: Path) -> tuple[Embodiment, str, dict[str, Quantiles]]:

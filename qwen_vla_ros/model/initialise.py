@@ -21,7 +21,7 @@ from qwen_vla_ros.model.base_weights import (
     refuse_other_architecture,
     vocabulary_rows,
 )
-from qwen_vla_ros.model.checkpoint import save_checkpoint, trained_attention
+from qwen_vla_ros.model.checkpoint import load_tokenizer, save_checkpoint, trained_attention
 from qwen_vla_ros.model.config import QwenVLAConfig, preset
 from qwen_vla_ros.model.hub import find_checkpoint
 from qwen_vla_ros.model.placement import (
@@ -73,12 +73,10 @@ def initialise(
     are refused by name). base: its folder, or `Qwen/Qwen3.5-4B[@revision]` of the hub. The
     tokenizer is the release's with one pair of tokens a view. allow_partial: as load_base().
     """
-    from transformers import AutoTokenizer
-
     config = preset(config) if isinstance(config, str) else config
     folder = find_checkpoint(base)
     refuse_other_architecture(config.backbone, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     known = _highest(tokenizer) + 1
     wanted = view_tokens(config.inputs.views)
     added = [token for token in wanted if token not in tokenizer.get_vocab()]
