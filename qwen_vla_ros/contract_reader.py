@@ -18,35 +18,20 @@ from qwen_vla_ros.embodiment import (
     ActionGroup,
     ContractError,
     Embodiment,
-    JointLimit,
     Output,
     Prompt,
-    Safety,
-    WorkspaceBox,
     did_you_mean,
     told_file,
 )
 from qwen_vla_ros.output_kinds import BASE, JOINTS, TIP, Option
-from qwen_vla_ros.sensor_reader import TOPIC, VIEW, SensorReader
-from qwen_vla_ros.splice import MODES
+from qwen_vla_ros.safety_contract import ON_LIMIT, REJECT, JointLimit
+from qwen_vla_ros.safety_reader import SafetyReader, described_limits
+from qwen_vla_ros.sensor_reader import TOPIC, VIEW
 from qwen_vla_ros.strict_values import StrictLoader
 
 KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint')
 LINE = re.compile(r'[^\n\r]+')
 MAX_HORIZON = 1000
-# Outside these a figure would switch its check off, or is meant in another unit (ms, degrees).
-SAFETY_RANGES = {
-    'max_age_s': (0.01, 2.0),
-    'max_skew_s': (0.001, 1.0),
-    'max_future_s': (0.001, 1.0),
-    'inference_timeout_s': (0.05, 10.0),
-    'command_rate_hz': (1.0, 500.0),
-    'lookahead_s': (0.02, 2.0),
-    'blend_s': (0.02, 2.0),
-    'max_jump_rad': (0.01, 1.0),
-    'max_jump_m': (0.001, 0.2),
-    'max_refused_chunks': (1, 1000),
-}
 # What an output must take to fit a kind; all others go to joints. delta_eef goes there through
 # our inverse kinematics.
 ROWS_OF = {'delta_eef': (JOINTS, TIP), 'waypoint': (BASE,)}
@@ -68,22 +53,25 @@ def read_contract(path: Path) -> Embodiment:
     return _Reader(file).embodiment(data, path, text)
 
 
-class _Reader(SensorReader):
+class _Reader(SafetyReader):
     """Reads the sections of a contract."""
 
     def embodiment(self, data: Any, source: Path, text: str) -> Embodiment:
         """Return the whole contract."""
         beside = ('words', 'source', 'text', 'further_states')
         keys = [f.name for f in fields(Embodiment) if f.name not in beside]
-        self.table(data, '', ['prompt', *(k for k in keys if k != 'workspace')], ['workspace'])
+        optional = ('workspace', 'capsules', 'park')
+        self.table(data, '', ['prompt', *(k for k in keys if k not in optional)], optional)
         states = self.states(data['state'])
         units = {field.name: field.unit for state in states for field in state.fields}
-        limits = self.limits(data['limits'], units)
+        description = self.word(data['description'], 'description')
+        told = described_limits(source, description)
+        limits = self.limits(data['limits'], units, told)
         layouts = {
             name: self.layout(value, f'layouts.{name}', units, limits)
             for name, value in self.named(data['layouts'], 'layouts').items()
         }
-        workspace = data.get('workspace')
+        workspace, capsules, park = (data.get(key) for key in optional)
         return Embodiment(
             name=self.word(data['name'], 'name', VIEW),
             words=self.prompt(data['prompt']),
@@ -97,9 +85,11 @@ class _Reader(SensorReader):
             limits=limits,
             workspace=None if workspace is None else self.box(workspace),
             safety=self.safety(data['safety']),
-            description=self.word(data['description'], 'description'),
+            description=description,
             source=source,
             text=text,
+            capsules=None if capsules is None else self.capsules(capsules),
+            park=None if park is None else self.park(park, limits),
         )
 
     def prompt(self, data: Any) -> Prompt:
@@ -146,7 +136,7 @@ class _Reader(SensorReader):
         kind = data.get('kind') if isinstance(data, dict) else None
         cartesian = kind == 'delta_eef'
         extra = ('frame', 'tip', 'joints') if cartesian else ()
-        self.table(data, path, ('kind', 'names', 'output', *extra))
+        self.table(data, path, ('kind', 'names', 'output', *extra), ('on_limit',))
         self.one_of(kind, f'{path}.kind', KINDS)
         names = self.units(data['names'], f'{path}.names')
         joints: tuple[str, ...] = ()
@@ -175,6 +165,7 @@ class _Reader(SensorReader):
             self.word(data['frame'], f'{path}.frame') if cartesian else '',
             self.word(data['tip'], f'{path}.tip') if cartesian else '',
             joints,
+            self.one_of(data.get('on_limit', REJECT), f'{path}.on_limit', ON_LIMIT),
         )
 
     def limited(self, joints: Iterable[str], path: str, limits: Mapping[str, JointLimit]) -> None:
@@ -215,65 +206,3 @@ class _Reader(SensorReader):
         if option.kind == 'words':
             return self.words(value, path) if value != option.default else value
         return self.flag(value, path) if option.kind == 'flag' else self.word(value, path)
-
-    def limits(self, data: Any, units: Mapping[str, str]) -> dict[str, JointLimit]:
-        """Return the limits of joints, each of which is measured."""
-        for name in self.named(data, 'limits'):
-            if name not in units:
-                raise self.fail(
-                    f'limits.{name}', f'no such state field{did_you_mean(name, units)}'
-                )
-        return {name: self.limit(value, f'limits.{name}') for name, value in data.items()}
-
-    def limit(self, data: Any, path: str) -> JointLimit:
-        """Return the limits of one joint."""
-        self.table(data, path, ('position', 'velocity', 'acceleration'))
-        lower, upper = self.pair(data['position'], f'{path}.position', '[lower, upper]')
-        if lower >= upper:
-            raise self.fail(f'{path}.position', f'lower {lower:g} is not below upper {upper:g}')
-        return JointLimit(
-            lower,
-            upper,
-            self.number(data['velocity'], f'{path}.velocity', 0, above=True),
-            self.number(data['acceleration'], f'{path}.acceleration', 0, above=True),
-        )
-
-    def box(self, data: Any) -> WorkspaceBox:
-        """Return the box of the tip."""
-        self.table(data, 'workspace', ('frame', 'tip', 'lower', 'upper'))
-        corners = []
-        for key in ('lower', 'upper'):
-            if not isinstance(data[key], list) or len(data[key]) != 3:
-                raise self.fail(f'workspace.{key}', f'[x, y, z] is wanted, got {data[key]!r}')
-            corners.append(tuple(self.number(v, f'workspace.{key}') for v in data[key]))
-        for axis, low, high in zip('xyz', *corners, strict=True):
-            if low >= high:
-                raise self.fail('workspace', f'{axis}: lower {low:g} is not below upper {high:g}')
-        return WorkspaceBox(
-            self.word(data['frame'], 'workspace.frame'),
-            self.word(data['tip'], 'workspace.tip'),
-            *corners,
-        )
-
-    def safety(self, data: Any) -> Safety:
-        """Return the safety figures; what is left out keeps its default."""
-        known = {field.name: field.default for field in fields(Safety)}
-        self.table(data, 'safety', (), known)
-        values: dict[str, Any] = {}
-        for key, value in data.items():
-            path = f'safety.{key}'
-            if key == 'splice':
-                values[key] = self.one_of(value, path, MODES)
-                continue
-            low, high = SAFETY_RANGES[key]
-            if isinstance(known[key], int):
-                values[key] = self.whole(value, path, high)
-            else:
-                values[key] = self.number(value, path, low, high)
-        safety = Safety(**values)
-        if safety.lookahead_s <= 1.0 / safety.command_rate_hz:
-            problem = (
-                f'must exceed the time between two commands ({1 / safety.command_rate_hz:g} s)'
-            )
-            raise self.fail('safety.lookahead_s', problem)
-        return safety

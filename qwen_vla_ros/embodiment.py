@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.safety_contract import Capsules, JointLimit, Park, Safety, WorkspaceBox
 
 
 class ContractError(QwenVlaError):
@@ -99,7 +100,8 @@ class ActionGroup:
     Channels that belong together.
 
     kind delta_eef: displacement of tip in frame relative to the chunk's first row; joints are
-    those that inverse kinematics moves.
+    those that inverse kinematics moves. on_limit: 'clamp' moves positions and velocities into
+    their limits where 'reject' refuses the chunk.
     """
 
     name: str
@@ -110,56 +112,7 @@ class ActionGroup:
     frame: str = ''
     tip: str = ''
     joints: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class JointLimit:
-    """Position (rad or m), velocity (per s) and acceleration (per s^2)."""
-
-    lower: float
-    upper: float
-    velocity: float
-    acceleration: float
-
-
-@dataclass(frozen=True)
-class WorkspaceBox:
-    """Where the tip may be, in m, in frame."""
-
-    frame: str
-    tip: str
-    lower: tuple[float, float, float]
-    upper: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Safety:
-    """
-    When the arm holds, and how commands go out.
-
-    max_age_s            s, a stream older than this counts as lost
-    max_skew_s           s, spread of the sources of one observation
-    max_future_s         s, how far ahead of the clock a stamp may be
-    inference_timeout_s  s, a slower model counts as lost
-    command_rate_hz      Hz of the command timer
-    lookahead_s          s, how far a command reaches; it ends at rest
-    blend_s              s, shortest bridge from one chunk into the next
-    splice               how chunks are joined: one of splice.MODES
-    max_jump_rad, _m     first row of a chunk against the measured joints
-    max_refused_chunks   refused chunks in a row that latch the stop
-    """
-
-    max_age_s: float = 0.15
-    max_skew_s: float = 0.06
-    max_future_s: float = 0.05
-    inference_timeout_s: float = 1.5
-    command_rate_hz: float = 20.0
-    lookahead_s: float = 0.3
-    blend_s: float = 0.4
-    splice: str = 'blend'
-    max_jump_rad: float = 0.35
-    max_jump_m: float = 0.02
-    max_refused_chunks: int = 10
+    on_limit: str = 'reject'
 
 
 @dataclass(frozen=True)
@@ -181,6 +134,8 @@ class Embodiment:
     source: Path
     text: str
     further_states: tuple[StateSource, ...] = ()
+    capsules: Capsules | None = None
+    park: Park | None = None
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> 'Embodiment':
@@ -229,14 +184,7 @@ class Embodiment:
 
         Raises ContractError when it is in neither.
         """
-        folders = (self.source.resolve().parent.parent, config_folder())
-        for folder in folders:
-            if (folder / self.description).is_file():
-                return folder / self.description
-        raise ContractError(
-            f'{told_file(self.source)}: description: no file {self.description!r} in '
-            f'{" or ".join(str(folder) for folder in dict.fromkeys(folders))}'
-        )
+        return find_description(self.source, self.description)
 
     def prompt(
         self, instruction: str, horizon: int | None = None, layout: str | None = None
@@ -304,6 +252,18 @@ def find_contract(name_or_path: str | Path) -> Path:
             f'known: {", ".join(known) or "none"} in {folder}, or give the path of a .yaml'
         )
     return found
+
+
+def find_description(source: Path, description: str) -> Path:
+    """Return the URDF of a contract; ContractError tells where it was looked for."""
+    folders = (source.resolve().parent.parent, config_folder())
+    for folder in folders:
+        if (folder / description).is_file():
+            return folder / description
+    raise ContractError(
+        f'{told_file(source)}: description: no file {description!r} in '
+        f'{" or ".join(str(folder) for folder in dict.fromkeys(folders))}'
+    )
 
 
 def told_file(path: Path) -> str:

@@ -89,6 +89,29 @@ class ArmKinematics:
         q = self._joints(q)
         return float(np.linalg.svd(self._error(q, self._pose(q))[1], compute_uv=False)[-1])
 
+    def joint_transforms(self, q: Sequence[float]) -> np.ndarray:
+        """Return where each joint's moving side is: [J + 1, 3, 4], the root link first, in m."""
+        data = self._data()
+        self._pin.forwardKinematics(self._model, data, self._joints(q))
+        return np.array([data.oMi[index].homogeneous[:3] for index in range(self._model.njoints)])
+
+    def link_place(self, link: str) -> tuple[int, np.ndarray]:
+        """
+        Return which of joint_transforms moves a link, and the link's pose [4, 4] in it.
+
+        Links of joints that are not the arm's (fingers) are placed with these joints at zero.
+        Raises KinematicsError when the description has no such link.
+        """
+        if not self._model.existBodyName(link):
+            known = ', '.join(self._links())
+            raise KinematicsError(f'no link {link!r} in the description; it has {known}')
+        frame = self._model.frames[self._model.getFrameId(link)]
+        return _parent_joint(frame), frame.placement.homogeneous.copy()
+
+    def _links(self) -> list[str]:
+        body = self._pin.FrameType.BODY
+        return [frame.name for frame in self._model.frames if frame.type == body]
+
     def joints_for(
         self,
         position: Sequence[float],
@@ -262,14 +285,17 @@ def _arm_model(pin: Any, urdf: Path, tip: str) -> Any:
         known = ', '.join(f.name for f in model.frames if f.type == pin.FrameType.BODY)
         raise KinematicsError(f'{urdf}: no link {tip!r}; it has {known}')
     frame = model.frames[model.getFrameId(tip)]
-    # pinocchio 2.7, the last for numpy 1, has another name for it.
-    joint = frame.parentJoint if hasattr(frame, 'parentJoint') else frame.parent
-    chain = list(model.supports[joint])
+    chain = list(model.supports[_parent_joint(frame)])
     endless = [model.names[i] for i in chain[1:] if model.joints[i].nq != 1]
     if endless:
         raise KinematicsError(f'{urdf}: joint {endless[0]!r} has no limits; make it revolute')
     others = [i for i in range(1, model.njoints) if i not in chain]
     return pin.buildReducedModel(model, others, pin.neutral(model))
+
+
+def _parent_joint(frame: Any) -> int:
+    """Return the joint of a frame; pinocchio 2.7, the last for numpy 1, calls it otherwise."""
+    return frame.parentJoint if hasattr(frame, 'parentJoint') else frame.parent
 
 
 def _finite(values: Sequence[float], shape: tuple[int, ...], what: str) -> np.ndarray:

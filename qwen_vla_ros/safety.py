@@ -1,15 +1,23 @@
 """
-Chunks and rows -> a verdict. Nothing is ever clamped: what does not fit is refused as a whole.
+Chunks, motions and rows -> a verdict, and the latch that holds the arm.
 
-A refused chunk is not executed; the arm goes on with what runs. A refused row, or
-`max_refused_chunks` refused chunks in a row, latches the gate: it refuses everything until
-reset(), and the caller holds the arm. The gate works on joint positions; Cartesian chunks are
-turned into joints before they come here.
+    admit, check_chunk   a policy's rows, before they are used; a refused one is not executed, the
+                         arm goes on with what runs
+    check_motion         what the executor would make of them, curve and seam included: refused
+                         before it runs, so that no row of it is refused later
+    check_row            every row that is sent; a refusal is a fault and latches
+    watchdog             rows that stay away while the arm moves, and the interlocks
+
+A latched gate refuses everything until reset(), which is refused as long as a cause persists.
+Refused or clamped chunks in a row latch as well. The gate works on joint positions; Cartesian
+chunks are turned into joints before they come here. Nothing is clamped except by admit() for
+groups whose contract says on_limit: clamp.
 
 This is a filter for learned policies, not a certified safety function.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,53 +25,46 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qwen_vla_ros.capsules import CapsuleModel
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.interlocks import DEAD_MAN, ESTOP, Interlocks
+from qwen_vla_ros.limits import JointLimits, Tolerances, Verdict
+from qwen_vla_ros.safety_contract import CLAMP
 from qwen_vla_ros.types import ActionChunk
+from qwen_vla_ros.workspace import Workspace
 
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
 ROW_MEMORY_S = 0.5  # rows further apart than this are not compared with one another
 CARTESIAN = ('delta_eef', 'waypoint')
+AT_REST = 1e-6  # rad/s or m/s
+CHUNKS, MOTIONS, CLAMPED = 'chunks', 'motions', 'clamped'
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether something may be executed; a refusal names joint, value, limit and unit."""
+class Latch:
+    """Why the gate refuses everything: time_ns of the node's clock, wall_s of the machine's."""
 
-    ok: bool
-    reason: str = ''
-    joint: str = ''
-    value: float | None = None
-    limit: float | None = None
-    unit: str = ''
-    time_ns: int = 0
+    cause: str
+    reason: str
+    time_ns: int
+    wall_s: float
 
 
 @dataclass(frozen=True)
-class Tolerances:
-    """
-    How far over a limit is still accepted.
+class _Row:
+    """What the next row is compared with; tip [1, 3], velocity and acceleration where known."""
 
-    position_rad, position_m   beyond a position limit: sensor noise, a policy that rests on a stop
-    chunk_velocity             share of the limit, first difference of the rows of a chunk
-    chunk_acceleration         share of the limit, second difference of the rows of a chunk
-    row_velocity               share of the limit; a curve through alternating rows is up to half
-                               as fast again as their difference
-    row_acceleration           share of the limit; a spline through alternating rows triples their
-                               second difference, and a blend adds up to half of the limit
-    """
-
-    position_rad: float = 0.01
-    position_m: float = 0.001
-    chunk_velocity: float = 0.05
-    chunk_acceleration: float = 0.1
-    row_velocity: float = 0.5
-    row_acceleration: float = 2.8
+    time_ns: int
+    position: np.ndarray
+    velocity: np.ndarray | None
+    acceleration: np.ndarray | None
+    tip: np.ndarray | None
 
 
 class SafetyGate:
-    """Check chunks before they run and rows before they are sent. Thread-safe."""
+    """Check chunks and motions before they run and rows before they are sent. Thread-safe."""
 
     def __init__(
         self,
@@ -71,12 +72,16 @@ class SafetyGate:
         layout: str | None = None,
         tip_position: Callable[[np.ndarray], np.ndarray] | None = None,
         tolerances: Tolerances | None = None,
+        capsules: CapsuleModel | None = None,
+        interlocks: Interlocks | None = None,
     ) -> None:
         """
         Take the limits of a contract's joints.
 
-        tip_position maps the positions of the arm's group (all but grippers) to the tip [3] in
-        the frame of the workspace box; without it the box is not checked.
+        tip_position  maps the positions of the arm's group (all but grippers) to the tip [3] in
+                      the frame of the workspace box; without it neither box nor speed is checked
+        capsules      the arm's volume, see capsule_model(); without it no distance is checked
+        interlocks    emergency stops and dead-man switch; without them there are none
         """
         groups = embodiment.action_groups(layout)
         for group in groups:
@@ -86,106 +91,315 @@ class SafetyGate:
                     'first and name a layout of joints'
                 )
         self.names = tuple(name for group in groups for name in group.names)
-        self._units = tuple(unit for group in groups for unit in group.units)
-        self._arm = [
-            index
-            for index, kind in enumerate(group.kind for group in groups for _ in group.names)
-            if kind != 'gripper'
-        ]
+        channels = [group for group in groups for _ in group.names]
+        self._arm = [i for i, group in enumerate(channels) if group.kind != 'gripper']
+        self._clamp = np.array([group.on_limit == CLAMP for group in channels])
         absent = [name for name in self.names if name not in embodiment.limits]
         if absent:
             raise QwenVlaError(
                 f'safety: no limits for {", ".join(absent)}; add them to limits in '
                 f'{embodiment.source}'
             )
-        limits = [embodiment.limits[name] for name in self.names]
-        self._lower = np.array([limit.lower for limit in limits])
-        self._upper = np.array([limit.upper for limit in limits])
-        self._velocity = np.array([limit.velocity for limit in limits])
-        self._acceleration = np.array([limit.acceleration for limit in limits])
         self._tolerances = tolerances or Tolerances()
-        self._beyond = self._per_unit(self._tolerances.position_rad, self._tolerances.position_m)
-        self._box = embodiment.workspace if tip_position is not None else None
-        self._tip_position = tip_position
+        self.limits = JointLimits(
+            self.names,
+            tuple(unit for group in groups for unit in group.units),
+            [embodiment.limits[name] for name in self.names],
+            self._tolerances,
+        )
+        box = embodiment.workspace
+        self._workspace = (
+            None
+            if box is None or tip_position is None
+            else Workspace(box, tip_position, self._tolerances)
+        )
+        self._capsules, self.interlocks = capsules, interlocks or Interlocks()
         self._safety = embodiment.safety
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.refusals: deque[Verdict] = deque(maxlen=100)
-        self.refused_chunks = 0
-        self.refused_rows = 0
-        self._refused_running = 0
-        self._latched = ''
-        self._last: tuple[int, np.ndarray, np.ndarray] | None = None
+        self.refused_chunks = self.refused_motions = self.refused_rows = self.clamped_chunks = 0
+        self._running = {CHUNKS: 0, MOTIONS: 0, CLAMPED: 0}
+        self._latch: Latch | None = None
+        self._last: _Row | None = None
 
     @property
     def latched(self) -> str:
         """Return why the gate refuses everything; empty when it does not."""
-        return self._latched
+        return '' if self._latch is None else self._latch.reason
+
+    @property
+    def latch_state(self) -> Latch | None:
+        """Return cause, reason and time of the latch; None when the gate is not latched."""
+        return self._latch
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Return which checks this gate cannot make, for want of a box, a model or a limit."""
+        jerk = np.isinf(self.limits.rates[2]).any()
+        absent = {'workspace': self._workspace is None, 'capsules': self._capsules is None}
+        return tuple(name for name, missing in {**absent, 'jerk': jerk}.items() if missing)
+
+    # Chunks and motions --------------------------------------------------------------------------
 
     def check_chunk(
         self, chunk: ActionChunk, now_ns: int, observed: np.ndarray | None = None
     ) -> Verdict:
         """
-        Judge a whole chunk of joint positions.
+        Judge a whole chunk of joint positions, as it is.
 
         observed [A], when given, is where the joints were at the chunk's start; the first row
         must lie within the jump limit of it.
         """
         with self._lock:
-            if self._latched:
-                return self._refuse(f'latched: {self._latched}', now_ns)
+            if blocked := self._blocked(now_ns):
+                return blocked
             problem = self._chunk_problem(chunk, now_ns, observed)
             if problem is None:
-                self._refused_running = 0
-                return Verdict(True, time_ns=now_ns)
+                self._running[CHUNKS] = 0
+                return Verdict(True, time_ns=now_ns, chunk=chunk)
             self.refused_chunks += 1
-            self._refused_running += 1
-            verdict = self._log(problem, now_ns)
-            if self._refused_running >= self._safety.max_refused_chunks:
-                self._latched = (
-                    f'{self._refused_running} chunks in a row were refused, the last one: '
-                    f'{verdict.reason}'
-                )
-            return verdict
+            return self._counted(CHUNKS, problem, now_ns)
 
-    def check_row(self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int) -> Verdict:
+    def admit(
+        self, chunk: ActionChunk, now_ns: int, observed: np.ndarray | None = None
+    ) -> Verdict:
         """
-        Judge a commanded row, position and velocity [A]; a refusal latches the gate.
+        Judge a chunk after clamping what the contract allows; verdict.chunk is what may run.
 
-        Rows less than half a second apart are also compared with one another.
+        Only positions and velocities of groups with on_limit: clamp are moved. What is not
+        finite, stale, too far from observed [A], or leaves box or clearance is refused all the
+        same, and so is an acceleration or jerk that is over after clamping.
         """
         with self._lock:
-            if self._latched:
-                return self._refuse(f'latched: {self._latched}', now_ns)
-            position = np.asarray(position, np.float64)
-            velocity = None if velocity is None else np.asarray(velocity, np.float64)
-            problem = self._row_problem(position, velocity, now_ns)
+            if not self._clamp.any() or not self._clampable(chunk):
+                return self.check_chunk(chunk, now_ns, observed)
+            rows = chunk.actions.astype(np.float64)
+            kept, clamped = self.limits.clamped(rows, chunk.step_s, self._clamp)
+            if not clamped:
+                self._running[CLAMPED] = 0
+                return self.check_chunk(chunk, now_ns, observed)
+            if observed is not None and (problem := self._jump_problem(rows[0], observed)):
+                self.refused_chunks += 1
+                return self._blocked(now_ns) or self._counted(CHUNKS, problem, now_ns)
+            verdict = self.check_chunk(
+                replace(chunk, actions=kept.astype(np.float32)), now_ns, observed
+            )
+            if not verdict.ok:
+                return verdict
+            self.clamped_chunks += 1
+            self._running[CLAMPED] += 1
+            told = ', '.join(
+                f'{one.what} of {one.joint} by {one.amount:.3g} {one.unit} in {one.rows} rows'
+                for one in clamped
+            )
+            if self._running[CLAMPED] >= self._safety.max_clamped_chunks:
+                reason = f'{self._running[CLAMPED]} chunks in a row were clamped, the last: {told}'
+                return self.latch(reason, now_ns, CLAMPED)
+            return replace(verdict, reason=f'clamped: {told}', clamped=clamped)
+
+    def check_motion(
+        self,
+        times_s: np.ndarray,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        accelerations: np.ndarray | None,
+        now_ns: int,
+    ) -> Verdict:
+        """
+        Judge what an executor would do with a chunk, sampled from now to its end.
+
+        times_s float64 [N] from now, increasing; positions, velocities, accelerations [N, A].
+        Without accelerations neither they nor jerks are checked. Samples 20 ms apart or closer
+        keep what lies between them within the tolerances of check_row. A refusal does not latch;
+        max_refused_chunks of them in a row do.
+        """
+        with self._lock:
+            if blocked := self._blocked(now_ns):
+                return blocked
+            problem = self.motion_problem(times_s, positions, velocities, accelerations)
+            if problem is None:
+                self._running[MOTIONS] = 0
+                return Verdict(True, time_ns=now_ns)
+            self.refused_motions += 1
+            reason = f'the motion onto the chunk, {problem.reason}'
+            return self._counted(MOTIONS, replace(problem, reason=reason), now_ns)
+
+    # Rows ----------------------------------------------------------------------------------------
+
+    def check_row(
+        self,
+        position: np.ndarray,
+        velocity: np.ndarray | None,
+        now_ns: int,
+        acceleration: np.ndarray | None = None,
+    ) -> Verdict:
+        """
+        Judge a commanded row, position, velocity, acceleration [A]; a refusal latches the gate.
+
+        now_ns is the row's instant. Rows less than half a second apart are also compared with one
+        another: jerks only where both have an acceleration.
+        """
+        with self._lock:
+            if estop := self.interlocks.estop:
+                self.latch(estop, now_ns, ESTOP)
+            if self._latch is not None:
+                return self._refuse_latched(now_ns)
+            row = _Row(now_ns, *(_floats(v) for v in (position, velocity, acceleration)), None)
+            problem, row = self._row_problem(row)
             if problem is not None:
                 self.refused_rows += 1
-                self._latched = f'row refused: {problem.reason}'
+                self._set_latch(f'row refused: {problem.reason}', now_ns, 'refused row')
                 return self._log(problem, now_ns)
-            self._last = (now_ns, position, velocity)
+            self._last = row
             return Verdict(True, time_ns=now_ns)
 
-    def latch(self, reason: str, now_ns: int) -> Verdict:
-        """Refuse everything from now on, for a reason that the caller found."""
+    def rest(self) -> None:
+        """Hear that the arm is brought to rest on purpose: the next row is a first one."""
         with self._lock:
-            self._latched = reason
-            return self._log(Verdict(False, reason), now_ns)
-
-    def reset(self) -> None:
-        """Release the latch and forget the rows before; the counts and the log stay."""
-        with self._lock:
-            self._latched = ''
-            self._refused_running = 0
             self._last = None
 
-    def _refuse(self, reason: str, now_ns: int) -> Verdict:
-        return Verdict(False, reason, time_ns=now_ns)
+    def watchdog(self, now_ns: int) -> Verdict:
+        """
+        Latch when the arm moves and a person or a silent caller forbids it; call it often.
+
+        The arm moves from the first row that is not at rest until rest() or a row at rest.
+        """
+        with self._lock:
+            if self._latch is not None:
+                return self._refuse_latched(now_ns)
+            if estop := self.interlocks.estop:
+                return self.latch(estop, now_ns, ESTOP)
+            if not self._moving:
+                return Verdict(True, time_ns=now_ns)
+            if reason := self.interlocks.dead_man(now_ns):
+                return self.latch(reason, now_ns, DEAD_MAN)
+            silent = (now_ns - self._last.time_ns) * 1e-9
+            if silent > self._safety.watchdog_s:
+                reason = (
+                    f'the arm moves, and its last row was due {silent:.3f} s ago '
+                    f'(limit {self._safety.watchdog_s:g} s)'
+                )
+                return self.latch(reason, now_ns, 'watchdog')
+            return Verdict(True, time_ns=now_ns)
+
+    # Latch ---------------------------------------------------------------------------------------
+
+    def latch(self, reason: str, now_ns: int, cause: str = 'caller') -> Verdict:
+        """Refuse everything from now on, for a reason that the caller found."""
+        with self._lock:
+            self._set_latch(reason, now_ns, cause)
+            return self._log(Verdict(False, reason), now_ns)
+
+    def reset(self, now_ns: int | None = None, measured: np.ndarray | None = None) -> Verdict:
+        """
+        Release the latch and forget the rows before, unless a cause persists.
+
+        now_ns    the node's time, without which the dead-man switch is not asked
+        measured  [A] joints, refused outside their limits or box, or without clearance
+
+        The counts and the log stay. A refusal says what to do away with first.
+        """
+        with self._lock:
+            causes = self.causes(now_ns, measured)
+            if causes:
+                reason = '; '.join(causes.values())
+                return Verdict(False, f'reset refused: {reason}', time_ns=now_ns or 0)
+            self._latch = None
+            self._running = dict.fromkeys(self._running, 0)
+            self._last = None
+            return Verdict(True, time_ns=now_ns or 0)
+
+    def causes(
+        self, now_ns: int | None = None, measured: np.ndarray | None = None
+    ) -> dict[str, str]:
+        """Return what would forbid a reset now: cause -> reason; arguments as of reset()."""
+        found = {ESTOP: self.interlocks.estop} if self.interlocks.estop else {}
+        if now_ns is not None:
+            found.update(self.interlocks.causes(now_ns))
+        if measured is not None:
+            rows = np.asarray(measured, np.float64)[None]
+            problem = self.limits.finite('measured position', rows) or self.place_problem(rows)
+            if problem:
+                found['measured joints'] = f'measured joints: {problem.reason}'
+        return found
+
+    def place_problem(self, rows: np.ndarray, share: float = 1.0) -> Verdict | None:
+        """Return what is wrong with standing at rows [R, A]: limits, box, clearance."""
+        problem = self.limits.position(rows, share)
+        if problem or self._workspace is None:
+            return problem or self._gap_problem(rows, share)
+        tips = self._workspace.tips(rows[:, self._arm])
+        return self._workspace.outside(tips, share) or self._gap_problem(rows, share)
+
+    def motion_problem(
+        self,
+        times_s: np.ndarray,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        accelerations: np.ndarray | None,
+    ) -> Verdict | None:
+        """Return what is wrong with a motion, as check_motion() does, latched or not."""
+        share, seconds = self._tolerances.motion, np.diff(times_s)
+        problem = (
+            self.limits.finite('position', positions)
+            or self.limits.finite('velocity', velocities)
+            or self.limits.position(positions, share)
+            or self.limits.velocity(velocities)
+        )
+        if problem is None and accelerations is not None:
+            jerks = np.diff(accelerations, axis=0) / seconds[:, None]
+            problem = (
+                self.limits.finite('acceleration', accelerations)
+                or self.limits.acceleration(accelerations)
+                or (self.limits.jerk(jerks) if len(jerks) else None)
+            )
+        return problem or self._shape_problem(
+            positions, seconds, self._tolerances.row_velocity, share
+        )
+
+    # Checks --------------------------------------------------------------------------------------
+
+    @property
+    def _moving(self) -> bool:
+        velocity = None if self._last is None else self._last.velocity
+        return velocity is not None and bool((np.abs(velocity) > AT_REST).any())
+
+    def _blocked(self, now_ns: int) -> Verdict | None:
+        """Return the refusal of everything, or None; an emergency stop latches here too."""
+        if self._latch is None and (estop := self.interlocks.estop):
+            return self.latch(estop, now_ns, ESTOP)
+        if self._latch is not None:
+            return self._refuse_latched(now_ns)
+        reason = self.interlocks.dead_man(now_ns)
+        if not reason:
+            return None
+        return self.latch(reason, now_ns, DEAD_MAN) if self._moving else Verdict(False, reason)
+
+    def _refuse_latched(self, now_ns: int) -> Verdict:
+        return Verdict(False, f'latched: {self.latched}', time_ns=now_ns)
+
+    def _set_latch(self, reason: str, now_ns: int, cause: str) -> None:
+        self._latch = Latch(cause, reason, now_ns, time.time())
+
+    def _counted(self, what: str, problem: Verdict, now_ns: int) -> Verdict:
+        """Log a refusal; too many in a row latch."""
+        verdict = self._log(problem, now_ns)
+        self._running[what] += 1
+        if self._running[what] >= self._safety.max_refused_chunks:
+            reason = (
+                f'{self._running[what]} {what} in a row were refused, the last one: '
+                f'{verdict.reason}'
+            )
+            self._set_latch(reason, now_ns, f'refused {what}')
+        return verdict
 
     def _log(self, problem: Verdict, now_ns: int) -> Verdict:
         verdict = replace(problem, time_ns=now_ns)
         self.refusals.append(verdict)
         return verdict
+
+    def _clampable(self, chunk: ActionChunk) -> bool:
+        return chunk.names == self.names and bool(np.isfinite(chunk.actions).all())
 
     def _chunk_problem(
         self, chunk: ActionChunk, now_ns: int, observed: np.ndarray | None
@@ -196,57 +410,62 @@ class SafetyGate:
                 f'the chunk names {list(chunk.names)}, the robot takes {list(self.names)}',
             )
         rows = chunk.actions.astype(np.float64)
-        return (
+        problem = (
             self._time_problem(chunk, now_ns)
-            or self._finite_problem('position', rows)
-            or self._position_problem(rows)
-            or self._jump_problem(rows[0], observed)
-            or self._rate_problem(rows, chunk.step_s)
-            or self._box_problem(rows)
+            or self.limits.finite('position', rows)
+            or self.limits.position(rows)
+            or (None if observed is None else self._jump_problem(rows[0], observed))
+            or self.limits.differences(rows, chunk.step_s)
         )
+        steps = np.full(len(rows) - 1, chunk.step_s)
+        return problem or self._shape_problem(rows, steps, self._tolerances.chunk_velocity)
 
-    def _row_problem(
-        self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int
-    ) -> Verdict | None:
-        rows = position[None]
-        problem = self._finite_problem('position', rows) or self._position_problem(rows)
-        if problem is None and velocity is not None:
-            problem = self._finite_problem('velocity', velocity[None]) or self._over(
-                'velocity',
-                np.abs(velocity[None]),
-                self._velocity,
-                self._tolerances.row_velocity,
-                '/s',
-            )
-        return problem or self._step_problem(position, velocity, now_ns) or self._box_problem(rows)
+    def _row_problem(self, row: _Row) -> tuple[Verdict | None, _Row]:
+        """Return the problem of a row, and the row with its tip."""
+        rows = row.position[None]
+        problem = self.limits.finite('position', rows) or self.limits.position(rows)
+        for what in ('velocity', 'acceleration'):
+            rate = getattr(row, what)
+            if problem is None and rate is not None:
+                problem = self.limits.finite(what, rate[None]) or getattr(self.limits, what)(
+                    rate[None]
+                )
+        problem = problem or self._step_problem(row)
+        if problem is None and self._workspace is not None:
+            row = replace(row, tip=self._workspace.tips(rows[:, self._arm]))
+            problem = self._workspace.outside(row.tip) or self._tip_step_problem(row)
+        return problem or self._gap_problem(rows), row
 
-    def _step_problem(
-        self, position: np.ndarray, velocity: np.ndarray | None, now_ns: int
-    ) -> Verdict | None:
-        """Compare a row with the one before it."""
+    def _seconds_since_last(self, row: _Row) -> float | None:
         if self._last is None:
             return None
-        before_ns, before, velocity_before = self._last
-        seconds = (now_ns - before_ns) * 1e-9
-        if not 0 < seconds <= ROW_MEMORY_S:
+        seconds = (row.time_ns - self._last.time_ns) * 1e-9
+        return seconds if 0 < seconds <= ROW_MEMORY_S else None
+
+    def _step_problem(self, row: _Row) -> Verdict | None:
+        """Compare a row with the one before it."""
+        seconds, last = self._seconds_since_last(row), self._last
+        if seconds is None:
             return None
-        speed = np.abs(position - before)[None] / seconds
-        problem = self._over(
-            'velocity since the last row',
-            speed,
-            self._velocity,
-            self._tolerances.row_velocity,
-            '/s',
-        )
-        if problem or velocity is None or velocity_before is None:
-            return problem
-        return self._over(
-            'acceleration since the last row',
-            np.abs(velocity - velocity_before)[None] / seconds,
-            self._acceleration,
-            self._tolerances.row_acceleration,
-            '/s^2',
-        )
+        for what, new, old, check in (
+            ('velocity', row.position, last.position, self.limits.velocity),
+            ('acceleration', row.velocity, last.velocity, self.limits.acceleration),
+            ('jerk', row.acceleration, last.acceleration, self.limits.jerk),
+        ):
+            if new is None or old is None:
+                continue
+            problem = check((new - old)[None] / seconds, f'{what} since the last row')
+            if problem:
+                return problem
+        return None
+
+    def _tip_step_problem(self, row: _Row) -> Verdict | None:
+        seconds = self._seconds_since_last(row)
+        if seconds is None or self._last.tip is None:
+            return None
+        tips = np.concatenate([self._last.tip, row.tip])
+        share = self._tolerances.row_velocity
+        return self._workspace.too_fast(tips, np.array([seconds]), share)
 
     def _time_problem(self, chunk: ActionChunk, now_ns: int) -> Verdict | None:
         age = (now_ns - chunk.start_ns) * 1e-9
@@ -262,89 +481,51 @@ class SafetyGate:
                 return Verdict(False, reason, '', found, limit, 's')
         return None
 
-    def _finite_problem(self, what: str, rows: np.ndarray) -> Verdict | None:
-        if rows.shape[1:] != (len(self.names),):
-            return Verdict(False, f'{what}: {rows.shape[1:]} values for {len(self.names)} joints')
-        if np.isfinite(rows).all():
-            return None
-        row, column = np.argwhere(~np.isfinite(rows))[0]
-        value, joint = float(rows[row, column]), self.names[column]
-        return Verdict(False, f'row {row}: {what} of {joint} is {value}', joint, value)
-
-    def _position_problem(self, rows: np.ndarray) -> Verdict | None:
-        beyond = np.maximum(self._lower - rows, rows - self._upper)
-        if (beyond <= self._beyond).all():
-            return None
-        row, column = np.unravel_index(np.argmax(beyond / self._beyond), beyond.shape)
-        value = rows[row, column]
-        low = value < self._lower[column]
-        limit = (self._lower if low else self._upper)[column]
-        return self._told('position', row, column, value, limit, '', '<' if low else '>')
-
-    def _jump_problem(self, first: np.ndarray, observed: np.ndarray | None) -> Verdict | None:
-        if observed is None:
-            return None
-        observed = np.asarray(observed, np.float64)[None]
-        limits = self._per_unit(self._safety.max_jump_rad, self._safety.max_jump_m)
-        return self._finite_problem('observed position', observed) or self._over(
-            'jump from the observed position', np.abs(first - observed), limits, 0.0, ''
+    def _jump_problem(self, first: np.ndarray, observed: np.ndarray) -> Verdict | None:
+        return self.limits.jump(
+            first, observed, self._safety.max_jump_rad, self._safety.max_jump_m
         )
 
-    def _per_unit(self, radians: float, metres: float) -> np.ndarray:
-        """Return [A]: one number for joints that turn, another for those that slide."""
-        return np.array([metres if unit == 'm' else radians for unit in self._units])
-
-    def _rate_problem(self, rows: np.ndarray, step_s: float) -> Verdict | None:
-        if len(rows) < 2:
-            return None
-        speeds = np.diff(rows, axis=0) / step_s
-        problem = self._over(
-            'velocity', np.abs(speeds), self._velocity, self._tolerances.chunk_velocity, '/s'
-        )
-        if problem or len(rows) < 3:
-            return problem
-        bends = np.abs(np.diff(speeds, axis=0)) / step_s
-        share = self._tolerances.chunk_acceleration
-        return self._over('acceleration', bends, self._acceleration, share, '/s^2')
-
-    def _box_problem(self, rows: np.ndarray) -> Verdict | None:
-        if self._box is None:
-            return None
-        tips = np.array([self._tip_position(row[self._arm]) for row in rows])
-        lower, upper = np.asarray(self._box.lower), np.asarray(self._box.upper)
-        beyond = np.maximum(lower - tips, tips - upper)
-        if (beyond <= self._tolerances.position_m).all():
-            return None
-        row, axis = np.unravel_index(np.argmax(beyond), beyond.shape)
-        value = float(tips[row, axis])
-        low = value < lower[axis]
-        limit = float((lower if low else upper)[axis])
-        joint = f'{self._box.tip}.{"xyz"[axis]}'
-        sign = '<' if low else '>'
-        reason = f'row {row}: workspace: {joint} {value:.4g} m {sign} limit {limit:.4g} m'
-        return Verdict(False, reason, joint, value, limit, 'm')
-
-    def _over(
-        self, what: str, found: np.ndarray, limits: np.ndarray, share: float, per: str
+    def _shape_problem(
+        self, rows: np.ndarray, seconds: np.ndarray, speed_share: float, share: float = 1.0
     ) -> Verdict | None:
-        """Compare absolute values [R, A] with limits [A]; name the worst one."""
-        ratio = found / limits
-        if (ratio <= 1.0 + share).all():
-            return None
-        row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
-        return self._told(what, row, column, found[row, column], limits[column], per, '>')
+        """Check the tip and the clearances of rows [R, A] that are seconds [R - 1] apart."""
+        if self._workspace is not None:
+            tips = self._workspace.tips(rows[:, self._arm])
+            problem = self._workspace.outside(tips, share) or self._workspace.too_fast(
+                tips, seconds, speed_share
+            )
+            if problem:
+                return problem
+        return self._gap_problem(rows, share)
 
-    def _told(
-        self,
-        what: str,
-        row: int,
-        column: int,
-        value: float,
-        limit: float,
-        per: str,
-        sign: str,
-    ) -> Verdict:
-        joint, unit = self.names[column], self._units[column] + per
-        value, limit = float(value), float(limit)
-        reason = f'row {row}: {what} of {joint} {value:.4g} {unit} {sign} limit {limit:.4g} {unit}'
-        return Verdict(False, reason, joint, value, limit, unit)
+    def _gap_problem(self, rows: np.ndarray, share: float = 1.0) -> Verdict | None:
+        if self._capsules is None:
+            return None
+        return self._capsules.problem(rows[:, self._arm], share * self._tolerances.position_m)
+
+
+def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> CapsuleModel | None:
+    """
+    Return the volume of a contract's arm; None when it declares none.
+
+    Raises KinematicsError when pinocchio, the description or a link is missing, or the joints up
+    to the workspace's tip are not those of the layout.
+    """
+    if embodiment.capsules is None:
+        return None
+    if embodiment.workspace is None:
+        raise QwenVlaError(
+            f'safety: capsules in {embodiment.source} need the arm, which workspace.tip ends; '
+            'add a workspace'
+        )
+    from qwen_vla_ros.kinematics import ArmKinematics
+
+    groups = embodiment.action_groups(layout)
+    joints = [name for group in groups if group.kind != 'gripper' for name in group.names]
+    arm = ArmKinematics(embodiment.description_path, embodiment.workspace.tip, joints)
+    return CapsuleModel(embodiment.capsules, arm)
+
+
+def _floats(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else np.asarray(values, np.float64)

@@ -16,6 +16,13 @@ LIGHT = [
     'image_decoding',
     'chunk',
     'safety',
+    'safety_contract',
+    'safety_reader',
+    'interlocks',
+    'limits',
+    'workspace',
+    'capsules',
+    'park',
 ]
 LIGHT += ['alignment', 'command', 'contract_reader', 'curve', 'kinematics', 'policy']
 LIGHT += ['policy_server', 'remote', 'strict_values', 'wire']

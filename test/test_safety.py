@@ -18,13 +18,15 @@ NAMES = ('waist', 'elbow', 'left_finger')
 
 
 def group(name: str, kind: str, names: tuple[str, ...], unit: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, kind=kind, names=names, units=(unit,) * len(names))
+    return SimpleNamespace(
+        name=name, kind=kind, names=names, units=(unit,) * len(names), on_limit='reject'
+    )
 
 
 def robot(kind: str = 'abs_joint') -> SimpleNamespace:
     """A contract of two arm joints within +-1 rad and a gripper of 10..40 mm."""
-    arm = SimpleNamespace(lower=-1.0, upper=1.0, velocity=1.0, acceleration=4.0)
-    finger = SimpleNamespace(lower=0.01, upper=0.04, velocity=0.1, acceleration=1.0)
+    arm = SimpleNamespace(lower=-1.0, upper=1.0, velocity=1.0, acceleration=4.0, jerk=None)
+    finger = SimpleNamespace(lower=0.01, upper=0.04, velocity=0.1, acceleration=1.0, jerk=None)
     groups = (
         group('arm', kind, NAMES[:2], 'rad'),
         group('gripper', 'gripper', NAMES[2:], 'm'),
@@ -39,6 +41,7 @@ def robot(kind: str = 'abs_joint') -> SimpleNamespace:
             tip='tip',
             lower=(-1.0, -1.0, 0.02),
             upper=(1.0, 1.0, 1.0),
+            speed=None,
         ),
         safety=SimpleNamespace(
             inference_timeout_s=1.5,
@@ -46,6 +49,8 @@ def robot(kind: str = 'abs_joint') -> SimpleNamespace:
             max_jump_rad=0.3,
             max_jump_m=0.02,
             max_refused_chunks=3,
+            max_clamped_chunks=3,
+            watchdog_s=0.2,
         ),
     )
 
