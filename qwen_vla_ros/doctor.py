@@ -54,6 +54,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     """Print the table; 2 when something is refused, else 0. With --model: what fits a GPU."""
     if args.model is not None:
         return _memory_of_model(args)
+    if args.gpu is not None:
+        raise QwenVlaError('--gpu: of which model? Add --model, e.g. --model 4b')
     findings = examine(args.robot, args.checkpoint)
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

@@ -207,3 +207,8 @@ def test_doctor_prints_what_fits(model, capsys):
 def test_an_impossible_load_is_refused(words, says, capsys):
     assert cli.main(['doctor', '--model', 'tiny', '--gpu', '8', *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_memory_without_a_model_is_refused(capsys):
+    assert cli.main(['doctor', '--gpu', '24GB']) == 2
+    assert '--gpu: of which model?' in capsys.readouterr().err

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.hub import find_checkpoint
 from qwen_vla_ros.model.int8 import is_quantised, linear_layers
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.model.weights import CheckpointError, LoadReport, StoredWeights, load_weights
@@ -105,12 +106,12 @@ def _lora_layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def save_adapters(model: QwenVLA, folder: str | Path, base: Path) -> None:
-    """Write the adapters alone; base is the folder of the checkpoint under them."""
+def save_adapters(model: QwenVLA, folder: str | Path, base: str | Path) -> None:
+    """Write the adapters alone; base is the checkpoint under them, a folder or a hub's name."""
     layers = _lora_layers(model)
     if not layers:
         raise QwenVlaError('adapters: the model has none; attach_adapters() first')
-    folder = Path(folder)
+    folder, base = Path(folder), find_checkpoint(base)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name.replace(f'.{_ADAPTER}.', '.'): value.detach().cpu().contiguous()
@@ -124,7 +125,7 @@ def save_adapters(model: QwenVLA, folder: str | Path, base: Path) -> None:
 
 
 def load_adapters(
-    model: QwenVLA, folder: str | Path, base: Path, merge: bool = True
+    model: QwenVLA, folder: str | Path, base: str | Path, merge: bool = True
 ) -> LoadReport:
     """
     Put saved adapters onto the checkpoint in `base` that the model was loaded from.
@@ -133,7 +134,7 @@ def load_adapters(
     trained on. Both give the same outputs to rounding.
     """
     folder = Path(folder)
-    _refuse_other_base(folder, base)
+    _refuse_other_base(folder, find_checkpoint(base))
     try:
         from peft import LoraConfig
     except ModuleNotFoundError as error:

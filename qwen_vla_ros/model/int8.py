@@ -40,7 +40,7 @@ class _Product(torch.autograd.Function):
 
 
 def _restore(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return (stored * scale).to(dtype)
+    return stored.to(dtype).mul_(scale)  # in place: no float32 copy of a large weight
 
 
 class Int8Linear(nn.Linear):
