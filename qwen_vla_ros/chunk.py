@@ -296,7 +296,7 @@ class ChunkExecutor:
                 return None
             if times[-1] > left:
                 times = np.append(times[times < left - dt_s / 2], left)
-        motion = np.array([plan.motion(now_ns + round(time * 1e9)) for time in times])
+        motion = plan.motions(now_ns + np.round(times * 1e9).astype(np.int64))
         return times, motion[:, 0], motion[:, 1]
 
     def prefix(self, start_ns: int, rows: int, step_s: float) -> np.ndarray | None:
@@ -305,9 +305,10 @@ class ChunkExecutor:
         return None if plan is None else self._rows(plan, start_ns, rows, step_s)
 
     def _rows(self, plan: Plan, start_ns: int, rows: int, step_s: float) -> np.ndarray | None:
-        times = [start_ns + round(row * step_s * 1e9) for row in range(rows)]
-        found = [plan.motion(time)[0] for time in times if not plan.ended(time)]
-        return np.array(found, np.float32) if found else None
+        times = start_ns + np.round(np.arange(rows) * (step_s * 1e9)).astype(np.int64)
+        if plan.end_ns is not None:
+            times = times[times <= plan.end_ns]
+        return plan.motions(times)[:, 0].astype(np.float32) if len(times) else None
 
     def _motion(self, now_ns: int) -> np.ndarray | None:
         """Return [3, A] also after the end, where a plan stands still at its last row."""

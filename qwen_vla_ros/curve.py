@@ -54,6 +54,24 @@ class Curve:
         powers = np.array((1.0, s, s2, s2 * s, s2 * s2, s2 * s2 * s))
         return (powers @ self.table[index]).reshape(3, -1)
 
+    def motions(self, times_ns: np.ndarray) -> np.ndarray:
+        """Return float64 [T, 3, A]: motion() of many instants, int64 [T], at once."""
+        s = (times_ns - self.start_ns) * 1e-9 / self.step_s
+        index = np.minimum(np.maximum(s.astype(int), 0), len(self.table) - 1)
+        powers = np.empty((len(s), 6))
+        powers[:, 0] = 1.0
+        powers[:, 1:] = (s - index)[:, None]
+        np.multiply.accumulate(powers, axis=1, out=powers)
+        if len(self.table) == 1:
+            found = powers @ self.table[0]
+        else:
+            found = (powers[:, None] @ self.table[index])[:, 0]
+        found = found.reshape(len(s), 3, -1)
+        found[s > len(self.table)] = self._rest()
+        for early in np.flatnonzero(s < 0):
+            found[early] = self._before(s[early] * self.step_s)
+        return found
+
     def _rest(self) -> np.ndarray:
         motion = np.zeros((3, len(self.final)))
         motion[0] = self.final

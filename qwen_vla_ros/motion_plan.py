@@ -41,12 +41,26 @@ class Seam:
         """Return the motion [3, A] of an instant of the seam, on the way onto the path's."""
         motion = path + self.bridge.motion(time_ns)
         if self.monotone.any():
-            weight, rate, bend = self.fade.motion(time_ns)[:, 0]
-            gap = (self.before.motion(time_ns) - path)[:, self.monotone]
-            motion[0, self.monotone] += weight * gap[0]
-            motion[1, self.monotone] += weight * gap[1] + rate * gap[0]
-            motion[2, self.monotone] += weight * gap[2] + 2 * rate * gap[1] + bend * gap[0]
+            self._fade(motion, path, self.before.motion(time_ns), self.fade.motion(time_ns))
         return motion
+
+    def leads(self, path: np.ndarray, times_ns: np.ndarray) -> np.ndarray:
+        """Return lead() of many instants of the seam at once, [T, 3, A]."""
+        motion = path + self.bridge.motions(times_ns)
+        if self.monotone.any():
+            self._fade(motion, path, self.before.motions(times_ns), self.fade.motions(times_ns))
+        return motion
+
+    def _fade(
+        self, motion: np.ndarray, path: np.ndarray, before: np.ndarray, fade: np.ndarray
+    ) -> None:
+        """Add to the monotone channels of [..., 3, A] what is left of the old plan."""
+        weight, rate, bend = fade[..., 0, :], fade[..., 1, :], fade[..., 2, :]
+        gap = (before - path) * self.monotone
+        value, speed = gap[..., 0, :], gap[..., 1, :]
+        motion += weight[..., None, :] * gap
+        motion[..., 1, :] += rate * value
+        motion[..., 2, :] += 2 * rate * speed + bend * value
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,18 @@ class Plan:
                 return self.seam.before.motion(time_ns)
             return self.seam.lead(self.path.motion(time_ns), time_ns)
         return self.path.motion(time_ns)
+
+    def motions(self, times_ns: np.ndarray) -> np.ndarray:
+        """Return float64 [T, 3, A]: motion() of many instants, int64 [T], at once."""
+        motion = self.path.motions(times_ns)
+        if self.seam is not None:
+            early = times_ns < self.seam.start_ns
+            within = ~early & (times_ns < self.seam.end_ns)
+            if early.any():
+                motion[early] = self.seam.before.motions(times_ns[early])
+            if within.any():
+                motion[within] = self.seam.leads(motion[within], times_ns[within])
+        return motion
 
     def progress(self, time_ns: int) -> float:
         """Return how many policy rows were consumed at an instant, over all plans so far."""

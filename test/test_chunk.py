@@ -295,8 +295,8 @@ def test_points_are_the_plan_at_even_times() -> None:
     np.testing.assert_allclose(times, [0.1, 0.2, 0.3])
     for time, position, velocity in zip(times, positions, velocities, strict=True):
         expected = executor.sample(now + round(time * SECOND))
-        np.testing.assert_array_equal(position, expected[0])
-        np.testing.assert_array_equal(velocity, expected[1])
+        np.testing.assert_allclose(position, expected[0], atol=1e-12)
+        np.testing.assert_allclose(velocity, expected[1], atol=1e-12)
 
 
 def test_two_rows_are_a_straight_line() -> None:

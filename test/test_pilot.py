@@ -418,3 +418,26 @@ def test_a_whole_chunk_reaches_to_its_last_row_and_a_stop_tells_that_it_is_one()
     np.testing.assert_array_equal(whole.positions[:6], near.positions)
     assert flight.pilot.deactivate().part == 'stop'
     assert flight.pilot.command(whole=True) is None
+
+
+def test_a_model_slower_than_its_chunk_finishes_each_one_and_says_so():
+    flight = Flight()
+
+    def slow(observation):
+        for _ in range(71):  # 1.42 s: 7.1 rows, 6.75 are covered
+            flight.feed()
+            flight.pilot.command()
+
+    flight.policy.before = slow
+    for _ in range(2):
+        assert flight.think() is not None
+        assert flight.pilot.watch() is None
+    assert flight.pilot.stage == RUNNING
+    assert re.match(r'latency: p95 of 7\.\d rows exceeds the 6\.8 ', flight.pilot.reason)
+    assert flight.think() is None
+    for _ in range(200):
+        flight.feed()
+        assert flight.pilot.command() is not None
+        assert flight.pilot.watch() is None
+    assert comes_to_rest(flight.pilot.command())
+    assert flight.think() is not None

@@ -117,6 +117,16 @@ def within_bound(plan) -> None:
 
 
 @pytest.mark.parametrize('mode', MODES)
+def test_many_instants_at_once_are_the_same_as_one_by_one(mode) -> None:
+    executor = executor_of(mode)
+    for now in fly(executor, Policy(5), [9] * 6):
+        plan = executor._plan
+        times = np.arange(-20, 60) * (STEP_NS // 3) + now
+        singly = [plan.motion(int(time)) for time in times]
+        np.testing.assert_allclose(plan.motions(times), singly, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('mode', MODES)
 def test_the_motion_has_no_step_anywhere(mode) -> None:
     executor, policy = executor_of(mode), Policy(3)
     executor.hold(policy.infer(0).actions[0], 0)
