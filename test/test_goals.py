@@ -10,6 +10,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from ros_lab import Lab, wait_for
 from test_msgs.action import Fibonacci
 
+from qwen_vla_ros.nodes import goals
 from qwen_vla_ros.nodes.goals import GoalClient, result_reason
 
 
@@ -109,13 +110,23 @@ def test_an_aborted_goal_is_told(pair):
     assert pair.client.problem == f'{pair.name}: the goal was aborted'
 
 
+def test_a_failure_is_still_told_when_the_next_goal_is_accepted(pair, monkeypatch):
+    pair.client.send(goal(2))
+    wait_for(lambda: pair.client.problem, what='the reason')
+    pair.client.send(goal(5))
+    wait_for(lambda: pair.client.running, what='the next goal')
+    assert (pair.client.problem, pair.client.failures) == (f'{pair.name}: the goal was aborted', 1)
+    monkeypatch.setattr(goals, 'TOLD_S', 0.0)
+    assert pair.client.problem == ''
+
+
 def test_a_goal_that_is_replaced_is_no_problem(pair):
     pair.client.send(goal(5))
     wait_for(lambda: len(pair.controller.goals) == 1, what='the first')
     pair.client.send(goal(6))
     wait_for(lambda: len(pair.controller.goals) == 2, what='the second')
     wait_for(lambda: list(pair.client._running) == [2], what='the end of the first')
-    assert pair.client.problem == ''
+    assert (pair.client.problem, pair.client.failures) == ('', 0)
 
 
 def test_a_hold_cancels_and_is_no_problem(pair):

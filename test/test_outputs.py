@@ -139,7 +139,9 @@ def test_when_one_message_is_refused_none_is_sent(rig):
     arm = outputs.listen(JointTrajectory, 'c/arm')
     with pytest.raises(CommandRefused, match='positions of channel 0 in point 5 is nan'):
         outputs.outputs.send(outputs.motion(broken=True))
+    assert 'point 5 is nan' in outputs.outputs.problem
     outputs.outputs.send(outputs.motion())
+    assert outputs.outputs.problem == ''
     wait_for(lambda: arm, what='the good motion')
     assert len(arm) == 1
 
@@ -159,6 +161,18 @@ def test_positions_are_streamed_at_50_hz_across_motions_and_end_at_rest(rig):
     assert len(arm) == count
 
 
+def test_a_cancelled_stream_sends_no_further_position(rig):
+    outputs = rig(group('arm', NAMES[:2], 'Float64MultiArray', 'l/arm'))
+    arm = outputs.listen(Float64MultiArray, 'l/arm')
+    outputs.outputs.send(outputs.motion(ahead_s=1.0))
+    wait_for(lambda: len(arm) > 3, what='positions')
+    outputs.outputs.cancel(outputs.now_ns())
+    time.sleep(0.05)
+    count = len(arm)
+    time.sleep(0.2)
+    assert len(arm) == count < 40
+
+
 def test_what_has_begun_to_stop_comes_to_rest_after_close(lab):
     outputs = Rig(lab, group('arm', NAMES[:2], 'Float64MultiArray', 'e/arm'))
     arm = outputs.listen(Float64MultiArray, 'e/arm')
@@ -168,14 +182,19 @@ def test_what_has_begun_to_stop_comes_to_rest_after_close(lab):
     assert len(arm) > 5
 
 
-def test_a_base_drives_and_a_hold_brings_it_to_zero(rig):
-    outputs = rig(base('TwistStamped', 'f/cmd_vel', rate_hz=50.0))
-    speeds = outputs.listen(TwistStamped, 'f/cmd_vel')
+@pytest.mark.parametrize('how', ['stop', 'cancel'])
+def test_a_base_drives_and_a_hold_brings_it_to_zero(rig, how):
+    outputs = rig(base('TwistStamped', f'f_{how}/cmd_vel', rate_hz=50.0))
+    speeds = outputs.listen(TwistStamped, f'f_{how}/cmd_vel')
     outputs.outputs.follow(
         waypoints(outputs, [0.1, 0.0, 0.0], 20), outputs.now_ns(), (1.0, 2.0, 0.0), 'odom'
     )
     wait_for(lambda: speeds and speeds[-1][1].twist.linear.x > 0.1, what='speed')
-    outputs.outputs.send(outputs.motion(STOP, 0.1))
+    if how == 'stop':
+        outputs.outputs.send(outputs.motion(STOP, 0.1))
+    else:
+        outputs.outputs.cancel(outputs.now_ns())
+    assert outputs.outputs.problem == ''
     wait_for(lambda: speeds[-1][1].twist.linear.x == 0.0, what='zero')
     found = np.array([message.twist.linear.x for _, message in speeds])
     assert np.abs(np.diff(found)).max() <= 0.5 / 50.0 * 3.01  # two in three may be skipped

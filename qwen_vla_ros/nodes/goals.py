@@ -1,23 +1,26 @@
 """
 Goals of one action: the newest counts, all can be cancelled, and what went wrong is kept in words.
 
-joint_trajectory_controller and Nav2 replace the goal that runs when they accept another. A goal
-that they refuse leaves the older one running: hold cancels whatever is not known to be over. Sent
+joint_trajectory_controller and Nav2 replace the goal that runs when they accept another, which is
+no failure; a result with an error code is. A goal that they refuse leaves the older one running:
+hold cancels whatever is not known to be over. Sent
 from any thread; answers come in the executor's.
 """
 
 import threading
+import time
 from typing import Any
 
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.node import Node
 
+TOLD_S = 3.0  # a failure is told this long, though a next goal may be accepted at once
 OVER = {GoalStatus.STATUS_ABORTED: 'aborted', GoalStatus.STATUS_CANCELED: 'cancelled'}
 
 
 class GoalClient:
-    """The client of one action; problem is '' or why the newest goal is not carried out."""
+    """The client of one action; failures counts the goals that were given up."""
 
     def __init__(self, node: Node, action: type, name: str) -> None:
         """Connect to the action of a name; whether somebody serves it shows when a goal goes."""
@@ -25,12 +28,14 @@ class GoalClient:
         self._name, self._lock = name, threading.Lock()
         self._count = self._held = 0
         self._running: dict[int, Any] = {}
-        self.problem = ''
+        self._problem = self._failure = ''
+        self._failed_s = 0.0
+        self.failures = 0
 
     def send(self, goal: Any) -> None:
         """Send a goal, which replaces the one that runs."""
         if not self._client.server_is_ready():
-            self.problem = f'{self._name}: no action server; is the controller active?'
+            self._problem = f'{self._name}: no action server; is the controller active?'
             return
         with self._lock:
             self._count += 1
@@ -45,6 +50,12 @@ class GoalClient:
             running = list(self._running.values())
         for handle in running:
             handle.cancel_goal_async()
+
+    @property
+    def problem(self) -> str:
+        """Return why the newest goal is not carried out, or what failed in the last 3 s, or ''."""
+        recent = time.monotonic() - self._failed_s < TOLD_S
+        return self._problem or (self._failure if recent else '')
 
     @property
     def running(self) -> bool:
@@ -83,17 +94,21 @@ class GoalClient:
             return
         answer = future.result()
         reason = result_reason(answer.result)
-        if answer.status == GoalStatus.STATUS_CANCELED and asked_for:
-            self._tell(number, '')
-        elif answer.status in OVER or reason:
-            told = OVER.get(answer.status, 'failed')
-            self._tell(number, f'the goal was {told}' + (f': {reason}' if reason else ''))
+        newest = number == self._count
+        aborted = answer.status == GoalStatus.STATUS_ABORTED and (newest or reason)
+        cancelled = answer.status == GoalStatus.STATUS_CANCELED and newest and not asked_for
+        if aborted or cancelled:
+            told = f'{self._name}: the goal was {OVER[answer.status]}'
+            with self._lock:
+                self._failure = f'{told}: {reason}' if reason else told
+                self._failed_s = time.monotonic()
+                self.failures += 1
 
     def _tell(self, number: int, problem: str) -> None:
         """Keep what happened to the newest goal; what happens to a replaced one is expected."""
         with self._lock:
             if number == self._count:
-                self.problem = f'{self._name}: {problem}' if problem else ''
+                self._problem = f'{self._name}: {problem}' if problem else ''
 
 
 def result_reason(result: Any) -> str:

@@ -9,7 +9,9 @@ thread, and end at rest, so an arm whose node dies stops by itself.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,7 @@ class Outputs:
         Raises OutputUnavailable that names every type this machine lacks, and creates nothing.
         """
         _refuse_absent(groups)
+        self._node = node
         self._clock = clock or (lambda: node.get_clock().now().nanoseconds)
         self._columns = {
             group.name: [list(names).index(name) for name in group.names]
@@ -103,7 +106,8 @@ class Outputs:
         self._lock, self._wake = threading.RLock(), threading.Condition()
         self._base: tuple[str, tuple[float, float, float]] | None = None
         self._end: float | None = None  # monotonic s at which the thread ends at the latest
-        self.said = ''
+        self._rest_ns = 0
+        self._refused = self.said = ''
         self._thread = threading.Thread(target=self._play, name='outputs', daemon=True)
         self._thread.start()
 
@@ -114,9 +118,14 @@ class Outputs:
 
     @property
     def problem(self) -> str:
-        """Return why goals are not carried out, or what was said last (STOP); else ''."""
+        """Return what was refused, why goals are not carried out, or what was said (STOP)."""
         told = [o.goals.problem for o in self._outputs if o.goals is not None]
-        return '; '.join(text for text in (*told, self.said) if text)
+        return '; '.join(text for text in (self._refused, *told, self.said) if text)
+
+    @property
+    def failures(self) -> int:
+        """Return how many goals the servers of actions gave up, replaced ones left out."""
+        return sum(o.goals.failures for o in self._outputs if o.goals is not None)
 
     def send(self, motion: Motion) -> None:
         """
@@ -124,22 +133,10 @@ class Outputs:
 
         Raises CommandRefused, before anything is sent, for what no controller may get.
         """
-        rows = [
-            (
-                output,
-                JointRows(
-                    output.group.names,
-                    motion.times_s,
-                    motion.positions[:, self._columns[output.group.name]],
-                    motion.velocities[:, self._columns[output.group.name]],
-                    motion.now_ns,
-                ),
-            )
-            for output in self._outputs
-            if output.kind.rows == JOINTS and output.wants(motion.part)
-        ]
-        self._send(rows, motion.now_ns)
+        with self._refusals():
+            self._send(self._joint_rows(motion), motion.now_ns)
         if motion.part == STOP:
+            self._rest_ns = motion.now_ns + round(motion.times_s[-1] * 1e9)
             self.hold(motion.now_ns)
 
     def follow(
@@ -158,6 +155,90 @@ class Outputs:
 
         Raises CommandRefused, before anything is sent, for what no controller may get.
         """
+        with self._refusals():
+            rows = self._followed_rows(chunk, now_ns, base_pose, base_frame)
+            self._send(rows, now_ns)
+        if base_pose is not None:
+            self._base = (base_frame, tuple(base_pose))
+
+    def hold(self, now_ns: int, base_pose: tuple[float, float, float] | None = None) -> None:
+        """
+        Bring tips and bases to a stand: zero velocity within the limits, goals cancelled.
+
+        base_pose is where the base is (paths and goals are set there); by default as last given.
+        """
+        rows: list[tuple[_Output, Any]] = []
+        for output in self._outputs:
+            if output.kind.rows == TIP:
+                frame, still = output.group.frame, np.zeros((1, 6))
+                rows.append((output, TipRows(frame, np.zeros(1), still, now_ns, now_ns)))
+            elif output.kind.rows == BASE and self._base is not None:
+                frame, pose = self._base[0], base_pose or self._base[1]
+                speed, still = output.timeline.speed, np.zeros((1, 3))
+                base = BaseRows(frame, pose, np.zeros(1), still, now_ns, now_ns, speed)
+                rows.append((output, base))
+        self._send(rows, now_ns)
+        self.said = ''  # it is not the policy that asks for it
+
+    def cancel(self, now_ns: int) -> None:
+        """
+        Cancel every goal, stream no joint further, brake tips and bases: for an emergency stop.
+
+        Controllers hold the joints where they are, at once; send() a stop for a way to rest.
+        """
+        self.hold(now_ns)
+        for output in self._outputs:
+            if output.kind.rows == JOINTS:
+                output.timeline.clear()
+            if output.goals is not None:
+                output.goals.hold()
+
+    def close(self) -> None:
+        """Let a way to rest that has begun end, cancel goals and destroy what was created."""
+        with self._wake:
+            self._end = time.monotonic() + REST_S
+            self._wake.notify()
+        self._thread.join(REST_S + 1.0)
+        goals = any(output.goals is not None and output.goals.running for output in self._outputs)
+        left_s = (self._rest_ns - self._clock()) * 1e-9
+        if goals and left_s > 0.0:
+            time.sleep(min(left_s, REST_S))
+        for output in self._outputs:
+            output.close()
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Keep what is refused, until something is sent again."""
+        try:
+            yield
+        except CommandRefused as error:
+            self._refused = str(error)
+            raise
+        self._refused = ''
+
+    def _joint_rows(self, motion: Motion) -> list[tuple[_Output, Any]]:
+        return [
+            (
+                output,
+                JointRows(
+                    output.group.names,
+                    motion.times_s,
+                    motion.positions[:, self._columns[output.group.name]],
+                    motion.velocities[:, self._columns[output.group.name]],
+                    motion.now_ns,
+                ),
+            )
+            for output in self._outputs
+            if output.kind.rows == JOINTS and output.wants(motion.part)
+        ]
+
+    def _followed_rows(
+        self,
+        chunk: ActionChunk,
+        now_ns: int,
+        base_pose: tuple[float, float, float] | None,
+        base_frame: str,
+    ) -> list[tuple[_Output, Any]]:
         rows: list[tuple[_Output, Any]] = []
         for output in self._outputs:
             if output.kind.rows == JOINTS:
@@ -179,43 +260,7 @@ class Outputs:
                     base_frame, base_pose, times, values, chunk.start_ns, now_ns, speed
                 )
             rows.append((output, made))
-        self._send(rows, now_ns)
-        if base_pose is not None:
-            self._base = (base_frame, tuple(base_pose))
-
-    def hold(self, now_ns: int, base_pose: tuple[float, float, float] | None = None) -> None:
-        """
-        Bring tips and bases to a stand: zero velocity within the limits, goals cancelled.
-
-        base_pose is where the base is (paths and goals are set there); by default as last given.
-        """
-        rows: list[tuple[_Output, Any]] = []
-        for output in self._outputs:
-            if output.kind.rows == TIP:
-                frame, still = output.group.frame, np.zeros((1, 6))
-                rows.append((output, TipRows(frame, np.zeros(1), still, now_ns, now_ns)))
-            elif output.kind.rows == BASE and self._base is not None:
-                frame, pose = self._base[0], base_pose or self._base[1]
-                speed, still = output.timeline.speed, np.zeros((1, 3))
-                base = BaseRows(frame, pose, np.zeros(1), still, now_ns, now_ns, speed)
-                rows.append((output, base))
-        self._send(rows, now_ns)
-
-    def cancel(self) -> None:
-        """Cancel every goal and forget what is not sent: what an emergency stop asks for."""
-        for output in self._outputs:
-            output.timeline.clear()
-            if output.goals is not None:
-                output.goals.hold()
-
-    def close(self) -> None:
-        """Let a way to rest that has begun end, cancel goals and destroy what was created."""
-        with self._wake:
-            self._end = time.monotonic() + REST_S
-            self._wake.notify()
-        self._thread.join(REST_S + 1.0)
-        for output in self._outputs:
-            output.close()
+        return rows
 
     def _send(self, rows: Sequence[tuple[_Output, Any]], now_ns: int) -> None:
         plans = [(output, output.kind.plan(part, output.options)) for output, part in rows]
@@ -249,10 +294,15 @@ class Outputs:
                 wait_s = (min(ahead) - self._clock()) * 1e-9
                 if wait_s > 0.0:
                     self._wake.wait(min(wait_s, LONGEST_WAIT_S))
-            with self._lock:
-                now_ns = self._clock()
-                for output in self._outputs:
-                    output.send_due(now_ns)
+            try:
+                with self._lock:
+                    now_ns = self._clock()
+                    for output in self._outputs:
+                        output.send_due(now_ns)
+            except Exception:  # a defect must be seen, and must not end the thread unseen
+                if not self._node.context.ok():
+                    return
+                self._node.get_logger().error(traceback.format_exc())
 
 
 def _refuse_absent(groups: Sequence[ActionGroup]) -> None:

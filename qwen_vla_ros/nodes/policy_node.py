@@ -260,7 +260,8 @@ class PolicyNode(LifecycleNode):
                     self._command()
                     self._chunks.publish(chunk_message(chunk))
                     if self._outputs.takes_chunks:
-                        self._send(self._pilot.command(whole=True))
+                        with self._sending:
+                            self._send(self._pilot.command(whole=True))
             except Exception:  # a defect must be seen, and must not end the thread unseen
                 self.get_logger().error(traceback.format_exc())
                 self._end.wait(0.5)
@@ -297,8 +298,12 @@ class PolicyNode(LifecycleNode):
             self._send(self._pilot.command())
 
     def _send(self, motion: Motion | None) -> None:
-        if motion is not None:
+        if motion is None:
+            return
+        try:
             self._outputs.send(motion)
+        except QwenVlaError as error:  # nothing went out; the last command ends at rest
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
 
     def _publish_status(self) -> None:
         if self.context.ok():

@@ -9,6 +9,7 @@ the MCAP file still holds every chunk that was complete (no metadata.yaml then).
 
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,6 +29,7 @@ from qwen_vla_ros.nodes.inputs import input_topics, type_name
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import LATCHED, RECORDED, STREAM
 from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.output_kinds import OutputUnavailable
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
@@ -58,7 +60,9 @@ class RecorderNode(Node):
             raise QwenVlaError('recorder: say where to, with -p output:=<folder>')
         embodiment = Embodiment.load(settings.robot)
         self._bag = BagThread(Path(settings.output), settings.max_gb, embodiment)
-        for kind, topic, qos in _topics(embodiment, settings.policy_node):
+        for kind, topic, qos in _topics(
+            embodiment, settings.policy_node, self.get_logger().warning
+        ):
             self._record(kind, self.resolve_topic_name(topic), qos)
         self._bag.put(CONTRACT_TOPIC, self._now_ns(), self._contract(embodiment))
         self.create_timer(1.0, self._report)
@@ -201,8 +205,10 @@ def _message_file(name: str) -> Path:
     raise QwenVlaError(f'recorder: no {own}; install the package again')
 
 
-def _topics(embodiment: Embodiment, policy: str) -> list[tuple[type, str, Any]]:
-    """Return type, topic and QoS of all that belongs into the bag."""
+def _topics(
+    embodiment: Embodiment, policy: str, warn: Callable[[str], Any]
+) -> list[tuple[type, str, Any]]:
+    """Return type, topic and QoS of all that belongs into the bag; warn of absent types."""
     found: list[tuple[type, str, Any]] = [
         (kind, topic, RECORDED) for _, kind, topic in input_topics(embodiment)
     ]
@@ -214,8 +220,12 @@ def _topics(embodiment: Embodiment, policy: str) -> list[tuple[type, str, Any]]:
     }
     for kind, topic in sorted(outputs):
         output = output_of(kind)
-        if not output.is_action:  # an action has no topic of its own; the joints tell what it did
+        if output.is_action:  # it has no topic of its own; the joints tell what it did
+            continue
+        try:
             found.append((output.message_class(), topic, STREAM))
+        except OutputUnavailable as error:
+            warn(f'{topic} is not recorded: {error}')
     return [
         *found,
         (String, f'{policy}/instruction', LATCHED),
