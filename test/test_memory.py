@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from qwen_vla_ros import cli
 from qwen_vla_ros.errors import QwenVlaError
@@ -119,6 +120,28 @@ def test_activations_of_adapters_are_what_autograd_keeps(name, layers, eight_bit
     needs = {need.use: need for need in estimate(config, load)}
     estimated = needs['LoRA rank 16'].activations
     assert close(estimated, kept), estimated / kept
+
+
+def peak_bytes(function) -> int:
+    """Return the largest sum of what a call had allocated and not yet freed."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        function()
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == '[memory]']
+    events.sort(key=lambda event: event.start_ns())
+    return int(np.cumsum([event.nbytes() for event in events]).max())
+
+
+@pytest.mark.parametrize('attention', ['joint', 'prefix'])
+@pytest.mark.parametrize(('name', 'layers'), [('small', None), ('0.8b', 1)])
+def test_inference_peaks_where_the_estimate_says(name, layers, attention):
+    load = Load(batch=2, views=2, image=224, text=110)
+    config = configured(name, attention, layers)
+    model = half_precision(config)
+    inputs, noise = batch(model, load), torch.zeros(model.noise_shape(2))
+    model.sample_actions(inputs, 1, noise=noise)
+    peak = peak_bytes(lambda: model.sample_actions(inputs, 2, noise=noise))
+    need = estimate(config, load)[1]
+    assert close(need.activations + need.cache, peak), (need.activations, need.cache, peak)
 
 
 def test_parameters_are_counted_on_the_model():
