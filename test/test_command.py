@@ -1,5 +1,7 @@
 """The registry of outputs: every type a contract may name, and what a machine may lack."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -129,3 +131,20 @@ def test_plans_that_overlap_meet_the_same_instants():
     assert first == [10 * S + 1_000_000 * ms for ms in (20, 40, 60, 80)] + [10 * S + 90_000_007]
     assert second[:2] == [10 * S + 60_000_000, 10 * S + 80_000_000]
     assert grid(5, 5, 50.0) == [5]
+
+
+def test_the_documents_tell_every_output_with_its_options():
+    text = (Path(__file__).parents[1] / 'docs' / 'outputs.md').read_text()
+    lines = [line for line in text.splitlines() if line.startswith('| `')]
+    shared = next(line for line in lines if line.startswith('| `Path`'))
+    for name, kind in OUTPUTS.items():
+        line = next(line for line in lines if f'`{name}`' in line.split('|')[1])
+        told = line + (shared if 'as `Path`' in line else '')
+        for key, option in kind.options.items():
+            value = option.default
+            if isinstance(value, bool):
+                value = str(value).lower()
+            elif isinstance(value, float):
+                value = f'{value:g}'
+            wanted = f'`{key}` ({value})' if value not in (None, ()) else f'`{key}`'
+            assert wanted in told, f'{name}: {wanted}'

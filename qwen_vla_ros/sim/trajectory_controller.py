@@ -2,9 +2,9 @@
 A joint_trajectory_controller without ROS, as on Humble, Jazzy or Kilted.
 
 Parameters are the distribution's own but for interpolate_from_desired_state: true (Humble:
-open_loop_control), without which a new message starts at the measured, lagging joints and every
-message tugs at the arm; real ones should be set so. Humble has allow_nonzero_velocity_at_
-trajectory_end true, Jazzy and Kilted refuse such an end. None takes a message without points.
+open_loop_control), without which a new message starts at the measured joints, which lag; real
+controllers should be set so. Humble has allow_nonzero_velocity_at_trajectory_end: true, Jazzy and
+Kilted refuse such an end. None takes a message without points.
 
 Timed points in, desired positions and velocities out. Points with positions only are joined
 linearly, points with velocities by cubics; a newer message replaces the older at once and is
