@@ -16,6 +16,7 @@ comes from the caller, in int nanoseconds; there is no clock here.
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,8 +39,13 @@ from qwen_vla_ros.types import ActionChunk
 SHORTEST_STOP_S = 0.05
 STOP_PEAK = 1.5
 MAX_SEAMS = 32
+JUDGE_S = 0.02  # between the samples that a judge of motions sees
 MEMORY_NS = 2_000_000_000  # how far back a prefix may reach
 CLOCK_BACK_NS = 100_000_000  # a clock that goes back further is no jitter
+
+
+# times [N] in s from now, then positions, velocities, accelerations [N, A] -> why not, or ''.
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], str]
 
 
 @dataclass(frozen=True)
@@ -190,13 +196,21 @@ class ChunkExecutor:
         p95 = None if self._envelope is None else self._envelope.p95
         return most if p95 is None else min(math.ceil(p95) + 2, most)
 
-    def put(self, chunk: ActionChunk, now_ns: int, departure: Departure | None = None) -> None:
+    def put(
+        self,
+        chunk: ActionChunk,
+        now_ns: int,
+        departure: Departure | None = None,
+        judge: Judge | None = None,
+    ) -> None:
         """
         Lead the motion onto a chunk, from now on; raise ChunkRefused when it may not run.
 
         The rows that are already past are skipped. Something must run or hold before, so that
         there is a place to start from: see hold(). departure is what depart() returned for the
-        chunk's observation; without it there is no prefix, and no delay is measured.
+        chunk's observation; without it there is no prefix, and no delay is measured. judge sees
+        the motion that would run, seam and curve included, up to its last row, and refuses it by
+        a reason: SafetyGate.check_motion makes one.
         """
         refuse_malformed(chunk, self._names)
         with self._lock:
@@ -214,6 +228,8 @@ class ChunkExecutor:
                 ends = self._blend_s, self._acceleration, self._monotone
                 plan = landed(plan, now_ns, *ends)
                 self._refuse_seam(plan, plan.seam.before)
+            if judge is not None and (reason := judge(*_future(plan, now_ns))):
+                raise ChunkRefused(f'chunk refused: {reason}')
             self._plan = replace(plan, observed_ns=chunk.start_ns)
             self._members = members if self.mode == ENSEMBLE else ()
             self._put_ns = now_ns
@@ -407,3 +423,12 @@ class ChunkExecutor:
         limits = self._velocity, self._acceleration
         if problem := seam_problem(plan, running, self._names, *limits):
             raise ChunkRefused(f'chunk refused: {problem}')
+
+
+def _future(plan: Plan, now_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return a plan's motion from now to its end, JUDGE_S apart: see Judge."""
+    ends = [time for time in (plan.end_ns, plan.rest_ns) if time is not None]
+    seconds = (max(ends) - now_ns) * 1e-9
+    times = np.append(np.arange(0.0, seconds - JUDGE_S / 2, JUDGE_S), seconds)
+    motions = np.array([plan.motion(now_ns + round(time * 1e9)) for time in times])
+    return times, motions[:, 0], motions[:, 1], motions[:, 2]

@@ -491,6 +491,74 @@ def test_limits_lie_inside_those_of_the_description():
         assert limit.velocity <= told['velocity'], name
 
 
+ELBOW = 'elbow:        {position: [-2.14675, 1.60570], velocity: 3.14159, '
+
+
+@pytest.mark.parametrize(
+    ('limit', 'message'),
+    [
+        (
+            'position: [-2.14675, 1.7], velocity: 3.1',
+            r'elbow\.position: upper 1\.7 is wider than the '
+            r'1\.60570291 of wx250s\.urdf; a contract may only tighten',
+        ),
+        ('position: [-2.2, 1.6], velocity: 3.1', r'lower -2\.2 is wider than the -2\.14675498 of'),
+        ('velocity: 4.0', r'elbow\.velocity: velocity 4 is wider than the 3\.14159265 of wx250s'),
+    ],
+)
+def test_limits_wider_than_the_description_are_refused_with_both_numbers(tmp_path, limit, message):
+    with pytest.raises(ContractError, match=message):
+        load(tmp_path, (ELBOW, f'elbow: {{{limit}, '))
+
+
+def test_limits_that_are_left_out_are_those_of_the_description(tmp_path):
+    limit = load(tmp_path, (ELBOW, 'elbow: {')).limits['elbow']
+    assert (limit.lower, limit.upper, limit.velocity) == (-2.14675498, 1.605702912, 3.141592654)
+    assert (limit.acceleration, limit.jerk) == (8.0, 200.0)
+
+
+def test_limits_that_nobody_gives_are_missing(tmp_path):
+    changes = (ELBOW, 'elbow: {'), ('robots/wx250s.urdf', 'robots/none.urdf')
+    with pytest.raises(ContractError, match=r'limits\.elbow\.position: the key is missing'):
+        load(tmp_path, *changes)
+
+
+def test_a_contract_without_the_newer_keys_is_read(tmp_path):
+    volume = TEXT[TEXT.index('# The arm') : TEXT.index('safety:\n')]
+    found = load(tmp_path, (volume, ''), ('  speed: 0.75', '#'), (', jerk: 200.0}', '}'))
+    assert (found.capsules, found.park, found.workspace.speed) == (None, None, None)
+    assert found.limits['waist'].jerk is None
+    assert found.safety.watchdog_s == 0.2
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (('radius: 0.048', 'radius: 48.0'), r'parts\.shoulder\.radius: must be at most 10'),
+        (('[[column, upper_arm]]', '[[column, uper_arm]]'), "did you mean 'upper_arm'"),
+        (('[[column, upper_arm]]', '[[column]]'), 'two names make a pair'),
+        (('normal: [0, 0, 1]', 'normal: [0, 0, 0]'), 'a normal of length 0'),
+        (
+            ('shoulder: -1.7,', 'shoulder: -1.9,'),
+            r'park\.positions\.shoulder: must be at least -1.88',
+        ),
+        (
+            ('{shoulder: -0.5,', '{sholder: -0.5,'),
+            "via.0.sholder: no limits; did you mean 'should",
+        ),
+        (('speed: 0.75', 'speed: 0'), r'workspace\.speed: must be above 0'),
+        (
+            ('kind: gripper', 'kind: gripper\n      on_limit: clip'),
+            "on_limit: 'clip' is not one of",
+        ),
+        (('watchdog_s: 0.2', 'watchdog_s: 200.0'), r'safety\.watchdog_s: must be at most 2'),
+    ],
+)
+def test_wrong_figures_of_safety_are_refused(tmp_path, change, message):
+    with pytest.raises(ContractError, match=message):
+        load(tmp_path, change)
+
+
 def test_the_description_is_found_beside_a_contract_or_in_the_package(tmp_path):
     package = Path(embodiment.__file__).parents[1] / 'config' / 'robots' / 'wx250s.urdf'
     assert CONTRACT.description_path == package

@@ -1,5 +1,6 @@
 """SafetyGate: each limit refuses by joint, value, limit and unit; nothing is clamped."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -277,3 +278,54 @@ def test_rows_of_accepted_chunks_never_latch(seed) -> None:
     assert accepted >= 8
     tip = arm.forward(row)[0]
     assert np.linalg.norm(tip - target) < 0.04
+
+
+# Latch, reset and watchdog -----------------------------------------------------------------------
+
+
+def test_the_latch_tells_cause_and_both_times() -> None:
+    gate, before = SafetyGate(robot()), time.time()
+    gate.check_row(POSE + 2 * WAIST, REST, 5)
+    latch = gate.latch_state
+    assert (latch.cause, latch.time_ns) == ('refused row', 5)
+    assert before <= latch.wall_s <= time.time()
+    gate.reset()
+    assert gate.latch_state is None
+
+
+def test_reset_is_refused_while_the_arm_stands_outside() -> None:
+    gate = SafetyGate(robot())
+    gate.latch('arm pushed by hand', 5, 'operator')
+    refused = gate.reset(6, POSE + 1.02 * WAIST)
+    assert not refused.ok
+    assert 'reset refused: measured joints: row 0: position of waist 1.02 rad' in refused.reason
+    assert gate.latched == 'arm pushed by hand'
+    assert 'nan' in gate.reset(7, np.full(3, np.nan)).reason
+    assert gate.reset(8, POSE + 1.005 * WAIST).ok
+
+
+def test_a_moving_arm_without_rows_latches() -> None:
+    gate = SafetyGate(robot())
+    assert gate.watchdog(9 * SECOND).ok
+    gate.check_row(POSE, 0.1 * WAIST, 0)
+    assert gate.watchdog(SECOND // 5).ok
+    verdict = gate.watchdog(SECOND // 4)
+    assert verdict.reason == 'the arm moves, and its last row was due 0.250 s ago (limit 0.2 s)'
+    assert gate.latch_state.cause == 'watchdog'
+
+
+@pytest.mark.parametrize('told', [True, False])
+def test_an_arm_at_rest_needs_no_rows(told) -> None:
+    gate = SafetyGate(robot())
+    gate.check_row(POSE, 0.1 * WAIST, 0)
+    if told:
+        gate.rest()
+    else:
+        gate.check_row(POSE, REST, SECOND // 10)
+    assert gate.watchdog(SECOND).ok
+
+
+def test_the_gate_tells_what_it_cannot_check() -> None:
+    assert SafetyGate(robot()).unchecked == ('workspace', 'capsules', 'jerk')
+    contract = Embodiment.load('widowx')
+    assert SafetyGate(contract).unchecked == ('workspace', 'capsules')
