@@ -25,19 +25,27 @@ from qwen_vla_ros.chunk_check import (
     ChunkRefused,
     refuse_astray,
     refuse_malformed,
+    refuse_out_of_order,
     refuse_untimely,
 )
-from qwen_vla_ros.curve import through_knots, through_rows
+from qwen_vla_ros.curve import through_rows
 from qwen_vla_ros.ensemble import averaged, members_with
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.latency import DelayEnvelope
 from qwen_vla_ros.motion_plan import Plan, standing
-from qwen_vla_ros.splice import ENSEMBLE, HOLD_FINISH, RTC, continued, landed, onto, seam_problem
+from qwen_vla_ros.splice import (
+    ENSEMBLE,
+    HOLD_FINISH,
+    RTC,
+    continued,
+    landed,
+    onto,
+    seam_problem,
+    stopped,
+)
 from qwen_vla_ros.splicing import Splicing
 from qwen_vla_ros.types import ActionChunk
 
-SHORTEST_STOP_S = 0.05
-STOP_PEAK = 1.5
 MAX_SEAMS = 32
 JUDGE_S = 0.02  # between the samples that a judge of motions sees
 MEMORY_NS = 2_000_000_000  # how far back a prefix may reach
@@ -172,12 +180,7 @@ class ChunkExecutor:
     def wants(self, stamp_ns: int) -> bool:
         """Tell whether a chunk of an observation of this stamp may run."""
         plan = self._plan
-        return (
-            plan is None
-            or plan.rest_ns is None
-            or plan.rests(stamp_ns)
-            or (plan.observed_ns is None)
-        )
+        return plan is None or plan.takes(stamp_ns)
 
     def depart(self, stamp_ns: int, step_s: float) -> Departure:
         """Note that an observation goes to the policy, whose rows are step_s apart."""
@@ -256,18 +259,8 @@ class ChunkExecutor:
             motion = self._motion(now_ns)
             if motion is None:
                 return
-            seconds = self._blend_s
-            if self._acceleration is not None:
-                seconds = np.max(STOP_PEAK * np.abs(motion[1]) / self._acceleration)
-                seconds = max(float(seconds), SHORTEST_STOP_S)
-            knots = np.zeros((2, 3, len(self._names)))
-            knots[0] = motion
-            knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
-            self._plan = Plan(
-                through_knots(now_ns, seconds, knots),
-                rest_ns=now_ns + round(seconds * 1e9),
-                consumed=self._plan.progress(now_ns),
-            )
+            consumed = self._plan.progress(now_ns)
+            self._plan = stopped(motion, now_ns, self._blend_s, self._acceleration, consumed)
             self._members = ()
 
     def clear(self) -> None:
@@ -349,19 +342,7 @@ class ChunkExecutor:
                 f'chunk refused: the clock went back by {(self._put_ns - now_ns) * 1e-9:.3f} s '
                 'since the last one; call clear(), then hold(measured joints)'
             )
-        if running.observed_ns is not None:
-            older = (running.observed_ns - chunk.start_ns) * 1e-9
-            if older > 0:
-                raise ChunkRefused(
-                    f'chunk refused: it is {older:.3f} s older than the one that runs'
-                )
-            if older == 0:
-                raise ChunkRefused('chunk refused: one of the same observation runs already')
-            if not self.wants(chunk.start_ns):
-                raise ChunkRefused(
-                    'chunk refused: its observation was taken before the arm came to rest; '
-                    'chunks are finished one by one'
-                )
+        refuse_out_of_order(chunk, running)
         running = running.without_past(now_ns - MEMORY_NS)
         if running.seams(now_ns) >= MAX_SEAMS:
             raise ChunkRefused(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.motion_plan import Plan
 from qwen_vla_ros.types import ActionChunk
 
 
@@ -38,6 +39,22 @@ def refuse_untimely(chunk: ActionChunk, now_ns: int, ahead_s: float) -> None:
         raise ChunkRefused(
             f'chunk refused: it starts {(chunk.start_ns - now_ns) * 1e-9:.3f} s in the '
             'future; compare the clocks of policy and robot'
+        )
+
+
+def refuse_out_of_order(chunk: ActionChunk, running: Plan) -> None:
+    """Refuse a chunk that came twice or late, or from before the arm came to rest."""
+    if running.observed_ns is None:
+        return
+    older = (running.observed_ns - chunk.start_ns) * 1e-9
+    if older > 0:
+        raise ChunkRefused(f'chunk refused: it is {older:.3f} s older than the one that runs')
+    if older == 0:
+        raise ChunkRefused('chunk refused: one of the same observation runs already')
+    if not running.takes(chunk.start_ns):
+        raise ChunkRefused(
+            'chunk refused: its observation was taken before the arm came to rest; chunks are '
+            'finished one by one'
         )
 
 

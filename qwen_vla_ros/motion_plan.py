@@ -119,6 +119,10 @@ class Plan:
         """Tell whether the motion stands still from an instant on."""
         return self.rest_ns is not None and time_ns >= self.rest_ns
 
+    def takes(self, stamp_ns: int) -> bool:
+        """Tell whether an observation of this stamp may lead to the next chunk."""
+        return self.rest_ns is None or self.observed_ns is None or self.rests(stamp_ns)
+
     def seams(self, now_ns: int) -> int:
         """Return how many seams that are not over lie upon one another."""
         if self.seam is None or now_ns >= self.seam.end_ns:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qwen_vla_ros.curve import through_knots
 from qwen_vla_ros.motion_plan import Plan, joined, standing
 
 HOLD_FINISH, BLEND, RTC, ENSEMBLE = 'hold-finish', 'blend', 'rtc', 'temporal-ensemble'
@@ -27,6 +28,7 @@ VELOCITY_BRIDGE_PEAK = 3.94
 # Times the limits; the same shares that SafetyGate grants to rows.
 VELOCITY_TOLERANCE, ACCELERATION_TOLERANCE = 1.5, 3.8
 CHECK_S = 0.02
+SHORTEST_STOP_S, STOP_PEAK = 0.05, 1.5
 C2_TOLERANCE = 1e-6  # of position, velocity and acceleration, relative beyond 1
 
 
@@ -100,6 +102,24 @@ def landed(
         rest_ns=found.seam.end_ns,
         consumed=hold.consumed,
     )
+
+
+def stopped(
+    motion: np.ndarray,
+    now_ns: int,
+    blend_s: float,
+    acceleration: np.ndarray | None,
+    consumed: float,
+) -> Plan:
+    """Return the way from a motion [3, A] to rest, within the limits; without any in blend_s."""
+    seconds = blend_s
+    if acceleration is not None:
+        seconds = max(float(np.max(STOP_PEAK * np.abs(motion[1]) / acceleration)), SHORTEST_STOP_S)
+    knots = np.zeros((2, *motion.shape))
+    knots[0] = motion
+    knots[1, 0] = motion[0] + motion[1] * seconds / 2 + motion[2] * seconds**2 / 12
+    way = through_knots(now_ns, seconds, knots)
+    return Plan(way, rest_ns=now_ns + round(seconds * 1e9), consumed=consumed)
 
 
 def seam_problem(

@@ -34,6 +34,12 @@ def prompt(*parts):
     )
 
 
+def test_chunks_are_blended_unless_the_contract_says_otherwise(tmp_path):
+    assert CONTRACT.safety.splice == 'blend'
+    other = load(tmp_path, ('blend_s: 0.4 ', 'splice: rtc\n  blend_s: 0.4 '))
+    assert other.safety.splice == 'rtc'
+
+
 def test_the_widowx_is_read():
     assert (CONTRACT.name, CONTRACT.rate_hz, CONTRACT.step_s, CONTRACT.horizon) == (
         'widowx',
@@ -181,6 +187,10 @@ BAD = {
     'jump in degrees': (
         ('max_jump_rad: 0.35', 'max_jump_rad: 20'),
         'max_jump_rad: must be at most',
+    ),
+    'splice that does not exist': (
+        ('blend_s: 0.4 ', 'splice: blended\n  blend_s: 0.4 '),
+        r"safety\.splice: 'blended' is not one of hold-finish, blend, rtc, temporal-ensemble",
     ),
     'gap between commands': (
         ('lookahead_s: 0.3', 'lookahead_s: 0.04'),

@@ -117,3 +117,40 @@ def test_a_latched_gate_holds_until_reset_safety(lab, node):
         wait_for(lambda: lab.status.stage == 'RUNNING', 5.0, f'RUNNING again ({lab.status})')
         wait_for(lambda: lab.status.chunks > chunks, 2.0, 'a new chunk')
         assert lab.call(Trigger, 'policy/reset_safety').message == 'nothing was latched'
+
+
+class Continuing(ConstantPolicy):
+    """Hold still, beginning with the rows that are given; keep what was given."""
+
+    def __init__(self, embodiment):
+        super().__init__(embodiment)
+        self._metadata.update(max_prefix=4, prefix='trained')
+        self.prefixes = []
+
+    def infer(self, observation, prefix=None):
+        chunk = super().infer(observation)
+        self.prefixes.append(prefix)
+        if prefix is not None:
+            chunk.actions[: len(prefix)] = prefix
+        return chunk
+
+
+def test_rtc_needs_a_policy_that_continues_a_prefix(lab, node):
+    with PolicyServer(ConstantPolicy(Embodiment.load(lab.contract)), port=0) as server:
+        node(address=server.address.removeprefix('ws://'), splice='rtc')
+        words = "splice mode 'rtc' needs a policy that continues a prefix"
+        wait_for(lambda: words in lab.status.reason, 20.0, f'the refusal ({lab.status})')
+        assert lab.status.stage == 'INACTIVE'
+
+
+def test_rtc_sends_the_rows_that_run_meanwhile_to_the_model_process(lab, node):
+    policy = Continuing(Embodiment.load(lab.contract))
+    with PolicyServer(policy, port=0) as server:
+        node(address=server.address.removeprefix('ws://'), splice='rtc')
+        wait_for(lambda: lab.status.chunks >= 4, 20.0, f'four chunks ({lab.status})')
+        assert lab.status.stage == 'RUNNING'
+        assert lab.status.refusals == 0
+    given = [prefix for prefix in policy.prefixes if prefix is not None]
+    assert given
+    assert all(prefix.dtype == np.float32 for prefix in given)
+    assert all(1 <= len(prefix) <= 4 and prefix.shape[1] == 7 for prefix in given)
