@@ -87,14 +87,14 @@ def test_every_trajectory_is_accepted_by_every_distribution(distribution, stampe
 
 
 def test_streamed_positions_lie_on_the_cubics_at_the_rate_and_end_at_the_last_row():
-    velocities = np.array([[0.5, -0.5], [0.0, 0.0]])
+    velocities = np.array([[0.5, -0.5], [0.2, -0.1]])
     part = JointRows(NAMES, np.array([0.1, 0.3]), ROWS, velocities, 10 * S)
     timed = plan('Float64MultiArray', part, rate_hz=20.0).timed
     sent_ms = [(item.at_ns - 10 * S) / 1e6 for item in timed]
     assert sent_ms == [100, 150, 200, 250, 300]
     assert list(timed[0].message.data) == ROWS[0].tolist()
     assert list(timed[-1].message.data) == ROWS[1].tolist()
-    middle = 0.5 * (ROWS[0] + ROWS[1]) + 0.2 / 8 * velocities[0]
+    middle = 0.5 * (ROWS[0] + ROWS[1]) + 0.2 / 8 * (velocities[0] - velocities[1])
     np.testing.assert_allclose(timed[2].message.data, middle, atol=1e-12)
 
 

@@ -100,6 +100,23 @@ def test_an_arc_is_driven_to_its_end():
     np.testing.assert_allclose(timed[20].speed, [0.2, 0.0, 0.4], atol=1e-9)
 
 
+@pytest.mark.parametrize('seed', range(5))
+def test_a_holonomic_base_follows_any_waypoints(seed):
+    rng = np.random.default_rng(seed)
+    part = rows(rng.uniform(-0.1, 0.1, (6, 3)) + [0.1, 0.0, 0.0], (1.0, -2.0, 0.7))
+    timed = plan('Twist', part, holonomic=True, **FREE).timed
+    end = waypoint_poses(part, 'previous')[-1]
+    np.testing.assert_allclose(drive(timed, part.pose), end, atol=0.03)
+
+
+def test_a_base_brakes_before_the_end_of_the_chunk():
+    part = rows(np.tile([0.25, 0.0, 0.0], (6, 1)))
+    timed = plan('Twist', part, rate_hz=10.0).timed
+    assert max(item.speed[0] for item in timed) == pytest.approx(0.5)
+    assert timed[-1].at_ns <= 10 * S + 3 * S
+    assert drive(timed)[0] == pytest.approx(1.0, abs=0.06)  # of 1.5: two ramps of 1 s
+
+
 def test_a_holonomic_base_goes_sideways_and_another_is_refused():
     aside = np.tile([0.0, 0.1, 0.0], (4, 1))
     timed = plan('Twist', rows(aside), holonomic=True, **FREE).timed

@@ -20,6 +20,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
@@ -32,6 +33,7 @@ from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message,
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
 from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
 
@@ -135,6 +137,7 @@ class PolicyNode(LifecycleNode):
         settings = self.settings
         embodiment = Embodiment.load(settings.robot)
         layout = settings.layout or embodiment.default_layout
+        _refuse_undriven(embodiment, layout)
         self._policy = self._load_policy(embodiment, layout)
         refuse_mismatch(self._policy.metadata, embodiment, layout)
         self._pilot = Pilot(
@@ -331,6 +334,16 @@ class PolicyNode(LifecycleNode):
 
     def _subscribe(self, kind: type, topic: str, callback: Any, qos: Any) -> None:
         self._own(self.create_subscription(kind, topic, callback, qos), self.destroy_subscription)
+
+
+def _refuse_undriven(embodiment: Embodiment, layout: str) -> None:
+    """Refuse outputs that take no joints: the safety gate checks joints only."""
+    for group in embodiment.action_groups(layout):
+        if output_of(group.output.type).rows != JOINTS:
+            raise QwenVlaError(
+                f'policy node: layout {layout!r}: {group.name} goes to {group.output.type}, which '
+                'this node does not drive; choose an output for joints'
+            )
 
 
 def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
