@@ -33,7 +33,10 @@ class CapsuleModel:
         turns = np.array([place[:3, :3] for _, place in places])
         shifts = np.array([place[:3, 3] for _, place in places])
         ends = np.einsum('cij,cej->cei', turns, ends) + shifts[:, None]
-        self._start, self._along = ends[:, 0], ends[:, 1] - ends[:, 0]
+        along = ends[:, 1] - ends[:, 0]
+        self._local = np.zeros((len(parts), 4, 2))  # start as a point, along as a direction
+        self._local[:, :3] = np.stack([ends[:, 0], along], axis=2)
+        self._local[:, 3, 0] = 1.0
         self._radii = np.array([part.radius for part in parts])
         self._transforms: Callable[[Sequence[float]], np.ndarray] = kinematics.joint_transforms
         ignored = {frozenset(pair) for pair in capsules.ignore}
@@ -47,7 +50,7 @@ class CapsuleModel:
             ],
             int,
         ).reshape(-1, 2)
-        length = (self._along**2).sum(axis=1)
+        length = (along**2).sum(axis=1)
         self._squares = np.maximum(length[self.pairs].T, TINY)  # [2, P]
         self._products = self._gram_places()
         self._reach = self._radii[self.pairs].sum(axis=1)
@@ -66,31 +69,30 @@ class CapsuleModel:
         columns = np.stack([v, one, other, one, other, one, other, other])
         return rows * 2 * count + columns
 
-    def placed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return start [R, C, 3] and direction times length [R, C, 3] in the root link, in m."""
+    def placed(self, rows: np.ndarray) -> np.ndarray:
+        """Return all starts, then all directions times length: [R, 2 C, 3], root link, in m."""
         transforms = np.array([self._transforms(row) for row in rows])[:, self._joints]
-        turns = transforms[..., :3]
-        starts = (turns @ self._start[:, :, None])[..., 0] + transforms[..., 3]
-        return starts, (turns @ self._along[:, :, None])[..., 0]
+        placed = transforms @ self._local
+        return placed.transpose(0, 3, 1, 2).reshape(len(placed), -1, 3)
 
     def pair_gaps(self, rows: np.ndarray) -> np.ndarray:
         """Return the gap of every pair float64 [R, P] in m, negative where capsules overlap."""
-        return self._pair_gaps(*self.placed(np.atleast_2d(rows)))
+        return self._pair_gaps(self.placed(np.atleast_2d(rows)))
 
     def plane_gaps(self, rows: np.ndarray) -> np.ndarray:
         """Return the gap of every moving capsule to every plane, [R, moving, planes] in m."""
-        return self._plane_gaps(*self.placed(np.atleast_2d(rows)))
+        return self._plane_gaps(self.placed(np.atleast_2d(rows)))
 
     def problem(self, rows: np.ndarray, tolerance: float) -> Verdict | None:
         """Refuse rows [R, J] where a gap is smaller than the clearance, less tolerance in m."""
         placed = self.placed(rows)
         least = self._clearance - tolerance
-        gaps = self._pair_gaps(*placed)
+        gaps = self._pair_gaps(placed)
         if gaps.size and gaps.min() < least:
             row, pair = np.unravel_index(np.argmin(gaps), gaps.shape)
             one, other = (self.names[part] for part in self.pairs[pair])
             return self._told(int(row), f'{one} to {other}', float(gaps[row, pair]))
-        gaps = self._plane_gaps(*placed)
+        gaps = self._plane_gaps(placed)
         if gaps.size and gaps.min() < least:
             row, part, plane = np.unravel_index(np.argmin(gaps), gaps.shape)
             what = f'{self.names[self._moving[part]]} to {self._planes[plane]}'
@@ -101,23 +103,23 @@ class CapsuleModel:
         reason = f'row {row}: gap of {what} {gap:.4g} m < limit {self._clearance:.4g} m'
         return Verdict(False, reason, what, gap, self._clearance, 'm')
 
-    def _plane_gaps(self, starts: np.ndarray, along: np.ndarray) -> np.ndarray:
-        near = starts[:, self._moving] @ self._normals.T
-        far = near + along[:, self._moving] @ self._normals.T
+    def _plane_gaps(self, placed: np.ndarray) -> np.ndarray:
+        heights = placed @ self._normals.T
+        near = heights[:, self._moving]
+        far = near + heights[:, len(self.names) + self._moving]
         return np.minimum(near, far) - self._radii[self._moving][:, None] - self._offsets
 
-    def _pair_gaps(self, starts: np.ndarray, along: np.ndarray) -> np.ndarray:
+    def _pair_gaps(self, placed: np.ndarray) -> np.ndarray:
         """
         Return [R, P]: the least distance of two segments, less both radii.
 
         Of |r + s u - t v|^2 with s and t in [0, 1]: first s for the endless lines, then t for
         this s, then s for this t, each clipped. All products come from one Gram matrix.
         """
-        stack = np.concatenate([starts, along], axis=1)
-        gram = stack @ np.swapaxes(stack, 1, 2)
+        gram = placed @ placed.transpose(0, 2, 1)
         uu, vv = self._squares
-        products = gram.reshape(len(gram), -1)[:, self._products]
-        uv, u_one, u_other, v_one, v_other, oo, pp, op = np.swapaxes(products, 0, 1)
+        products = gram.reshape(len(gram), -1)[:, self._products].transpose(1, 0, 2)
+        uv, u_one, u_other, v_one, v_other, oo, pp, op = products
         ur, vr, rr = u_one - u_other, v_one - v_other, oo + pp - 2 * op
         across = uu * vv - uv * uv
         s = _unit((uv * vr - ur * vv) / np.maximum(across, TINY))

@@ -93,7 +93,7 @@ class ArmKinematics:
         """Return where each joint's moving side is: [J + 1, 3, 4], the root link first, in m."""
         data = self._data()
         self._pin.forwardKinematics(self._model, data, self._joints(q))
-        return np.array([data.oMi[index].homogeneous[:3] for index in range(self._model.njoints)])
+        return np.array([pose.homogeneous for pose in data.oMi])[:, :3]
 
     def link_place(self, link: str) -> tuple[int, np.ndarray]:
         """

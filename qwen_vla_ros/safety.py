@@ -28,17 +28,15 @@ import numpy as np
 from qwen_vla_ros.capsules import CapsuleModel
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.interlocks import DEAD_MAN, ESTOP, Interlocks
-from qwen_vla_ros.limits import JointLimits, Tolerances, Verdict
-from qwen_vla_ros.safety_contract import CLAMP
+from qwen_vla_ros.limits import Tolerances, Verdict
+from qwen_vla_ros.row_checks import CARTESIAN, Checks, Row
 from qwen_vla_ros.types import ActionChunk
-from qwen_vla_ros.workspace import Workspace
 
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
-ROW_MEMORY_S = 0.5  # rows further apart than this are not compared with one another
-CARTESIAN = ('delta_eef', 'waypoint')
 AT_REST = 1e-6  # rad/s or m/s
+__all__ = ['CARTESIAN', 'Latch', 'SafetyGate', 'Tolerances', 'Verdict', 'capsule_model']
 CHUNKS, MOTIONS, CLAMPED = 'chunks', 'motions', 'clamped'
 
 
@@ -50,17 +48,6 @@ class Latch:
     reason: str
     time_ns: int
     wall_s: float
-
-
-@dataclass(frozen=True)
-class _Row:
-    """What the next row is compared with; tip [1, 3], velocity and acceleration where known."""
-
-    time_ns: int
-    position: np.ndarray
-    velocity: np.ndarray | None
-    acceleration: np.ndarray | None
-    tip: np.ndarray | None
 
 
 class SafetyGate:
@@ -83,44 +70,16 @@ class SafetyGate:
         capsules      the arm's volume, see capsule_model(); without it no distance is checked
         interlocks    emergency stops and dead-man switch; without them there are none
         """
-        groups = embodiment.action_groups(layout)
-        for group in groups:
-            if group.kind in CARTESIAN:
-                raise QwenVlaError(
-                    f"safety: action group '{group.name}' is {group.kind}; turn it into joints "
-                    'first and name a layout of joints'
-                )
-        self.names = tuple(name for group in groups for name in group.names)
-        channels = [group for group in groups for _ in group.names]
-        self._arm = [i for i, group in enumerate(channels) if group.kind != 'gripper']
-        self._clamp = np.array([group.on_limit == CLAMP for group in channels])
-        absent = [name for name in self.names if name not in embodiment.limits]
-        if absent:
-            raise QwenVlaError(
-                f'safety: no limits for {", ".join(absent)}; add them to limits in '
-                f'{embodiment.source}'
-            )
-        self._tolerances = tolerances or Tolerances()
-        self.limits = JointLimits(
-            self.names,
-            tuple(unit for group in groups for unit in group.units),
-            [embodiment.limits[name] for name in self.names],
-            self._tolerances,
-        )
-        box = embodiment.workspace
-        self._workspace = (
-            None
-            if box is None or tip_position is None
-            else Workspace(box, tip_position, self._tolerances)
-        )
-        self._capsules, self.interlocks = capsules, interlocks or Interlocks()
+        self._checks = Checks(embodiment, layout, tip_position, tolerances, capsules)
+        self.names, self.limits = self._checks.names, self._checks.limits
         self._safety = embodiment.safety
+        self.interlocks = interlocks or Interlocks(self._safety.dead_man_s)
         self._lock = threading.RLock()
         self.refusals: deque[Verdict] = deque(maxlen=100)
         self.refused_chunks = self.refused_motions = self.refused_rows = self.clamped_chunks = 0
         self._running = {CHUNKS: 0, MOTIONS: 0, CLAMPED: 0}
         self._latch: Latch | None = None
-        self._last: _Row | None = None
+        self._last: Row | None = None
 
     @property
     def latched(self) -> str:
@@ -135,9 +94,7 @@ class SafetyGate:
     @property
     def unchecked(self) -> tuple[str, ...]:
         """Return which checks this gate cannot make, for want of a box, a model or a limit."""
-        jerk = np.isinf(self.limits.rates[2]).any()
-        absent = {'workspace': self._workspace is None, 'capsules': self._capsules is None}
-        return tuple(name for name, missing in {**absent, 'jerk': jerk}.items() if missing)
+        return self._checks.unchecked
 
     # Chunks and motions --------------------------------------------------------------------------
 
@@ -153,7 +110,7 @@ class SafetyGate:
         with self._lock:
             if blocked := self._blocked(now_ns):
                 return blocked
-            problem = self._chunk_problem(chunk, now_ns, observed)
+            problem = self._checks.chunk(chunk, now_ns, observed)
             if problem is None:
                 self._running[CHUNKS] = 0
                 return Verdict(True, time_ns=now_ns, chunk=chunk)
@@ -171,14 +128,14 @@ class SafetyGate:
         same, and so is an acceleration or jerk that is over after clamping.
         """
         with self._lock:
-            if not self._clamp.any() or not self._clampable(chunk):
+            if not self._checks.clampable.any() or not self._clampable(chunk):
                 return self.check_chunk(chunk, now_ns, observed)
             rows = chunk.actions.astype(np.float64)
-            kept, clamped = self.limits.clamped(rows, chunk.step_s, self._clamp)
+            kept, clamped = self.limits.clamped(rows, chunk.step_s, self._checks.clampable)
             if not clamped:
                 self._running[CLAMPED] = 0
                 return self.check_chunk(chunk, now_ns, observed)
-            if observed is not None and (problem := self._jump_problem(rows[0], observed)):
+            if observed is not None and (problem := self._checks.jump(rows[0], observed)):
                 self.refused_chunks += 1
                 return self._blocked(now_ns) or self._counted(CHUNKS, problem, now_ns)
             verdict = self.check_chunk(
@@ -244,8 +201,8 @@ class SafetyGate:
                 self.latch(estop, now_ns, ESTOP)
             if self._latch is not None:
                 return self._refuse_latched(now_ns)
-            row = _Row(now_ns, *(_floats(v) for v in (position, velocity, acceleration)), None)
-            problem, row = self._row_problem(row)
+            row = Row(now_ns, *(_floats(v) for v in (position, velocity, acceleration)), None)
+            problem, row = self._checks.row(row, self._last)
             if problem is not None:
                 self.refused_rows += 1
                 self._set_latch(f'row refused: {problem.reason}', now_ns, 'refused row')
@@ -323,13 +280,9 @@ class SafetyGate:
                 found['measured joints'] = f'measured joints: {problem.reason}'
         return found
 
-    def place_problem(self, rows: np.ndarray, share: float = 1.0) -> Verdict | None:
+    def place_problem(self, rows: np.ndarray) -> Verdict | None:
         """Return what is wrong with standing at rows [R, A]: limits, box, clearance."""
-        problem = self.limits.position(rows, share)
-        if problem or self._workspace is None:
-            return problem or self._gap_problem(rows, share)
-        tips = self._workspace.tips(rows[:, self._arm])
-        return self._workspace.outside(tips, share) or self._gap_problem(rows, share)
+        return self._checks.place(rows)
 
     def motion_problem(
         self,
@@ -339,23 +292,7 @@ class SafetyGate:
         accelerations: np.ndarray | None,
     ) -> Verdict | None:
         """Return what is wrong with a motion, as check_motion() does, latched or not."""
-        share, seconds = self._tolerances.motion, np.diff(times_s)
-        problem = (
-            self.limits.finite('position', positions)
-            or self.limits.finite('velocity', velocities)
-            or self.limits.position(positions, share)
-            or self.limits.velocity(velocities)
-        )
-        if problem is None and accelerations is not None:
-            jerks = np.diff(accelerations, axis=0) / seconds[:, None]
-            problem = (
-                self.limits.finite('acceleration', accelerations)
-                or self.limits.acceleration(accelerations)
-                or (self.limits.jerk(jerks) if len(jerks) else None)
-            )
-        return problem or self._shape_problem(
-            positions, seconds, self._tolerances.row_velocity, share
-        )
+        return self._checks.motion(times_s, positions, velocities, accelerations)
 
     # Checks --------------------------------------------------------------------------------------
 
@@ -400,109 +337,6 @@ class SafetyGate:
 
     def _clampable(self, chunk: ActionChunk) -> bool:
         return chunk.names == self.names and bool(np.isfinite(chunk.actions).all())
-
-    def _chunk_problem(
-        self, chunk: ActionChunk, now_ns: int, observed: np.ndarray | None
-    ) -> Verdict | None:
-        if chunk.names != self.names:
-            return Verdict(
-                False,
-                f'the chunk names {list(chunk.names)}, the robot takes {list(self.names)}',
-            )
-        rows = chunk.actions.astype(np.float64)
-        problem = (
-            self._time_problem(chunk, now_ns)
-            or self.limits.finite('position', rows)
-            or self.limits.position(rows)
-            or (None if observed is None else self._jump_problem(rows[0], observed))
-            or self.limits.differences(rows, chunk.step_s)
-        )
-        steps = np.full(len(rows) - 1, chunk.step_s)
-        return problem or self._shape_problem(rows, steps, self._tolerances.chunk_velocity)
-
-    def _row_problem(self, row: _Row) -> tuple[Verdict | None, _Row]:
-        """Return the problem of a row, and the row with its tip."""
-        rows = row.position[None]
-        problem = self.limits.finite('position', rows) or self.limits.position(rows)
-        for what in ('velocity', 'acceleration'):
-            rate = getattr(row, what)
-            if problem is None and rate is not None:
-                problem = self.limits.finite(what, rate[None]) or getattr(self.limits, what)(
-                    rate[None]
-                )
-        problem = problem or self._step_problem(row)
-        if problem is None and self._workspace is not None:
-            row = replace(row, tip=self._workspace.tips(rows[:, self._arm]))
-            problem = self._workspace.outside(row.tip) or self._tip_step_problem(row)
-        return problem or self._gap_problem(rows), row
-
-    def _seconds_since_last(self, row: _Row) -> float | None:
-        if self._last is None:
-            return None
-        seconds = (row.time_ns - self._last.time_ns) * 1e-9
-        return seconds if 0 < seconds <= ROW_MEMORY_S else None
-
-    def _step_problem(self, row: _Row) -> Verdict | None:
-        """Compare a row with the one before it."""
-        seconds, last = self._seconds_since_last(row), self._last
-        if seconds is None:
-            return None
-        for what, new, old, check in (
-            ('velocity', row.position, last.position, self.limits.velocity),
-            ('acceleration', row.velocity, last.velocity, self.limits.acceleration),
-            ('jerk', row.acceleration, last.acceleration, self.limits.jerk),
-        ):
-            if new is None or old is None:
-                continue
-            problem = check((new - old)[None] / seconds, f'{what} since the last row')
-            if problem:
-                return problem
-        return None
-
-    def _tip_step_problem(self, row: _Row) -> Verdict | None:
-        seconds = self._seconds_since_last(row)
-        if seconds is None or self._last.tip is None:
-            return None
-        tips = np.concatenate([self._last.tip, row.tip])
-        share = self._tolerances.row_velocity
-        return self._workspace.too_fast(tips, np.array([seconds]), share)
-
-    def _time_problem(self, chunk: ActionChunk, now_ns: int) -> Verdict | None:
-        age = (now_ns - chunk.start_ns) * 1e-9
-        if chunk.end_ns <= now_ns:
-            late = (now_ns - chunk.end_ns) * 1e-9
-            return Verdict(False, f'the chunk ended {late:.3f} s ago', value=late, unit='s')
-        for limit, found, what in (
-            (self._safety.inference_timeout_s, age, 'old'),
-            (self._safety.max_future_s, -age, 'in the future'),
-        ):
-            if found > limit:
-                reason = f'the chunk starts {found:.3f} s {what} (limit {limit:g} s)'
-                return Verdict(False, reason, '', found, limit, 's')
-        return None
-
-    def _jump_problem(self, first: np.ndarray, observed: np.ndarray) -> Verdict | None:
-        return self.limits.jump(
-            first, observed, self._safety.max_jump_rad, self._safety.max_jump_m
-        )
-
-    def _shape_problem(
-        self, rows: np.ndarray, seconds: np.ndarray, speed_share: float, share: float = 1.0
-    ) -> Verdict | None:
-        """Check the tip and the clearances of rows [R, A] that are seconds [R - 1] apart."""
-        if self._workspace is not None:
-            tips = self._workspace.tips(rows[:, self._arm])
-            problem = self._workspace.outside(tips, share) or self._workspace.too_fast(
-                tips, seconds, speed_share
-            )
-            if problem:
-                return problem
-        return self._gap_problem(rows, share)
-
-    def _gap_problem(self, rows: np.ndarray, share: float = 1.0) -> Verdict | None:
-        if self._capsules is None:
-            return None
-        return self._capsules.problem(rows[:, self._arm], share * self._tolerances.position_m)
 
 
 def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> CapsuleModel | None:

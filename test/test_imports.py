@@ -16,6 +16,7 @@ LIGHT = [
     'image_decoding',
     'chunk',
     'safety',
+    'row_checks',
     'safety_contract',
     'safety_reader',
     'interlocks',

@@ -5,6 +5,8 @@ Rows of a chunk within the box do not keep the curve through them, or the seam o
 it; refused as a row, that would be a fault that latches and stops the arm.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,10 @@ def over(heights, start_ns: int = 0) -> ActionChunk:
 LANDING = [0.13, 0.105, 0.08, 0.055, 0.03, 0.005, 0.005, 0.005, 0.03, 0.055]
 
 
+def judge(gate: SafetyGate, now_ns: int, *motion: np.ndarray) -> str:
+    return gate.check_motion(*motion, now_ns).reason
+
+
 def first_refused_row(runner: ChunkExecutor, gate: SafetyGate, seconds: float):
     for tick in range(int(seconds * 50)):
         motion = runner.motion(tick * SECOND // 50)
@@ -63,7 +69,7 @@ def test_judged_before_it_runs_the_chunk_is_refused_and_nothing_latches():
     assert gate.check_chunk(chunk, 0, chunk.actions[0]).ok
     runner.hold(chunk.actions[0], 0)
     with pytest.raises(ChunkRefused, match=r'the motion onto the chunk, row \d+: workspace'):
-        runner.put(chunk, 0, judge=lambda *motion: gate.check_motion(*motion, 0).reason)
+        runner.put(chunk, 0, judge=partial(judge, gate, 0))
     assert (gate.latched, gate.refused_motions) == ('', 1)
     np.testing.assert_allclose(runner.at(SECOND), chunk.actions[0])
     assert first_refused_row(runner, gate, 1.8) is None
@@ -75,7 +81,7 @@ def test_refused_motions_in_a_row_latch():
     for _ in range(CONTRACT.safety.max_refused_chunks):
         assert gate.check_chunk(chunk, 0, chunk.actions[0]).ok
         with pytest.raises(ChunkRefused):
-            runner.put(chunk, 0, judge=lambda *motion: gate.check_motion(*motion, 0).reason)
+            runner.put(chunk, 0, judge=partial(judge, gate, 0))
     assert gate.latch_state.cause == 'refused motions'
 
 
@@ -99,11 +105,8 @@ def flight(seed: int, judged: bool) -> tuple[str, int, int]:
             due = tick + int(rng.integers(4, 30))
         if tick >= due:
             if gate.check_chunk(plan, now, observed).ok:
-                judge = None
-                if judged:
-                    judge = lambda *motion: gate.check_motion(*motion, now).reason  # noqa: B023, E731
                 try:
-                    runner.put(plan, now, judge=judge)
+                    runner.put(plan, now, judge=partial(judge, gate, now) if judged else None)
                     accepted += 1
                 except ChunkRefused:
                     pass

@@ -52,6 +52,7 @@ def robot(kind: str = 'abs_joint') -> SimpleNamespace:
             max_refused_chunks=3,
             max_clamped_chunks=3,
             watchdog_s=0.2,
+            dead_man_s=None,
         ),
     )
 
