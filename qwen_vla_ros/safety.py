@@ -35,8 +35,9 @@ from qwen_vla_ros.types import ActionChunk
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
-AT_REST = 1e-6  # rad/s or m/s
 __all__ = ['CARTESIAN', 'Latch', 'SafetyGate', 'Tolerances', 'Verdict', 'capsule_model']
+
+AT_REST = 1e-6  # rad/s or m/s
 CHUNKS, MOTIONS, CLAMPED = 'chunks', 'motions', 'clamped'
 
 
@@ -68,7 +69,8 @@ class SafetyGate:
         tip_position  maps the positions of the arm's group (all but grippers) to the tip [3] in
                       the frame of the workspace box; without it neither box nor speed is checked
         capsules      the arm's volume, see capsule_model(); without it no distance is checked
-        interlocks    emergency stops and dead-man switch; without them there are none
+        interlocks    emergency stops and dead-man switch; left out, those of the contract's
+                      safety.dead_man_s, see the attribute of this name
         """
         self._checks = Checks(embodiment, layout, tip_position, tolerances, capsules)
         self.names, self.limits = self._checks.names, self._checks.limits
@@ -197,10 +199,10 @@ class SafetyGate:
         another: jerks only where both have an acceleration.
         """
         with self._lock:
-            if estop := self.interlocks.estop:
-                self.latch(estop, now_ns, ESTOP)
             if self._latch is not None:
                 return self._refuse_latched(now_ns)
+            if estop := self.interlocks.estop:
+                return self.latch(estop, now_ns, ESTOP)
             row = Row(now_ns, *(_floats(v) for v in (position, velocity, acceleration)), None)
             problem, row = self._checks.row(row, self._last)
             if problem is not None:
@@ -294,7 +296,7 @@ class SafetyGate:
         """Return what is wrong with a motion, as check_motion() does, latched or not."""
         return self._checks.motion(times_s, positions, velocities, accelerations)
 
-    # Checks --------------------------------------------------------------------------------------
+    # Parts --------------------------------------------------------------------------------------
 
     @property
     def _moving(self) -> bool:

@@ -86,3 +86,14 @@ def test_letting_go_while_the_arm_moves_latches():
     assert 'not held' in gate.reset(SECOND // 10 + 2).reason
     interlocks.refresh(True, SECOND // 5)
     assert gate.reset(SECOND // 5).ok
+
+
+def test_the_first_cause_of_a_latch_stays():
+    interlocks = Interlocks()
+    gate = SafetyGate(CONTRACT, interlocks=interlocks)
+    gate.latch('policy gone', 3)
+    interlocks.press('topic', 4)
+    for now in range(5, 9):
+        assert gate.check_row(POSE, SLOW, now).reason == 'latched: policy gone'
+    assert len(gate.refusals) == 1
+    assert 'emergency stop pressed' in gate.reset().reason
