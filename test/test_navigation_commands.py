@@ -103,7 +103,7 @@ def test_an_arc_is_driven_to_its_end():
 @pytest.mark.parametrize('seed', range(5))
 def test_a_holonomic_base_follows_any_waypoints(seed):
     rng = np.random.default_rng(seed)
-    part = rows(rng.uniform(-0.1, 0.1, (6, 3)) + [0.1, 0.0, 0.0], (1.0, -2.0, 0.7))
+    part = rows(rng.uniform(-0.1, 0.1, (6, 3)) + [0.1, 0.0, 0.35], (1.0, -2.0, 0.7))
     timed = plan('Twist', part, holonomic=True, **FREE).timed
     end = waypoint_poses(part, 'previous')[-1]
     np.testing.assert_allclose(drive(timed, part.pose), end, atol=0.03)
