@@ -40,7 +40,7 @@ from benchmarks.traffic import (
 )
 from qwen_vla_ros.embodiment import Embodiment
 
-PERIOD_S, SECONDS, ROUNDS, SKIP = 0.05, 6.0, 1, 10
+PERIOD_S, SECONDS, ROUNDS, SKIP = 0.05, 6.0, 3, 10
 GOAL, LIMIT = 1.4, 1.1
 FORMS = ('alone', 'control', 'ours', 'baseline')
 
