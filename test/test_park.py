@@ -13,6 +13,7 @@ from qwen_vla_ros.park import SAMPLE_S, ParkRefused, plan_park
 from qwen_vla_ros.safety import SafetyGate, capsule_model
 from qwen_vla_ros.safety_contract import Capsule, Park
 from qwen_vla_ros.sim import arm
+from qwen_vla_ros.sim.world import TabletopWorld
 
 CONTRACT = Embodiment.load('widowx')
 TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspace.tip).tip_position
@@ -141,3 +142,18 @@ def test_the_executor_runs_the_chunk_form_within_the_gate():
         np.testing.assert_allclose(motion.position, plan.positions[tick], atol=2e-3)
     last = executor.motion(chunk.end_ns)
     np.testing.assert_allclose(last.velocity, 0.0, atol=1e-3)
+
+
+def test_the_simulated_arm_parks_without_a_jump_or_a_fall():
+    world = TabletopWorld(render=False)
+    world.set_posture(OVER_TABLE)
+    plan = plan_park(gate(), CONTRACT, world.positions(), 0)
+    limits = np.array([CONTRACT.limits[name].velocity for name in plan.names])
+    for position, velocity in zip(plan.positions, plan.velocities, strict=True):
+        world.set_targets(position, velocity)
+        world.step(SAMPLE_S)
+        assert (np.abs(world.velocities()) <= 0.5 * limits).all()
+        np.testing.assert_allclose(world.positions()[:6], position[:6], atol=0.03)
+    world.step(1.0)
+    np.testing.assert_allclose(world.positions(), plan.positions[-1], atol=0.01)
+    assert gate().place_problem(world.positions()[None]) is None
