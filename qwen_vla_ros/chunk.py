@@ -168,8 +168,14 @@ class ChunkExecutor:
     @property
     def notice(self) -> str:
         """Return why each chunk is finished before the next is asked for; '' when it is not."""
-        envelope = self._envelope
-        return '' if envelope is None else envelope.told
+        with self._lock:
+            return '' if self._envelope is None else self._envelope.told
+
+    @property
+    def delay_rows(self) -> float | None:
+        """Return the 95th percentile of the newest delays in rows; None before the first."""
+        with self._lock:
+            return None if self._envelope is None else self._envelope.p95
 
     @property
     def finishing(self) -> bool:

@@ -441,3 +441,11 @@ def test_a_model_slower_than_its_chunk_finishes_each_one_and_says_so():
         assert flight.pilot.watch() is None
     assert comes_to_rest(flight.pilot.command())
     assert flight.think() is not None
+
+
+def test_the_executor_tells_how_late_chunks_come():
+    flight = Flight()
+    assert flight.pilot.executor.delay_rows is None
+    flight.policy.before = lambda observation: flight.wait(0.1)
+    assert flight.think() is not None
+    assert flight.pilot.executor.delay_rows == pytest.approx(0.5)

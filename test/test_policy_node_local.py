@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip('rclpy')
+from diagnostic_msgs.msg import DiagnosticArray
 from fake_robot import FakeRobot, small_contract
 from qwen_vla_ros.msg import PolicyStatus
 from ros_lab import Lab, wait_for
@@ -154,3 +155,18 @@ def test_rtc_sends_the_rows_that_run_meanwhile_to_the_model_process(lab, node):
     assert given
     assert all(prefix.dtype == np.float32 for prefix in given)
     assert all(1 <= len(prefix) <= 4 and prefix.shape[1] == 7 for prefix in given)
+
+
+def test_diagnostics_tell_the_splice_and_the_delay(lab, node):
+    told = {}
+    lab.node.create_subscription(
+        DiagnosticArray,
+        '/diagnostics',
+        lambda m: told.update((value.key, value.value) for value in m.status[0].values),
+        10,
+    )
+    with PolicyServer(ConstantPolicy(Embodiment.load(lab.contract)), port=0) as server:
+        node(address=server.address.removeprefix('ws://'), splice='temporal-ensemble')
+        wait_for(lambda: 'delay_p95_rows' in told, 20.0, f'the delay ({told})')
+    assert told['splice'] == 'temporal-ensemble'
+    assert 0 <= float(told['delay_p95_rows']) < 5

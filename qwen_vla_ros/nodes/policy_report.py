@@ -65,6 +65,7 @@ def diagnostics_message(
         facts = {
             **_percentiles('inference', pilot.inference_s),
             **_percentiles('overhead', pilot.overhead_s),
+            **_splice_facts(pilot),
             'chunks': pilot.chunks,
             'refused_chunks': pilot.gate.refused_chunks,
             'refused_rows': pilot.gate.refused_rows,
@@ -77,6 +78,13 @@ def diagnostics_message(
     status.values = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
     message.status = [status]
     return message
+
+
+def _splice_facts(pilot: 'Pilot') -> dict[str, object]:
+    """Return how chunks are joined, and how late they come."""
+    rows = pilot.executor.delay_rows
+    told = {} if rows is None else {'delay_p95_rows': f'{rows:.1f}'}
+    return {'splice': pilot.executor.mode, **told}
 
 
 def _stream_facts(statistics: 'Mapping[str, Any]') -> dict[str, object]:
