@@ -20,7 +20,13 @@ class FrameHistory:
         self._count = count
 
     def recent(self, stamp_ns: int) -> list[np.ndarray]:
-        """Return the frames at least half a period before a stamp, oldest first."""
+        """
+        Return the frames at least half a period before a stamp, oldest first.
+
+        A stamp before what is kept means that the clock was set back: then there is no past.
+        """
+        if self._frames and stamp_ns < self._frames[-1][0]:
+            self.clear()
         limit = stamp_ns - self._period_ns // 2
         found = [image for time_ns, image in self._frames if time_ns <= limit]
         return found[-self._count :] if self._count else []

@@ -10,26 +10,42 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from qwen_vla_ros.errors import QwenVlaError
+
+# Averaging may leave a side a tenth too small: spreading it again costs less than skipped pixels.
+LEAST_REST = 0.9
+
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     Return an image uint8 [h, w, 3] at another size, without aliasing and fast.
 
-    Whole factors by area averaging; otherwise first by the largest whole factor, then linearly by
-    the rest, which is below two. Area averaging by a broken factor costs eight times as much.
+    Whole factors by area averaging; otherwise first by a whole factor of both sides, then linearly
+    by the rest. A rest of two or more on either side (odd camera sizes) goes linearly to a whole
+    multiple of what is wanted, then by area. Area averaging by a broken factor costs eight times
+    as much. QwenVlaError for anything else than such an image.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise QwenVlaError(
+            f'image: expected uint8 [h, w, 3], got {image.dtype} {list(image.shape)}'
+        )
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
         return image
     if rows % height == 0 and columns % width == 0:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    factor = max(1, min(rows // height, columns // width))
-    while factor > 1 and (rows % factor or columns % factor):
+    factor = max(1, int(min(rows / height, columns / width) / LEAST_REST))
+    while rows % factor or columns % factor:
         factor -= 1
     if factor > 1:
-        smaller = (columns // factor, rows // factor)
-        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        rows, columns = rows // factor, columns // factor
+        image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+    multiple = int(max(rows / height, columns / width) / 2) + 1
+    wide = (width * multiple, height * multiple)
+    image = cv2.resize(image, wide, interpolation=cv2.INTER_LINEAR)
+    if multiple > 1:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return image
 
 
 def patchify(images: Sequence[np.ndarray], patch: int, merge: int) -> np.ndarray:

@@ -191,7 +191,7 @@ class LocalPolicy:
             }
         )
         if self._model.config.inputs.history_frames:
-            self._history.push(observation.stamp_ns, observation.images[self._view])
+            self._history.push(observation.stamp_ns, sample['images'][self._view])
         noise = torch.randn(self._model.noise_shape(1), generator=self._generator)
         frozen = None if prefix is None or self._trained else len(prefix)
         actions = self._engine.sample_actions([sample], noise, frozen)

@@ -67,10 +67,16 @@ class OneWay:
 
 @dataclass(frozen=True)
 class ResizeImages(OneWay):
-    """Resize each view, and past frames, to the model's (height, width)."""
+    """
+    Resize each view, and past frames, to the model's (height, width).
+
+    A past frame goes by way of its view's size, at which a policy keeps it and a remote robot
+    sends it: so training, local and remote policies see the same pixels.
+    """
 
     sizes: Mapping[str, tuple[int, int]]
     history_size: tuple[int, int] = (128, 128)
+    history_view: str = 'ego'
 
     def forward(self, sample: Sample) -> Sample:
         """Keep the model's views only; an absent view is refused by name."""
@@ -78,9 +84,20 @@ class ResizeImages(OneWay):
         for view, size in self.sizes.items():
             if view not in sample['images']:
                 raise QwenVlaError(f'observation.images.{view}: the view is missing')
-            images[view] = resize(sample['images'][view], *size)
-        past = [resize(image, *self.history_size) for image in sample.get('history', ())]
+            images[view] = _resized(f'images.{view}', sample['images'][view], size)
+        past = []
+        for image in sample.get('history', ()):
+            kept = _resized('history', image, self.sizes[self.history_view])
+            past.append(resize(kept, *self.history_size))
         return {**sample, 'images': images, 'history': past}
+
+
+def _resized(place: str, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return resize(); an error names the place in the observation."""
+    try:
+        return resize(image, *size)
+    except QwenVlaError as error:
+        raise QwenVlaError(f'observation.{place}: {error}') from error
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,20 @@ class Quantiles:
                 )
 
     def normalise(self, values: np.ndarray, clip: bool) -> np.ndarray:
-        """Return values [..., A] scaled so that q01 -> -1 and q99 -> 1."""
+        """
+        Return values [..., A] scaled so that q01 -> -1 and q99 -> 1.
+
+        QwenVlaError names what is not finite, and a number of channels that is not A.
+        """
+        if values.shape[-1] != len(self.names):
+            raise QwenVlaError(
+                f'statistics: {values.shape[-1]} channels given for {len(self.names)} '
+                f'({", ".join(self.names)})'
+            )
+        if not np.isfinite(values).all():
+            bad = ~np.isfinite(values.reshape(-1, len(self.names))).all(0)
+            names = [name for name, is_bad in zip(self.names, bad, strict=True) if is_bad]
+            raise QwenVlaError(f'{", ".join(names)}: a value is not a finite number')
         scaled = 2 * (values - self.q01) / (self.q99 - self.q01) - 1
         return (np.clip(scaled, -1, 1) if clip else scaled).astype(np.float32)
 
@@ -157,6 +187,11 @@ class NormaliseState(OneWay):
     def forward(self, sample: Sample) -> Sample:
         """Normalise 'state' and pad it; padding is no measurement, its weights never see data."""
         state = self.quantiles.normalise(sample['state'], clip=False)
+        if len(state) > self.width:
+            raise QwenVlaError(
+                f'observation.state: {len(state)} values, but the model has room for {self.width} '
+                '(decoder.state_dim)'
+            )
         return {**sample, 'state': np.pad(state, (0, self.width - len(state)))}
 
 
@@ -188,7 +223,8 @@ class PadActions:
     channels: int
 
     def forward(self, sample: Sample) -> Sample:
-        """Pad actions and prefix; add 'action_mask'."""
+        """Pad actions and prefix; add 'action_mask'. Other shapes than the task's are refused."""
+        self._refuse_shapes(sample)
         mask = np.zeros((self.horizon, self.channels), bool)
         mask[: self.task_horizon, : self.task_channels] = True
         changed = {'action_mask': mask}
@@ -199,6 +235,16 @@ class PadActions:
         if sample.get('prefix') is not None:
             changed['prefix'] = np.pad(sample['prefix'], ((0, 0), (0, beyond)))
         return {**sample, **changed}
+
+    def _refuse_shapes(self, sample: Sample) -> None:
+        actions, prefix = sample.get('actions'), sample.get('prefix')
+        wanted = (self.task_horizon, self.task_channels)
+        if actions is not None and actions.shape != wanted:
+            raise QwenVlaError(f'actions: {list(actions.shape)}, the task has {list(wanted)}')
+        if prefix is None:
+            return
+        if prefix.shape[1:] != wanted[1:] or len(prefix) > self.task_horizon:
+            raise QwenVlaError(f'prefix: {list(prefix.shape)}, the task has {list(wanted)}')
 
     def inverse(self, sample: Sample) -> Sample:
         """Return the leading block."""

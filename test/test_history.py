@@ -52,6 +52,14 @@ def test_a_clock_that_was_set_back_ends_the_past():
     assert values(history.recent(2 * 10**9)) == [2]
 
 
+def test_an_observation_from_before_what_is_kept_has_no_past():
+    history = FrameHistory(3, 2.0)
+    for second in range(4):
+        history.push(second * 10**9, frame(second))
+    assert history.recent(2 * 10**9) == []
+    assert history.recent(10 * 10**9) == []
+
+
 def policy(state_input: str) -> LocalPolicy:
     plain = preset('tiny')
     tokenizer = train_tokenizer([WIDOWX.prompt('touch it')] * 3, 400, ['history', *SIZES])
@@ -113,17 +121,39 @@ def test_a_policy_shows_its_model_as_many_past_frames_as_there_are():
     assert counts[-1] == 2
 
 
-@pytest.mark.parametrize('state_input', ['text', 'continuous'])
-def test_the_state_changes_what_the_model_reads_or_feels(state_input):
-    """The untrained decoder's last layer is zero, so the inputs are compared, not the actions."""
-    found = policy(state_input)
-    samples, plain = [], found._engine.sample_actions
+def test_past_frames_are_the_same_in_training_here_and_from_a_remote_robot():
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (48, 64, 3), np.uint8)
+    step = policy('none')._pipeline.steps[0]
+    sent = step.forward({'images': dict.fromkeys(SIZES, raw)})['images']
+    seen = []
+    for images in (dict.fromkeys(SIZES, raw), sent):
+        found = policy('none')
+        samples_seen(found, seen)
+        for seconds in (0.0, 1.0):
+            found.infer(dataclasses.replace(observation(seconds), images=images))
+    trained = step.forward({'images': dict.fromkeys(SIZES, raw), 'history': raw[None]})
+    np.testing.assert_array_equal(seen[1]['pixel_values'], seen[3]['pixel_values'])
+    np.testing.assert_array_equal(seen[1]['history'][0], trained['history'][0])
+
+
+def samples_seen(found: LocalPolicy, samples: list[dict]) -> list[dict]:
+    """Return samples, to which every call from now on adds its own."""
+    plain = found._engine.sample_actions
 
     def watched(given, *rest):
         samples.extend(given)
         return plain(given, *rest)
 
     found._engine.sample_actions = watched
+    return samples
+
+
+@pytest.mark.parametrize('state_input', ['text', 'continuous'])
+def test_the_state_changes_what_the_model_reads_or_feels(state_input):
+    """The untrained decoder's last layer is zero, so the inputs are compared, not the actions."""
+    found = policy(state_input)
+    samples = samples_seen(found, [])
     for state in (-1.0, 0.5):
         found.infer(observation(0.0, state))
     first, second = samples

@@ -161,6 +161,60 @@ def test_more_past_than_asked_for_is_cut_to_the_newest(tokenizer):
     np.testing.assert_array_equal(sample['pixel_values'][:32], patchify(frames[2:], 8, 2))
 
 
+@pytest.mark.parametrize('mark', ['<|image_pad|>', '<|im_end|>', '<|ego_end|>'])
+@pytest.mark.parametrize('template', ['plain', 'chat'])
+def test_a_sentence_with_our_marks_is_refused(tokenizer, mark, template):
+    processor = Processor(tokenizer, configured(template=template))
+    with pytest.raises(QwenVlaError, match='prompt: it holds the special token'):
+        processor(images(), f'{PROMPT} {mark}')
+
+
+def test_a_sentence_of_broken_letters_is_refused(tokenizer):
+    with pytest.raises(QwenVlaError, match='is not text'):
+        Processor(tokenizer, CONFIG)(images(), 'touch the \ud800 block')
+
+
+@pytest.mark.parametrize(
+    'image', [noise(96, 96), noise(96, 128)[..., 0], noise(96, 128).astype(np.uint16)]
+)
+def test_an_image_of_another_form_is_refused_by_name(tokenizer, image):
+    with pytest.raises(QwenVlaError, match=r'observation\.images\.ego: expected uint8 \[96, 128'):
+        Processor(tokenizer, CONFIG)({**images(), 'ego': image}, PROMPT)
+    config = configured(history_frames=2, history_size=(32, 32))
+    with pytest.raises(QwenVlaError, match=r'observation\.history: expected uint8 \[32, 32'):
+        Processor(tokenizer, config)(images(), PROMPT, [image])
+
+
+def test_a_sentence_alone_leaves_one_token_to_read(tokenizer):
+    sample = Processor(tokenizer, configured(image_sizes={}, order='prompt_first'))({}, PROMPT)
+    assert sample['stable_tokens'] == len(sample['input_ids']) - 1
+    assert sample['image_grid_thw'].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'words'),
+    [
+        ({'history_frames': -1}, 'history_frames'),
+        ({'history_frames': 1, 'history_rate_hz': 0.0}, 'history_rate_hz'),
+        (
+            {'image_sizes': {'history': (32, 32)}, 'history_frames': 1, 'history_view': 'history'},
+            'name of the past frames',
+        ),
+        ({'image_sizes': {'ego': (0, 0)}}, '0x0'),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused(tokenizer, inputs, words):
+    with pytest.raises(QwenVlaError, match=words):
+        Processor(tokenizer, configured(**inputs))
+
+
+def test_a_template_without_the_users_words_is_refused():
+    other = train_tokenizer([PROMPT], 300, CONFIG.inputs.image_sizes)
+    other.chat_template = '<|im_start|>user'
+    with pytest.raises(QwenVlaError, match="leaves the user's words out"):
+        chat_turn(other)
+
+
 def test_tokenizer_without_view_tokens_is_refused():
     other = train_tokenizer([PROMPT], 400, ['cam_high'])
     with pytest.raises(QwenVlaError, match='ego_start'):
@@ -195,8 +249,19 @@ def test_resized_smooth_images_keep_their_colours(size):
     assert np.abs(found - wanted).max() <= 2.5
 
 
-def test_fine_stripes_are_averaged_not_aliased():
+@pytest.mark.parametrize('side', [224, 256])
+@pytest.mark.parametrize('upright', [True, False])
+def test_fine_stripes_are_averaged_not_aliased(side, upright):
     stripes = np.zeros((480, 640, 3), np.uint8)
-    stripes[:, ::2] = 255
-    found = resize(stripes, 224, 224).astype(int)
+    stripes[(slice(None), slice(None, None, 2)) if upright else slice(None, None, 2)] = 255
+    found = resize(stripes, side, side).astype(int)
     assert np.abs(found - 127.5).max() <= 1.5
+
+
+@pytest.mark.parametrize('size', [(376, 672), (481, 641), (720, 1280), (480, 848), (1080, 1920)])
+def test_cameras_of_any_size_are_seen_without_skipping_pixels(size):
+    """Grain averages out: an output pixel stands for at least a good part of those it covers."""
+    found = resize(noise(*size), 224, 224).astype(float)
+    covered = size[0] * size[1] / 224**2
+    averaged = 255 / 12**0.5 / covered**0.5
+    assert found.std() < 1.25 * averaged

@@ -53,6 +53,39 @@ def test_resize_averages_areas():
     assert small[..., 0].tolist() == [[3, 5], [11, 13]]
 
 
+@pytest.mark.parametrize('image', [np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_picture_is_named(image):
+    with pytest.raises(QwenVlaError, match=r'observation\.images\.ego: image: expected uint8'):
+        ResizeImages({'ego': (2, 2)}).forward({'images': {'ego': image}})
+
+
+@pytest.mark.parametrize('step', [NormaliseState(TWO, 4), WriteState(TWO)])
+def test_a_state_that_is_no_measurement_is_refused_by_name(step):
+    with pytest.raises(QwenVlaError, match='b: a value is not a finite number'):
+        step.forward({'state': np.array([0.0, np.nan], np.float32)})
+    with pytest.raises(QwenVlaError, match=r'1 channels given for 2 \(a, b\)'):
+        step.forward({'state': np.array([0.0], np.float32)})
+
+
+def test_a_state_wider_than_the_model_is_refused():
+    with pytest.raises(QwenVlaError, match='room for 1'):
+        NormaliseState(TWO, 1).forward({'state': np.zeros(2, np.float32)})
+
+
+@pytest.mark.parametrize(
+    'sample',
+    [
+        {'actions': np.zeros((2, 2))},
+        {'actions': np.zeros((3, 1))},
+        {'prefix': np.zeros((4, 2))},
+        {'prefix': np.zeros((1, 3))},
+    ],
+)
+def test_actions_and_prefixes_of_another_task_are_refused(sample):
+    with pytest.raises(QwenVlaError, match=r'the task has \[3, 2\]'):
+        PadActions(3, 2, 5, 4).forward(sample)
+
+
 @pytest.mark.parametrize(
     ('state', 'bin_index'),
     [(-3.0, 0), (-1.0, 0), (-0.999, 0), (0.0, 128), (0.999, 255), (9.0, 255)],

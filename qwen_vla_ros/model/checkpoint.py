@@ -70,10 +70,10 @@ def build_pipeline(
     statistics: Mapping[str, Quantiles],
 ) -> Pipeline:
     """Return the sandwich for one robot; statistics holds 'actions' and 'state'."""
-    decoder = config.decoder
+    decoder, inputs = config.decoder, config.inputs
     names = embodiment.action_names(layout)
     steps: list[Any] = [
-        ResizeImages(config.inputs.image_sizes, config.inputs.history_size),
+        ResizeImages(inputs.image_sizes, inputs.history_size, inputs.history_view),
         WritePrompt(lambda instruction: embodiment.prompt(instruction, layout=layout)),
     ]
     if decoder.state_input == 'continuous':

@@ -151,6 +151,16 @@ class InputConfig:
             raise QwenVlaError(f'model config: inputs.order: {self.order!r} is unknown')
         if self.template not in ('plain', 'chat'):
             raise QwenVlaError(f'model config: inputs.template: {self.template!r} is unknown')
+        if self.history_frames < 0 or not self.history_rate_hz > 0:
+            raise QwenVlaError(
+                f'model config: inputs.history_frames {self.history_frames} must be 0 or more, '
+                f'inputs.history_rate_hz {self.history_rate_hz} above 0'
+            )
+        if self.history_frames and 'history' in self.image_sizes:
+            raise QwenVlaError(
+                "model config: inputs.image_sizes: 'history' is the name of the past frames; call "
+                'the view otherwise'
+            )
         if self.history_frames and self.history_view not in self.image_sizes:
             raise QwenVlaError(
                 f'model config: inputs.history_view: {self.history_view!r} is not among the views '

@@ -70,8 +70,18 @@ def chat_turn(tokenizer: Any) -> tuple[str, str]:
         add_generation_prompt=True,
         enable_thinking=False,
     )
-    before, _, after = text.partition(place)
+    before, found, after = text.partition(place)
+    if not found:
+        raise QwenVlaError("tokenizer: its chat template leaves the user's words out")
     return before, after
+
+
+def refuse_marks(what: str, text: str, marks: Iterable[str]) -> None:
+    """Raise QwenVlaError when words hold one of our marks, or what no tokenizer can read."""
+    if found := [mark for mark in marks if mark in text]:
+        raise QwenVlaError(f'{what}: it holds the special token {found[0]}; leave that out')
+    if not text.isascii() and any('\ud800' <= letter <= '\udfff' for letter in text):
+        raise QwenVlaError(f'{what}: {text!r} is not text; it holds half a character')
 
 
 class Processor:
@@ -85,6 +95,9 @@ class Processor:
         self.merge = vision.get('spatial_merge_size', 2)
         inputs = config.inputs
         needed = [*SPECIAL_TOKENS[:4], *view_tokens(inputs.views)]
+        if inputs.template == 'chat':
+            needed += ['<|im_start|>', '<|im_end|>']
+        self.marks = tuple(dict.fromkeys([*SPECIAL_TOKENS, *needed]))
         vocabulary = tokenizer.get_vocab()
         if absent := [token for token in needed if token not in vocabulary]:
             raise QwenVlaError(f'tokenizer: the special tokens {absent} are missing')
@@ -95,10 +108,10 @@ class Processor:
         if inputs.history_frames:
             sizes['history_size'] = inputs.history_size
         for key, (height, width) in sizes.items():
-            if height % (self.patch * self.merge) or width % (self.patch * self.merge):
+            unit = self.patch * self.merge
+            if min(height, width) < unit or height % unit or width % unit:
                 raise QwenVlaError(
-                    f'model config: inputs.{key}: {height}x{width} is not a '
-                    f'multiple of {self.patch * self.merge}'
+                    f'model config: inputs.{key}: {height}x{width} is not a multiple of {unit}'
                 )
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int, int]:
@@ -135,12 +148,13 @@ class Processor:
 
     def ids(self, text: str) -> np.ndarray:
         """Return int64 [T]; recent pieces are remembered, for a robot repeats itself."""
-        if text not in self._ids:
+        ids = self._ids.get(text)
+        if ids is None:
             if len(self._ids) > REMEMBERED:
                 self._ids.clear()
             found = self.tokenizer(text, add_special_tokens=False)['input_ids'] if text else []
-            self._ids[text] = np.asarray(found, np.int64)
-        return self._ids[text]
+            ids = self._ids[text] = np.asarray(found, np.int64)
+        return ids
 
     def __call__(
         self,
@@ -154,13 +168,23 @@ class Processor:
 
         images are already of the configured sizes; the configured order of views decides. history:
         past frames, oldest first, of the configured size. state: text behind the prompt.
-        stable_tokens: leading ids that stay the same as long as the sentence does.
+        stable_tokens: leading ids that stay the same as long as the sentence does; never all.
+        QwenVlaError for absent views, other sizes, and special tokens in a sentence.
         """
         inputs = self.config.inputs
         if absent := [view for view in inputs.image_sizes if view not in images]:
             raise QwenVlaError(f'observation.images: the views {absent} are missing')
         past = list(history)[-inputs.history_frames :] if inputs.history_frames else []
         shown = [*past, *(images[view] for view in inputs.image_sizes)]
+        places = ['history'] * len(past) + [f'images.{view}' for view in inputs.image_sizes]
+        sizes = [inputs.history_size] * len(past) + list(inputs.image_sizes.values())
+        for place, image, size in zip(places, shown, sizes, strict=True):
+            if image.shape != (*size, 3) or image.dtype != np.uint8:
+                raise QwenVlaError(
+                    f'observation.{place}: expected uint8 {[*size, 3]}, '
+                    f'got {image.dtype} {list(image.shape)}'
+                )
+        refuse_marks('prompt', prompt, self.marks)
         pieces, stable = self.stream(prompt, len(past), state)
         parts = [self.ids(piece) for piece in pieces]
         ids = np.concatenate(parts)
@@ -168,6 +192,6 @@ class Processor:
             'input_ids': ids,
             'mm_token_type_ids': (ids == self.image_id).astype(np.int64),
             'pixel_values': patchify(shown, self.patch, self.merge),
-            'image_grid_thw': np.asarray([self.grid(image.shape[:2]) for image in shown]),
-            'stable_tokens': sum(map(len, parts[:stable])),
+            'image_grid_thw': np.asarray([*map(self.grid, sizes)], np.int64).reshape(-1, 3),
+            'stable_tokens': min(sum(map(len, parts[:stable])), max(len(ids) - 1, 0)),
         }
