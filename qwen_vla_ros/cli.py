@@ -72,6 +72,7 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         from qwen_vla_ros.model.initialise import cli_arguments as init_arguments
 
         init_arguments(init)
+    _ask_arguments(_add(commands, 'ask', 'ask a checkpoint about images', _ask))
     _record_arguments(_add(commands, 'record', "record a robot's topics into a bag", _record))
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
     return parser
@@ -181,6 +182,42 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--port', type=int, default=8766, help='TCP port, 0: any (default: 8766)')
 
 
+def _ask_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla ask`."""
+    parser.add_argument('question', help='in words, e.g. "Which block is left?"')
+    parser.add_argument(
+        '--image',
+        type=Path,
+        action='append',
+        required=True,
+        metavar='FILE',
+        help='PNG or JPEG; give it again for more images, in their order',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        required=True,
+        help='folder, or organisation/name[@revision] of the hub; one that was trained on answers',
+    )
+    parser.add_argument(
+        '--untrained', action='store_true', help='ask one that was never trained on answers too'
+    )
+    parser.add_argument(
+        '--view', help="resize to this view's size (default: near the image's own)"
+    )
+    parser.add_argument(
+        '--visual-tokens',
+        type=int,
+        default=256,
+        metavar='N',
+        help='larger images shrink to so many (default: 256)',
+    )
+    parser.add_argument('--max-tokens', type=int, default=64, help='of the answer (default: 64)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto'
+    )
+
+
 def _record_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla record`."""
     parser.add_argument('--out', type=Path, required=True, help='folder of the bag')
@@ -247,6 +284,13 @@ def _train(args: argparse.Namespace) -> int:
 def _init(args: argparse.Namespace) -> int:
     """Write a checkpoint that waits for its training."""
     from qwen_vla_ros.model.initialise import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    """Answer a question about images."""
+    from qwen_vla_ros.model.ask import run_from_arguments
 
     return run_from_arguments(args)
 

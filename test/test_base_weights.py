@@ -16,6 +16,7 @@ from transformers import (
 from qwen_vla_ros import cli
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.ask import require_text
 from qwen_vla_ros.model.base_weights import (
     EMBEDDING,
     backbone_name,
@@ -291,5 +292,6 @@ def test_init_writes_a_checkpoint_that_waits_for_training(released, tmp_path, ca
     for name, value in made.model.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=0, rtol=0)
     assert '<|ego_start|>' in AutoTokenizer.from_pretrained(out).get_vocab()
+    assert require_text(out) is None  # a release answers, and still does
     with pytest.raises(QwenVlaError, match='statistics.json'):
         load_policy(out, Embodiment.load('widowx'), 'cpu')

@@ -8,7 +8,8 @@ tokenizer files    as transformers writes them
 statistics.json    q01/q99 by name, per embodiment and layout; absent until there is data: then
                    from_pretrained() reads the weights, and no robot moves
 embodiments/*.yaml the contracts as trained
-training.json      command, seed, duration, machine, measured figures
+training.json      command, seed, duration, machine, measured figures; "text" where the model
+                   learnt to answer (ask.py)
 """
 
 import json

@@ -206,6 +206,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     facts = {
         'command': f'qwen-vla init --preset {args.preset} --base {args.base}',
         'decoder': args.decoder or f'fresh, seed {args.seed}',
+        'text': {'released': args.base},  # the backbone's own: it still answers (ask.py)
     }
     dtype = choose_dtype(args.dtype, torch.device('cpu'))
     save_checkpoint(args.out, made.model, made.tokenizer, embodiment, layout, None, facts, dtype)
