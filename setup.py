@@ -86,6 +86,8 @@ EXTRAS = {
         'diffusers>=0.35',
         'tokenizers>=0.22',
         'pillow>=10.0',
+        'peft>=0.21',
+        'huggingface_hub>=1.0',
     ],
     'dev': [
         'pytest>=8.0',

@@ -66,7 +66,7 @@ class _Reader(SafetyReader):
         units = {field.name: field.unit for state in states for field in state.fields}
         description = self.word(data['description'], 'description')
         told = described_limits(source, description)
-        limits = self.limits(data['limits'], units, told)
+        limits = self.limits(data['limits'], units, told) if data['limits'] != {} else {}
         layouts = {
             name: self.layout(value, f'layouts.{name}', units, limits)
             for name, value in self.named(data['layouts'], 'layouts').items()

@@ -56,7 +56,7 @@ class Interlocks:
         if held_ns is None:
             return 'the dead-man switch is not held'
         silent = (now_ns - held_ns) * 1e-9
-        if 0 <= silent <= self._period_s:
+        if abs(silent) <= self._period_s:  # now_ns may be older than another thread's refresh
             return ''
         return (
             f'the dead-man switch was last heard {silent:.3f} s ago (limit {self._period_s:g} s)'

@@ -10,7 +10,7 @@ sample(), each once. Nothing missing is ever replaced.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,6 +133,19 @@ class ObservationBuffer:
             embodiment=self._embodiment.name,
             sources_ns={**frames, **states},
         )
+
+    def newest_state(self, now_ns: int, names: Sequence[str]) -> np.ndarray | None:
+        """Return the newest values [len(names)] of state fields; None when one is lost."""
+        found: dict[str, float] = {}
+        with self._lock:
+            for name, source in self._states.items():
+                stream = self._aligner.streams[name]
+                if stream.times and stream.times[-1] >= now_ns - self._age_ns:
+                    fields = (field.name for field in source.fields)
+                    found.update(zip(fields, stream.items[-1], strict=True))
+        if not set(names) <= set(found):
+            return None
+        return np.array([found[name] for name in names], np.float64)
 
     def missing(self, now_ns: int) -> tuple[Missing, ...]:
         """Return, source by source, why sample(now_ns) gives nothing; empty when it would."""

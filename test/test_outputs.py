@@ -13,8 +13,8 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from qwen_vla_ros.embodiment import ActionGroup, Output
+from qwen_vla_ros.nodes.motion import CHUNK, LOOKAHEAD, STOP, Motion
 from qwen_vla_ros.nodes.outputs import Outputs
-from qwen_vla_ros.nodes.pilot import CHUNK, LOOKAHEAD, STOP, Motion
 from qwen_vla_ros.nodes.qos import STREAM
 from qwen_vla_ros.output_kinds import CommandRefused, OutputUnavailable
 from qwen_vla_ros.types import ActionChunk

@@ -194,10 +194,10 @@ def test_commands_reach_ahead_and_end_at_rest(lab):
 
     def in_motion():
         _, message = lab.watch.commands[-1]
-        reaches = message.points[-1].time_from_start.nanosec == 300_000_000
-        return message if reaches else None
+        end = message.points[-1].time_from_start
+        return message if 0.3 <= end.sec + end.nanosec * 1e-9 < 0.6 else None
 
-    message = wait_for(in_motion, 2.0, 'a command of 0.3 s')
+    message = wait_for(in_motion, 2.0, 'a command of 0.3 s and a way to rest')
     last = message.points[-1]
     assert list(last.velocities) == [0.0] * 6
     assert message.joint_names[0] == 'waist'

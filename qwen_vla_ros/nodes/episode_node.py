@@ -33,11 +33,13 @@ from qwen_vla_ros.image_decoding import decode_image
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
-from qwen_vla_ros.srv import ResetWorld, TaskResult
+from qwen_vla_ros.srv import ResetWorld, SetStage, TaskResult
+from qwen_vla_ros.stages import FULL, STAGES
 
 ROBOT, POLICY = 'robot_sim', 'policy'
 READY_S = 45.0
 ANSWER_S = 5.0
+ARM_S = 3.0  # for one step up of the stage
 OUTCOME_S = 1.0
 
 
@@ -73,6 +75,7 @@ class EpisodeNode(Node):
         self._reset = self.create_client(ResetWorld, f'{ROBOT}/reset')
         self._result = self.create_client(TaskResult, f'{ROBOT}/result')
         self._release = self.create_client(Trigger, f'{POLICY}/reset_safety')
+        self._arming = self.create_client(SetStage, f'{POLICY}/set_stage')
         subscribe = self.create_subscription
         subscribe(Image, 'camera/scene/image_raw', self._keep('scene'), SENSOR)
         subscribe(Image, 'camera/wrist/image_raw', self._keep('wrist'), SENSOR)
@@ -108,6 +111,7 @@ class EpisodeNode(Node):
         self._speak('')
         self._spin_until(lambda: self._stage() != 'RUNNING', 2.0)
         self._call(self._release, Trigger.Request())  # what an operator does between two tasks
+        self._arm_again()
         self._lay_out(task)
         self._trace = EpisodeTrace(task, self._now_s())
         self._outcome, self._film = None, film
@@ -163,6 +167,7 @@ class EpisodeNode(Node):
             f'service {ROBOT}/reset': self._reset.service_is_ready,
             f'service {ROBOT}/result': self._result.service_is_ready,
             f'service {POLICY}/reset_safety': self._release.service_is_ready,
+            f'service {POLICY}/set_stage': self._arming.service_is_ready,
             'scene camera': lambda: 'scene' in self._latest,
             'wrist camera': lambda: 'wrist' in self._latest,
             'joint states': lambda: 'joints' in self._latest,
@@ -178,6 +183,14 @@ class EpisodeNode(Node):
                 f'after {READY_S:.0f} s there is no {", no ".join(missing)}; see the logs of the '
                 f'other processes. {self._reason()}'
             )
+
+    def _arm_again(self) -> None:
+        """Climb back to full speed after a fault, as an operator of a simulation may."""
+        status = self._latest.get('status')
+        below = FULL if status is None else status.arming
+        for stage in STAGES[STAGES.index(below) + 1 :]:
+            request = SetStage.Request(stage=stage, reason='simulation: the next task', force=True)
+            self._spin_until(lambda r=request: self._call(self._arming, r).success, ARM_S)
 
     def _spin_until(self, done: Callable[[], bool], limit_s: float) -> bool:
         """Handle messages until done() or the limit; return done()."""

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import ActionGroup
 from qwen_vla_ros.nodes.goals import GoalClient
-from qwen_vla_ros.nodes.pilot import CHUNK, LOOKAHEAD, STOP, Motion
+from qwen_vla_ros.nodes.motion import CHUNK, LOOKAHEAD, STOP, Motion
 from qwen_vla_ros.nodes.qos import COMMAND
 from qwen_vla_ros.output_kinds import (
     BASE,

@@ -6,8 +6,9 @@ What the policy node does, without topics and timers: observations in, checked m
     watch            from a fast timer: a motion to rest as soon as something is missing
     command          from the command timer: the next lookahead, every row checked
 
-A problem ends the motion once, decelerated, and then nothing is sent. When all is back the arm
-starts again from where it is measured. Only a latched safety gate waits for reset_safety().
+A problem ends the motion once, decelerated, and then nothing is sent. When all is back the robot
+starts again from where it is measured. A latched safety gate waits for reset_safety(). How much
+reaches the robot is the stage's business (stages.py); joints are arm_drive.py's.
 """
 
 import threading
@@ -19,51 +20,52 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qwen_vla_ros.chunk import ChunkExecutor, Departure
 from qwen_vla_ros.chunk_check import ChunkRefused
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.interlocks import ESTOP, Interlocks
+from qwen_vla_ros.nodes.arm_drive import ArmDrive, RowRefused
+from qwen_vla_ros.nodes.base_part import BasePart
+from qwen_vla_ros.nodes.layout_parts import LayoutParts, split_layout
+from qwen_vla_ros.nodes.motion import Follow, Motion, Problem, standing
 from qwen_vla_ros.nodes.timed_policy import TimedPolicy
-from qwen_vla_ros.observation import CLOCK_JUMP_NS, ObservationBuffer
-from qwen_vla_ros.safety import CARTESIAN, SafetyGate
+from qwen_vla_ros.observation import ObservationBuffer
+from qwen_vla_ros.shadow import Shadow
 from qwen_vla_ros.splicing import splicing_of
+from qwen_vla_ros.stages import FULL, SCALED, SHADOW, StageChange, Stages
 from qwen_vla_ros.types import ActionChunk, Observation
 
 if TYPE_CHECKING:
+    from qwen_vla_ros.capsules import CapsuleModel
     from qwen_vla_ros.embodiment import Embodiment
     from qwen_vla_ros.policy import Policy
 
 INACTIVE, WAITING, RUNNING, HOLDING = 'INACTIVE', 'WAITING', 'RUNNING', 'HOLDING'
-LOOKAHEAD, CHUNK, STOP = 'lookahead', 'chunk', 'stop'
-STOP_S, STOP_DT_S = 1.0, 0.02
-REST = 1e-6
+WATCHING, PARKING = 'WATCHING', 'PARKING'
+NO_INSTRUCTION = 'no instruction on ~/instruction'
+CLOCK_BACK_NS = 10_000_000  # a clock that goes back further takes the motion with it
 
 
 @dataclass(frozen=True)
-class Motion:
+class Arming:
     """
-    Commands for all joints: times float64 [N] in s from now; positions, velocities [N, A].
+    How the robot is armed.
 
-    part tells what it covers: the near future (lookahead), all that is left of the chunk (chunk),
-    or the way to rest, after which nothing comes (stop).
+    stage       where it begins: full in simulation, dry-run on hardware
+    speed       share of the speed in the stage `scaled`
+    ramp_s      s, from standstill to that share, and from there to full speed
+    shadow_s    s that must have been compared before the shadow is left
+    min_skill   least skill in the shadow (1 - squared error / that of standing still)
     """
 
-    times_s: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray
-    now_ns: int
-    part: str = LOOKAHEAD
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why the arm may not move; missing lists the absent inputs, topic included."""
-
-    reason: str
-    missing: tuple[str, ...] = ()
+    stage: str = FULL
+    speed: float = 0.25
+    ramp_s: float = 2.0
+    shadow_s: float = 3.0
+    min_skill: float = 0.0
 
 
 class Pilot:
-    """Join a contract, a policy, the executor and the safety gate. Thread-safe."""
+    """Join a contract, a policy, the stages and what drives the robot. Thread-safe."""
 
     def __init__(
         self,
@@ -77,43 +79,73 @@ class Pilot:
         to_joints: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         splice: str = '',
         replan_s: float = 0.0,
+        arming: Arming | None = None,
+        capsules: 'CapsuleModel | None' = None,
+        dead_man_s: float | None = None,
     ) -> None:
         """
         Set up inactive.
 
         splice is one of splice.MODES ('': the contract's), replan_s the time between inferences.
         tip_position(q) -> [3] serves the workspace box; to_joints(rows [H, 6], q) -> [H, J] is
-        needed by Cartesian layouts. They are called from different threads.
+        needed by Cartesian layouts whose outputs take joints; capsules: the arm's volume.
         """
-        self._embodiment, self._clock = embodiment, clock
+        self._embodiment, self._clock, self.arming = embodiment, clock, arming or Arming()
         self._policy = TimedPolicy(policy, embodiment.safety.inference_timeout_s)
-        self._lookahead_s, self._dt_s, self._to_joints = lookahead_s, dt_s, to_joints
-        self._layout, joints = layout, joint_layout(embodiment, layout)
-        self.groups = embodiment.action_groups(joints)
-        self.names = tuple(embodiment.action_names(joints))
+        self.stages, self.interlocks = Stages(self.arming.stage), Interlocks(dead_man_s)
+        self.parts: LayoutParts = split_layout(embodiment, layout)
+        self.arm = None
+        if self.parts.joints:
+            self.arm = ArmDrive(
+                self.parts.embodiment,
+                self.parts.joints,
+                splicing_of(embodiment, policy, layout, splice, replan_s),
+                lookahead_s,
+                dt_s,
+                self.interlocks,
+                tip_position,
+                to_joints,
+                capsules,
+                self.parts.policy_groups,
+            )
+        self.base = BasePart(embodiment, self.parts.followers) if self.parts.followers else None
+        self.groups = (*(self.arm.groups if self.arm else ()), *self.parts.followers)
+        self.names = self.arm.names if self.arm else ()
+        self.shadow = Shadow(self.names)
         self.buffer = ObservationBuffer(embodiment)
-        self.gate = SafetyGate(embodiment, joints, tip_position)
-        self.executor = ChunkExecutor(
-            embodiment.safety.blend_s,
-            self.names,
-            tuple(name for g in self.groups if g.kind == 'gripper' for name in g.names),
-            np.array([embodiment.limits[name].acceleration for name in self.names]),
-            np.array([embodiment.limits[name].velocity for name in self.names]),
-            splicing_of(embodiment, policy, layout, splice, replan_s),
-        )
         self._topics = {camera.view: camera.topic for camera in embodiment.cameras}
         self._topics.update({state.name: state.topic for state in embodiment.states})
         self._why_no_instruction = ''
         self._lock = threading.RLock()
         self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
-        self._active = self._moving = self._moved = False
+        self._active = self._moved = False
         self._last_stamp_ns = self._latest_ns = 0
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
         self.chunks = 0
         self.inference_s: deque[float] = deque(maxlen=2000)
         self.overhead_s: deque[float] = deque(maxlen=2000)
+
+    @property
+    def gate(self) -> Any:
+        """Return the safety gate of the joints; None for a robot without any."""
+        return self.arm.gate if self.arm else None
+
+    @property
+    def executor(self) -> Any:
+        """Return the chunk executor of the joints; None for a robot without any."""
+        return self.arm.executor if self.arm else None
+
+    @property
+    def transport(self) -> str:
+        """Return how pictures reach the model; '' when it is in this process."""
+        return self._policy.transport
+
+    @property
+    def latched(self) -> str:
+        """Return why nothing may move until reset_safety(); '' when it may."""
+        return self.arm.gate.latched if self.arm else self.base.latched
 
     # Subscriptions -------------------------------------------------------------------------------
 
@@ -133,22 +165,25 @@ class Pilot:
         self.buffer.explain(hints)
         self._why_no_instruction = hints.get('instruction', '')
 
-    @property
-    def transport(self) -> str:
-        """Return how pictures reach the model; '' when it is in this process."""
-        return self._policy.transport
+    def saw(self, reference: str, names: tuple[str, ...], position: np.ndarray) -> None:
+        """Hear where another driver sends the joints, for the comparison in the shadow."""
+        if set(self.names) <= set(names):
+            order = [names.index(name) for name in self.names]
+            self.shadow.saw(reference, self._clock(), np.asarray(position)[order])
 
     # Life ----------------------------------------------------------------------------------------
 
     def activate(self) -> None:
-        """Allow motion from now on."""
+        """Allow motion from now on, as far as the stage does."""
         with self._lock:
             self._active, self._moved = True, False
             self._policy.succeed()
+            self.stages.restart(self._now())
+            self.shadow.clear()
             self._set(WAITING, 'warming up the policy')
 
     def deactivate(self) -> Motion | None:
-        """Forbid motion; return the way to rest when the arm moves."""
+        """Forbid motion; return the way to rest when the robot moves."""
         with self._lock:
             now_ns = self._now()
             motion = self._stop(now_ns) if self._moving else None
@@ -156,11 +191,67 @@ class Pilot:
             self._set(INACTIVE, '')
             return motion
 
-    def reset_safety(self) -> str:
-        """Release a latched safety gate; return what had latched it ('' when it was not)."""
-        latched = self.gate.latched
-        self.gate.reset()
-        return latched
+    def request_stage(
+        self, wanted: str, reason: str, force: bool = False
+    ) -> tuple[StageChange, Motion | None]:
+        """Go to a stage or say why not; return also the way to rest when motion is over."""
+        with self._lock:
+            now_ns = self._now()
+            change = self.stages.request(wanted, reason, now_ns, self._obstacles(now_ns, force))
+            return change, self._follow_stage(now_ns) if change.granted else None
+
+    def reset_safety(self) -> tuple[bool, str]:
+        """Release a latched gate; return whether it is released, and what it was or is for."""
+        with self._lock:
+            now_ns = self._now()
+            latched = self.latched
+            if self.arm is None:
+                causes = self.interlocks.causes(now_ns)
+                if causes:
+                    return False, f'reset refused: {"; ".join(causes.values())}'
+                self.base.reset()
+            else:
+                verdict = self.arm.gate.reset(now_ns, self._measured(now_ns))
+                if not verdict.ok:
+                    return False, verdict.reason
+            return True, f'released: {latched}' if latched else 'nothing was latched'
+
+    def park(self) -> tuple[bool, str, Motion | None]:
+        """Stop, or when at rest begin the way to the park posture; return what happened."""
+        with self._lock:
+            now_ns = self._now()
+            if self.arm is None:
+                return False, 'park: this robot has no joints to park', None
+            if not self._active or not self.stages.commands:
+                return False, f'park: stage {self.stages.stage} commands nothing', None
+            if self.arm.parking:
+                return True, 'on its way already', None
+            measured = self._measured(now_ns)
+            if measured is None:
+                return False, 'park: the joint states are missing; the arm stays', None
+            if self.arm.moving:
+                return False, 'park: stopped first; call again at rest', self._stop(now_ns)
+            try:
+                via = self.arm.park(measured, now_ns)
+            except QwenVlaError as error:
+                return False, str(error), None
+            self._moved = True
+            self._set(PARKING, f'parking ({via})')
+            return True, f'parking ({via})', None
+
+    def emergency(self, source: str, pressed: bool) -> Motion | None:
+        """Press or release an emergency stop; return the way to rest."""
+        with self._lock:
+            if not pressed:
+                self.interlocks.release(source)
+                return None
+            self.interlocks.press(source, self._now())
+            return self._faulted(self._now(), self.interlocks.estop)
+
+    def fault(self, reason: str) -> Motion | None:
+        """Hear of a fault from outside; latch, and return the way to rest."""
+        with self._lock:
+            return self._faulted(self._now(), reason)
 
     # Worker --------------------------------------------------------------------------------------
 
@@ -175,12 +266,15 @@ class Pilot:
         observation = self.buffer.sample(now_ns, instruction)
         if observation is None or observation.stamp_ns <= self._last_stamp_ns:
             return None
-        if not self.executor.wants(observation.stamp_ns):
+        if self.arm is not None and not self.arm.wants(observation.stamp_ns):
+            return None
+        if self.arm is not None and self.arm.brakes(observation.stamp_ns):
             return None
         self._last_stamp_ns = observation.stamp_ns
         self.observed_ns = min(observation.sources_ns.values(), default=observation.stamp_ns)
-        departure = self.executor.depart(observation.stamp_ns, self._embodiment.step_s)
-        found = self._policy.infer(observation, generation, departure.prefix)
+        departure = self.arm.depart(observation.stamp_ns) if self.arm is not None else None
+        prefix = None if departure is None else departure.prefix
+        found = self._policy.infer(observation, generation, prefix)
         if found is None:
             return None
         accepted = self._execute(found.chunk, observation, generation, departure)
@@ -189,58 +283,62 @@ class Pilot:
         return accepted
 
     def _execute(
-        self,
-        chunk: ActionChunk,
-        observation: Observation,
-        generation: int,
-        departure: Departure,
+        self, chunk: ActionChunk, observation: Observation, generation: int, departure: Any
     ) -> ActionChunk | None:
         """Check a chunk and lead the motion onto it; None when it is refused or outdated."""
-        measured = np.array(
-            [observation.state[observation.state_names.index(n)] for n in self.names], np.float64
-        )
-        try:
-            chunk = self._in_joints(chunk, measured)
-        except QwenVlaError as error:
-            self._policy.fail(f'policy: {error}')
-            return None
+        measured, joints = None, None
+        if self.arm is not None:
+            measured = self.arm.measured(observation)
+            try:
+                joints = self.arm.in_joints(chunk, measured)
+            except QwenVlaError as error:
+                self._policy.fail(f'policy: {error}')
+                return None
         with self._lock:
             now_ns = self._now()
             if generation != self._generation or self._problem(now_ns, thinking=True):
                 return None
-            verdict = self.gate.check_chunk(chunk, now_ns, measured)
-            if not verdict.ok:
-                return self._refuse(f'safety refused a chunk: {verdict.reason}')
-            if not self._moving:
-                self.gate.reset()
-                self.executor.hold(measured, now_ns)
             try:
-                self.executor.put(chunk, now_ns, departure)
+                if joints is not None:
+                    verdict = self.arm.gate.admit(joints, now_ns, measured)
+                    if not verdict.ok:
+                        return self._refuse(f'safety refused a chunk: {verdict.reason}')
+                    joints = verdict.chunk
+                follow = self.base.admitted(chunk, observation, now_ns) if self.base else None
+                if self.stages.commands:
+                    self._lead(joints, measured, departure, follow, now_ns)
             except ChunkRefused as error:
                 return self._refuse(f'policy: {error}')
             self._policy.succeed()
-            self.chunk = chunk
-            self._moving = self._moved = True
+            self.chunk = joints if joints is not None else chunk
             self.chunks += 1
-            self._set(RUNNING, self.executor.notice)
-            return chunk
+            if self.stages.commands:
+                self._moved = True
+                self._set(RUNNING, self.executor.notice if self.arm else '')
+            else:
+                if self.stages.stage == SHADOW and joints is not None:
+                    self.shadow.expect(joints, measured)
+                self._set(WATCHING, f'stage {self.stages.stage}: nothing is commanded')
+            return self.chunk
 
-    def _in_joints(self, chunk: ActionChunk, measured: np.ndarray) -> ActionChunk:
-        """Return a chunk of joint positions; Cartesian deltas go through the kinematics."""
-        if self._to_joints is None:
-            return chunk
-        columns, start = [], 0
-        for group, joints in zip(
-            self._embodiment.action_groups(self._layout), self.groups, strict=True
-        ):
-            rows = chunk.actions[:, start : start + len(group.names)]
-            start += len(group.names)
-            if group.kind == 'delta_eef':
-                at = [self.names.index(name) for name in joints.names]
-                rows = self._to_joints(rows, measured[at])
-            columns.append(rows)
-        actions = np.concatenate(columns, axis=1).astype(np.float32)
-        return ActionChunk(actions, self.names, chunk.start_ns, chunk.step_s)
+    def _lead(
+        self,
+        joints: ActionChunk | None,
+        measured: np.ndarray | None,
+        departure: Any,
+        follow: Follow | None,
+        now_ns: int,
+    ) -> None:
+        if joints is not None:
+            ramp_s = self.arming.ramp_s
+            self.arm.follow(joints, measured, departure, now_ns, self._speed, ramp_s)
+        if follow is not None:
+            self.base.lead(follow, self._speed)
+
+    def take_follow(self) -> Follow | None:
+        """Return the newest chunk for tips and bases, once."""
+        with self._lock:
+            return self.base.take() if self.base else None
 
     # Timers --------------------------------------------------------------------------------------
 
@@ -250,9 +348,17 @@ class Pilot:
             if not self._active:
                 return None
             now_ns = self._now()
+            if self.stages.stage == SHADOW:
+                self._compare(now_ns)
+            if not self.latched and (fault := self._fault(now_ns)):
+                return self._faulted(now_ns, fault)
+            if self._lapsed(now_ns):
+                return None
+            if self.arm is not None and self.arm.parking:
+                return self._watch_parking(now_ns)
             problem = self._problem(now_ns)
             if problem is None:
-                if not self._moving:
+                if not self._moving and self.stages.commands:
                     self._set(self._still, 'everything is there; waiting for the next chunk')
                 return None
             motion = self._stop(now_ns) if self._moving else None
@@ -263,34 +369,134 @@ class Pilot:
         """Return the next lookahead, or all that is left; the way to rest if a row is refused."""
         with self._lock:
             now_ns = self._now()
-            if not self._moving:
+            if self.arm is None or not self.arm.moving:
                 return None
-            reach_s, expires_ns = self._lookahead_s, self.executor.expires_ns
-            if whole and expires_ns is not None:
-                reach_s = max(reach_s, (expires_ns - now_ns) * 1e-9)
-            points = self.executor.points(now_ns, reach_s, self._dt_s)
-            if points is None:
+            if fault := self._fault(now_ns):
+                return self._faulted(now_ns, fault)
+            if self._lapsed(now_ns):
                 return None
-            for seconds, position, velocity in zip(*points, strict=True):
-                at_ns = now_ns + round(seconds * 1e9)
-                verdict = self.gate.check_row(position, velocity, at_ns)
-                if not verdict.ok:
-                    motion = self._stop(now_ns)
-                    self._set(HOLDING, f'safety: {verdict.reason}; call ~/reset_safety')
-                    return motion
-            return Motion(*points, now_ns, CHUNK if whole else LOOKAHEAD)
+            try:
+                return self.arm.command(now_ns, whole)
+            except RowRefused as error:
+                return self._faulted(now_ns, str(error))
+
+    def _watch_parking(self, now_ns: int) -> Motion | None:
+        """Look after an arm on its way to the park posture: it needs its joint states alone."""
+        if self.arm.parked(now_ns):
+            self._set(HOLDING, 'parked')
+            return None
+        states = {state.name for state in self._embodiment.states}
+        lost = [item for item in self.buffer.missing(now_ns) if item.source in states]
+        if not lost:
+            return None
+        motion = self._stop(now_ns)
+        texts = tuple(self._told_missing(item.source, item.reason) for item in lost)
+        self._set(HOLDING, f'parking stopped: {"; ".join(texts)}', texts)
+        return motion
+
+    # Problems and faults -------------------------------------------------------------------------
+
+    @property
+    def _moving(self) -> bool:
+        arm = self.arm is not None and self.arm.moving
+        return arm or (self.base is not None and self.base.moving)
+
+    @property
+    def _speed(self) -> float:
+        return self.arming.speed if self.stages.stage == SCALED else 1.0
+
+    @property
+    def speed_scale(self) -> float:
+        """Return the share of the policy's speed that reaches the robot now."""
+        if not self.stages.commands:
+            return 0.0
+        if self.arm is not None and self.arm.moving:
+            return self.arm.clock.rate(self._clock())
+        return self._speed
 
     @property
     def _still(self) -> str:
-        """Return the stage of an arm that does not move: before its first motion it waits."""
+        """Return the stage of a robot that does not move: before its first motion it waits."""
         return HOLDING if self._moved and self.instruction else WAITING
 
+    def _fault(self, now_ns: int) -> str:
+        """Return what forbids motion beyond a hold: pressed, released, or silent rows."""
+        if self.arm is None:
+            causes = self.interlocks.causes(now_ns) if self._moving else {}
+            return self.interlocks.estop or '; '.join(causes.values())
+        verdict = self.arm.gate.watchdog(now_ns)
+        return '' if verdict.ok else verdict.reason
+
+    def _lapsed(self, now_ns: int) -> bool:
+        """
+        Let go of a motion that the arm has left: this node slept, or the clock leapt.
+
+        The arm brakes at the end of its last command. A command from here would be a jump.
+        """
+        if self.arm is None or not self.arm.lapsed(now_ns):
+            return False
+        self.arm.forget(now_ns)
+        self.chunk = None
+        self._set(self._still, 'the node was held up, or its clock leapt; the arm came to rest')
+        return True
+
+    def _faulted(self, now_ns: int, reason: str) -> Motion | None:
+        """Latch, fall back a stage, and return the way to rest."""
+        self._lapsed(now_ns)
+        motion = self._stop(now_ns) if self._moving else None
+        pressed = self.interlocks.estop
+        if self.arm is None:
+            self.base.latch(reason)
+        elif not self.arm.gate.latched:
+            self.arm.gate.latch(reason, now_ns, ESTOP if pressed else 'fault')
+        if self._active:
+            self.stages.fall_back(reason, now_ns, SHADOW if pressed else FULL)
+            self.shadow.clear()
+            self._set(HOLDING, f'{_prefixed(reason)}; call ~/reset_safety')
+        return motion
+
+    def _obstacles(self, now_ns: int, force: bool) -> list[str]:
+        """Return what stands against a step up."""
+        if not self._active:
+            return ['the node is not active']
+        found = [self.latched] if self.latched else []
+        found += self.interlocks.causes(now_ns).values()
+        problem = self._problem(now_ns, thinking=True)
+        told = '' if problem is None or self.latched else problem.reason
+        if told and not told.startswith(NO_INSTRUCTION):  # arming may come before the sentence
+            found.append(told)
+        found += [self._policy.problem] if self._policy.problem else []
+        if self.stages.stage == SHADOW and self.arm is not None and not force:
+            seen = self.shadow.agreement()
+            if seen.seconds < self.arming.shadow_s:
+                found.append(
+                    f'shadow: {seen.seconds:.1f} s compared, {self.arming.shadow_s:g} s are '
+                    'wanted (force skips the comparison)'
+                )
+            elif seen.skill is not None and seen.skill < self.arming.min_skill:
+                found.append(f'shadow: {seen}; force skips the comparison')
+        return found
+
+    def _follow_stage(self, now_ns: int) -> Motion | None:
+        """Do what a new stage asks of a moving robot; return the way to rest when it must stop."""
+        if self.stages.stage == SHADOW:
+            self.shadow.clear()
+        if self._moving and not self.stages.commands:
+            motion = self._stop(now_ns)
+            self._set(WATCHING, f'stage {self.stages.stage}: nothing is commanded')
+            return motion
+        if self.arm is not None:
+            self.arm.change_speed(self._speed, now_ns, self.arming.ramp_s)
+        return None
+
     def _problem(self, now_ns: int, thinking: bool = False) -> Problem | None:
-        """Return why the arm may not move; thinking leaves out what only a chunk can mend."""
+        """Return why the robot may not move; thinking leaves out what only a chunk can mend."""
         if not self._active:
             return Problem('not active')
-        if self.gate.latched:
-            return Problem(f'safety: {self.gate.latched}; call ~/reset_safety')
+        if self.latched:
+            return Problem(f'{_prefixed(self.latched)}; call ~/reset_safety')
+        if self.arm is not None and self.arm.parking:
+            return Problem('parking')
         missing = self.buffer.missing(now_ns)
         if missing:
             texts = tuple(self._told_missing(item.source, item.reason) for item in missing)
@@ -299,62 +505,66 @@ class Pilot:
             return Problem(lost, (lost,))
         if not self.instruction:
             why = f': {self._why_no_instruction}' if self._why_no_instruction else ''
-            return Problem(f'no instruction on ~/instruction{why}')
+            return Problem(f'{NO_INSTRUCTION}{why}')
         if thinking:
-            return None
-        return self._policy_problem(now_ns)
-
-    def _policy_problem(self, now_ns: int) -> Problem | None:
+            braking = self.arm is not None and self.arm.brakes(now_ns)
+            return Problem('the arm comes to rest first') if braking else None
         if problem := self._policy.problem:
             return Problem(problem)
-        expires = self.executor.expires_ns
-        if not self._moving or expires is None:
-            return None
-        if (expires - now_ns) * 1e-9 < self._lookahead_s:
-            return Problem('policy: the chunk ends and no new one came')
-        return None
+        ends = self.arm.ends(now_ns) if self.arm else ''
+        ends = ends or (self.base.ends(now_ns) if self.base else '')
+        return Problem(ends) if ends else None
 
     def _told_missing(self, source: str, reason: str) -> str:
         topic = self._topics.get(source, source)
         return f'{source}: {reason}' if topic in reason else f'{source} ({topic}): {reason}'
 
     def _refuse(self, reason: str) -> None:
-        """Leave a chunk out: a moving arm goes on with the one that runs, as long as it lasts."""
+        """Leave a chunk out: a moving robot goes on with the one that runs, while it lasts."""
         if self._moving:
             self._policy.rest()
         else:
             self._policy.fail(reason)
+
+    def _measured(self, now_ns: int) -> np.ndarray | None:
+        """Return the newest joints [A]; None when they are missing."""
+        return self.buffer.newest_state(now_ns, self.names)
+
+    def _compare(self, now_ns: int) -> None:
+        measured = self._measured(now_ns)
+        if measured is not None:
+            self.shadow.saw('measured', now_ns, measured)
 
     def _now(self) -> int:
         """
         Return the clock's time.
 
         When it jumped back (a simulation started anew), what runs belongs to a time that is gone:
-        it is dropped, and the arm rests at the end of its last command.
+        it is dropped, and the robot rests at the end of its last command.
         """
         now_ns = self._clock()
-        if now_ns < self._latest_ns - CLOCK_JUMP_NS:
-            self.executor.clear()
-            self._moving, self.chunk, self._last_stamp_ns = False, None, 0
+        if now_ns < self._latest_ns - CLOCK_BACK_NS:
+            if self.arm is not None:
+                self.arm.forget(now_ns)
+            if self.base is not None:
+                self.base.forget()
+            self.chunk, self._last_stamp_ns = None, 0
+            self.shadow.clear()
         self._latest_ns = now_ns
         return now_ns
 
     def _stop(self, now_ns: int) -> Motion:
         """Come to rest within the limits; return the way there."""
-        self.executor.stop(now_ns)
-        self._moving, self.chunk = False, None
-        times, positions, velocities = self.executor.points(now_ns, STOP_S, STOP_DT_S)
-        resting = np.flatnonzero((np.abs(velocities) < REST).all(axis=1))
-        end = int(resting[0]) + 1 if resting.size else len(times)
-        return Motion(times[:end], positions[:end], velocities[:end], now_ns, STOP)
+        self.chunk = None
+        if self.base is not None:
+            self.base.forget()
+        if self.arm is not None and self.arm.moving:
+            return self.arm.stop(now_ns)
+        return standing(now_ns)
 
     def _set(self, stage: str, reason: str, missing: tuple[str, ...] = ()) -> None:
         self.stage, self.reason, self.missing = stage, reason, missing
 
 
-def joint_layout(embodiment: 'Embodiment', layout: str) -> str:
-    """Return the layout itself, or for a Cartesian one the contract's layout of joints."""
-    for name in (layout, *embodiment.layouts):
-        if not any(group.kind in CARTESIAN for group in embodiment.action_groups(name)):
-            return name
-    raise QwenVlaError(f'{embodiment.source}: no layout of joints to execute {layout!r} with')
+def _prefixed(reason: str) -> str:
+    return reason if reason.startswith(('safety:', 'park:')) else f'safety: {reason}'

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,24 +19,25 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
-from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
+from qwen_vla_ros.nodes.arming import ArmingServices
 from qwen_vla_ros.nodes.inputs import input_topics
+from qwen_vla_ros.nodes.layout_parts import split_layout
+from qwen_vla_ros.nodes.motion import STOP, Motion
 from qwen_vla_ros.nodes.outputs import Outputs
 from qwen_vla_ros.nodes.parameters import declare, parameter
-from qwen_vla_ros.nodes.pilot import RUNNING, Motion, Pilot, joint_layout
+from qwen_vla_ros.nodes.pilot import RUNNING, Arming, Pilot
 from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message, status_message
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
 from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
-from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
+from qwen_vla_ros.safety import capsule_model
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WATCH_S, STATUS_S, GRAPH_S, DIAGNOSTICS_S = 0.02, 0.1, 0.5, 1.0
@@ -57,6 +59,12 @@ class PolicySettings:
     point_step: float = parameter(0.05, 's between two points of a command', 0.005, 0.2)
     replan: float = parameter(0.2, 's from one inference to the next, at least', 0.0, 10.0)
     splice: str = parameter('', "how chunks are joined; '' takes the contract's safety.splice")
+    stage: str = parameter('full', 'first stage: dry-run, shadow, scaled or full')
+    speed: float = parameter(0.25, "share of the speed in stage 'scaled'", 0.01, 1.0)
+    ramp: float = parameter(2.0, 's from standstill to that speed, and on to full', 0.0, 30.0)
+    dead_man: float = parameter(
+        0.0, 's, topic dead_man must be heard this often; 0: none', 0.0, 5.0
+    )
     connect_timeout: float = parameter(2.0, 's to wait for the model process', 0.1, 60.0)
     autostart: bool = parameter(False, 'configure and activate without being told')
 
@@ -71,11 +79,13 @@ class PolicyNode(LifecycleNode):
         self._pilot: Pilot | None = None
         self._policy: Policy | None = None
         self._outputs: Outputs | None = None
+        self._arming: ArmingServices | None = None
         self._reason, self._model_absent = '', False
         self._worker: threading.Thread | None = None
         self._end, self._active = threading.Event(), threading.Event()
         self._entities: list[tuple[Any, Any]] = []
         self._told: tuple[Any, ...] = ()
+        self._failures = 0  # goals that the servers of actions gave up
         self._sending = threading.Lock()  # an older motion never leaves after a newer one
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._status = self.create_publisher(PolicyStatus, '~/status', LATCHED)
@@ -137,7 +147,6 @@ class PolicyNode(LifecycleNode):
         settings = self.settings
         embodiment = Embodiment.load(settings.robot)
         layout = settings.layout or embodiment.default_layout
-        _refuse_undriven(embodiment, layout)
         self._policy = self._load_policy(embodiment, layout)
         refuse_mismatch(self._policy.metadata, embodiment, layout)
         self._pilot = Pilot(
@@ -150,9 +159,15 @@ class PolicyNode(LifecycleNode):
             *_kinematics(embodiment, layout),
             splice=settings.splice,
             replan_s=settings.replan,
+            arming=Arming(settings.stage, settings.speed, settings.ramp),
+            capsules=_capsules(embodiment, layout),
+            dead_man_s=settings.dead_man or embodiment.safety.dead_man_s,
         )
         self._pilot.instruct(settings.instruction)
         self._outputs = Outputs(self, self._pilot.groups, self._pilot.names)
+        self._failures = 0
+        wants_dead_man = bool(settings.dead_man or embodiment.safety.dead_man_s)
+        self._arming = ArmingServices(self, self._pilot, self._send_now, wants_dead_man)
         self._listen(embodiment)
         self._end.clear()
         self._worker = threading.Thread(target=self._work, name='inference', daemon=True)
@@ -167,8 +182,6 @@ class PolicyNode(LifecycleNode):
         self._graph = GraphCheck(self, [*(Wanted(*item, SENSOR) for item in inputs), instruction])
         self._explained: dict[str, str] = {}
         self._own(self._timer(GRAPH_S, self._look_at_graph), self.destroy_timer)
-        service = self.create_service(Trigger, '~/reset_safety', self._on_reset_safety)
-        self._own(service, self.destroy_service)
         self._chunks = self._own(
             self.create_publisher(ActionChunkMessage, '~/chunk', STREAM), self.destroy_publisher
         )
@@ -195,6 +208,8 @@ class PolicyNode(LifecycleNode):
             self._worker.join(timeout=10)
         self._worker = None
         self._active.clear()
+        if self._arming is not None:
+            self._arming.close()
         if self._outputs is not None:
             self._outputs.close()
         for entity, destroy in reversed(self._entities):
@@ -202,7 +217,7 @@ class PolicyNode(LifecycleNode):
         self._entities.clear()
         if isinstance(self._policy, RemotePolicy):
             self._policy.close()
-        self._policy = self._pilot = self._outputs = None
+        self._policy = self._pilot = self._outputs = self._arming = None
 
     def _load_policy(self, embodiment: Embodiment, layout: str) -> Policy:
         settings = self.settings
@@ -243,14 +258,6 @@ class PolicyNode(LifecycleNode):
         self.get_logger().info(f'instruction: {message.data!r}')
         self._publish_status()
 
-    def _on_reset_safety(
-        self, request: Trigger.Request, response: Trigger.Response
-    ) -> Trigger.Response:
-        latched = self._pilot.reset_safety()
-        response.success = True
-        response.message = f'released: {latched}' if latched else 'nothing was latched'
-        return response
-
     def _work(self) -> None:
         """Infer while active, not more often than replan says."""
         while not self._end.is_set():
@@ -262,9 +269,7 @@ class PolicyNode(LifecycleNode):
                 if chunk is not None and self.context.ok():
                     self._command()
                     self._chunks.publish(chunk_message(chunk))
-                    if self._outputs.takes_chunks:
-                        with self._sending:
-                            self._send(self._pilot.command(whole=True))
+                    self._send_whole()
             except Exception:  # a defect must be seen, and must not end the thread unseen
                 self.get_logger().error(traceback.format_exc())
                 self._end.wait(0.5)
@@ -276,10 +281,14 @@ class PolicyNode(LifecycleNode):
     def _watch(self) -> None:
         with self._sending:
             self._send(self._pilot.watch())
-        told = (self._pilot.stage, self._pilot.missing, self._pilot.reason.split(':')[0])
+            if self._outputs.failures > self._failures:
+                self._failures = self._outputs.failures
+                self._send(self._pilot.fault(self._outputs.problem))
+        stage = self._pilot.stages.stage
+        told = (self._pilot.stage, stage, self._pilot.missing, self._pilot.reason.split(':')[0])
         if told != self._told:
             self._told = told
-            text = f'{self._pilot.stage} {self._pilot.reason}'.strip()
+            text = f'{self._pilot.stage} ({stage}) {self._pilot.reason}'.strip()
             if self._pilot.stage == RUNNING:
                 self.get_logger().info(text)
             else:
@@ -300,13 +309,37 @@ class PolicyNode(LifecycleNode):
         with self._sending:
             self._send(self._pilot.command())
 
+    def _send_whole(self) -> None:
+        """Send a new chunk to the outputs that take whole ones."""
+        with self._sending:
+            if self._outputs.takes_chunks:
+                self._send(self._pilot.command(whole=True))
+            follow = self._pilot.take_follow()
+            if follow is not None:
+                self._guard(
+                    lambda: self._outputs.follow(
+                        follow.chunk, follow.now_ns, follow.pose, follow.frame
+                    )
+                )
+
+    def _send_now(self, motion: Motion | None) -> None:
+        with self._sending:
+            self._send(motion)
+        self._publish_status()
+
     def _send(self, motion: Motion | None) -> None:
-        if motion is None:
-            return
+        if motion is not None:
+            self._guard(lambda: self._outputs.send(motion))
+
+    def _guard(self, send: Callable[[], None]) -> None:
+        """Send; what an output refuses is a fault: nothing went out, the arm comes to rest."""
         try:
-            self._outputs.send(motion)
-        except QwenVlaError as error:  # nothing went out; the last command ends at rest
+            send()
+        except QwenVlaError as error:
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
+            motion = self._pilot.fault(str(error))
+            if motion is not None and motion.part == STOP:
+                self._outputs.hold(motion.now_ns)
 
     def _publish_status(self) -> None:
         if self.context.ok():
@@ -336,16 +369,6 @@ class PolicyNode(LifecycleNode):
         self._own(self.create_subscription(kind, topic, callback, qos), self.destroy_subscription)
 
 
-def _refuse_undriven(embodiment: Embodiment, layout: str) -> None:
-    """Refuse outputs that take no joints: the safety gate checks joints only."""
-    for group in embodiment.action_groups(layout):
-        if output_of(group.output.type).rows != JOINTS:
-            raise QwenVlaError(
-                f'policy node: layout {layout!r}: {group.name} goes to {group.output.type}, which '
-                'this node does not drive; choose an output for joints'
-            )
-
-
 def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
     """Return tip_position for the workspace box and to_joints for a Cartesian layout, or None."""
     from qwen_vla_ros.kinematics import ArmKinematics
@@ -354,11 +377,17 @@ def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
     if embodiment.workspace is not None:
         tip = embodiment.workspace.tip
         tip_position = ArmKinematics(embodiment.description_path, tip).tip_position
-    if joint_layout(embodiment, layout) != layout:
-        group = next(g for g in embodiment.action_groups(layout) if g.kind == 'delta_eef')
+    group = next((g for g in embodiment.action_groups(layout) if g.kind == 'delta_eef'), None)
+    if group is not None:
         arm = ArmKinematics(embodiment.description_path, group.tip, group.joints)
         to_joints = arm.chunk_to_joints
     return tip_position, to_joints
+
+
+def _capsules(embodiment: Embodiment, layout: str) -> Any:
+    """Return the volume of the arm; None where there is none to check."""
+    parts = split_layout(embodiment, layout)
+    return capsule_model(parts.embodiment, parts.joints) if parts.joints else None
 
 
 def main(args: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
 from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING
+from qwen_vla_ros.stages import SHADOW
 from qwen_vla_ros.stream_counts import told_bins
 from qwen_vla_ros.types import ActionChunk
 
@@ -23,7 +24,7 @@ def status_message(pilot: 'Pilot | None', reason: str, now_ns: int) -> PolicySta
     """Return the status; reason is what went wrong while there is no pilot."""
     message = PolicyStatus(stage=INACTIVE, reason=reason)
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(now_ns, 1_000_000_000)
-    message.chunk_age_s = message.observation_age_s = float('nan')
+    message.chunk_age_s = message.observation_age_s = message.shadow_skill = float('nan')
     if pilot is None:
         return message
     message.stage, message.reason = pilot.stage, pilot.reason or reason
@@ -37,8 +38,26 @@ def status_message(pilot: 'Pilot | None', reason: str, now_ns: int) -> PolicySta
     if observed_ns is not None:
         message.observation_age_s = (now_ns - observed_ns) * 1e-9
     message.chunks = pilot.chunks
-    message.refusals = pilot.gate.refused_chunks + pilot.gate.refused_rows
+    message.refusals = sum(refusal_counts(pilot).values())
+    message.arming, message.arming_reason = pilot.stages.stage, pilot.stages.reason
+    message.speed_scale = pilot.speed_scale
+    if pilot.stages.stage == SHADOW:
+        seen = pilot.shadow.agreement()
+        message.shadow = str(seen)
+        message.shadow_skill = float('nan') if seen.skill is None else seen.skill
     return message
+
+
+def refusal_counts(pilot: 'Pilot') -> dict[str, int]:
+    """Return how many chunks, motions and rows safety refused."""
+    gate = pilot.gate
+    if gate is None:
+        return {}
+    return {
+        'refused_chunks': gate.refused_chunks,
+        'refused_motions': gate.refused_motions,
+        'refused_rows': gate.refused_rows,
+    }
 
 
 def chunk_message(chunk: ActionChunk) -> ActionChunkMessage:
@@ -66,22 +85,35 @@ def diagnostics_message(
             **_percentiles('inference', pilot.inference_s),
             **_percentiles('overhead', pilot.overhead_s),
             **_splice_facts(pilot),
+            **_arming_facts(pilot),
             'chunks': pilot.chunks,
-            'refused_chunks': pilot.gate.refused_chunks,
-            'refused_rows': pilot.gate.refused_rows,
+            **refusal_counts(pilot),
         }
         if pilot.transport:
             facts['policy_transport'] = pilot.transport
-        if pilot.gate.refusals:
-            facts['last_refusal'] = pilot.gate.refusals[-1].reason
         facts.update(_stream_facts(pilot.buffer.statistics()))
     status.values = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
     message.status = [status]
     return message
 
 
+def _arming_facts(pilot: 'Pilot') -> dict[str, object]:
+    """Return the stage and what safety checks, clamped and refused last."""
+    facts = {'arming': pilot.stages.stage, 'speed_scale': f'{pilot.speed_scale:.2f}'}
+    if pilot.stages.history:
+        facts['last_stage_change'] = str(pilot.stages.history[-1])
+    if pilot.gate is not None:
+        facts['clamped_chunks'] = str(pilot.gate.clamped_chunks)
+        facts['unchecked'] = ', '.join(pilot.gate.unchecked) or 'nothing'
+        if pilot.gate.refusals:
+            facts['last_refusal'] = pilot.gate.refusals[-1].reason
+    return facts
+
+
 def _splice_facts(pilot: 'Pilot') -> dict[str, object]:
     """Return how chunks are joined, and how late they come."""
+    if pilot.executor is None:
+        return {}
     rows = pilot.executor.delay_rows
     told = {} if rows is None else {'delay_p95_rows': f'{rows:.1f}'}
     return {'splice': pilot.executor.mode, **told}

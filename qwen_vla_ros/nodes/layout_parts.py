@@ -1,0 +1,60 @@
+"""
+Who drives what of a layout: joints go through executor and safety gate, the rest follows chunks.
+
+A Cartesian group whose output takes joints is executed with the contract's layout of joints; one
+whose output takes the tip's own motion, and the waypoints of a base, are handed over as they are.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qwen_vla_ros.command import output_of
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.output_kinds import JOINTS
+from qwen_vla_ros.safety import CARTESIAN
+
+if TYPE_CHECKING:
+    from qwen_vla_ros.embodiment import ActionGroup, Embodiment
+
+OWN = 'joints of'
+
+
+@dataclass(frozen=True)
+class LayoutParts:
+    """
+    The parts of one layout.
+
+    embodiment     the contract, with a layout of the joints alone where it had none
+    joints         that layout's name; '' when the robot has no joints to command
+    policy_groups  the policy's groups for those joints, in the same order
+    followers      groups whose outputs take the tip or the base
+    """
+
+    embodiment: 'Embodiment'
+    joints: str
+    policy_groups: 'tuple[ActionGroup, ...]'
+    followers: 'tuple[ActionGroup, ...]'
+
+
+def split_layout(embodiment: 'Embodiment', layout: str) -> LayoutParts:
+    """Return the parts of a layout; QwenVlaError when a Cartesian group has no joints."""
+    groups = embodiment.action_groups(layout)
+    driven = tuple(g for g in groups if output_of(g.output.type).rows == JOINTS)
+    followers = tuple(g for g in groups if g not in driven)
+    if not driven:
+        return LayoutParts(embodiment, '', (), followers)
+    if any(group.kind in CARTESIAN for group in driven):
+        return LayoutParts(embodiment, _joint_layout(embodiment, layout), driven, followers)
+    if not followers:
+        return LayoutParts(embodiment, layout, driven, ())
+    name = f'{OWN} {layout}'
+    layouts = {**embodiment.layouts, name: driven}
+    return LayoutParts(replace(embodiment, layouts=layouts), name, driven, followers)
+
+
+def _joint_layout(embodiment: 'Embodiment', layout: str) -> str:
+    """Return the contract's layout of joints that executes a Cartesian one."""
+    for name in embodiment.layouts:
+        if not any(group.kind in CARTESIAN for group in embodiment.action_groups(name)):
+            return name
+    raise QwenVlaError(f'{embodiment.source}: no layout of joints to execute {layout!r} with')
