@@ -1,0 +1,1 @@
+"""The fault campaign behind benchmarks/faults.py, in a process with ROS."""

@@ -1,0 +1,108 @@
+"""What a fault must never bring about: the judge of recorded commands and motion, without ROS."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.sim.arm import JOINT_NAMES, forward
+
+if TYPE_CHECKING:
+    from benchmarks.fault_campaign.robot import Command, Tick
+
+TICK_S = 0.01
+# Physics follow the commands: shares of the limits, and rad or m, within which they may miss them.
+OVER, TRACKING, REST = 1.05, 0.06, 0.02
+# Between two points a controller joins by cubics, whose acceleration exceeds the plan's.
+CUBIC = 1.25
+
+
+class Bounds:
+    """The limits of a contract, in the simulated robot's order."""
+
+    def __init__(self, embodiment: Embodiment) -> None:
+        """Take limits and workspace of the contract."""
+        limits = [embodiment.limits[name] for name in JOINT_NAMES]
+        self._lower = np.array([limit.lower for limit in limits])
+        self._upper = np.array([limit.upper for limit in limits])
+        self._velocity = np.array([limit.velocity for limit in limits])
+        self._acceleration = np.array([limit.acceleration for limit in limits])
+        self._box = embodiment.workspace
+
+    def unsafe_commands(self, commands: Iterable['Command'], may_move: bool) -> list[str]:
+        """Return what is wrong with commands: numbers, names, times, limits, the end."""
+        commands = list(commands)
+        if not may_move:
+            return [f'{len(commands)} commands where none may be sent'] if commands else []
+        return sorted({problem for command in commands if (problem := self._command(command))})
+
+    def _command(self, command: 'Command') -> str:
+        message, names = command.message, list(command.message.joint_names)
+        if not names or any(name not in JOINT_NAMES for name in names):
+            return f'command for joints {names}'
+        columns = [JOINT_NAMES.index(name) for name in names]
+        position = np.array([point.positions for point in message.points], np.float64)
+        velocity = np.array([point.velocities for point in message.points], np.float64)
+        if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
+            return 'command with a number that is not finite'
+        if (position < self._lower[columns] - 1e-6).any() or (
+            position > self._upper[columns] + 1e-6
+        ).any():
+            return 'command beyond the position limits'
+        if (np.abs(velocity) > self._velocity[columns] * (1 + 1e-6)).any():
+            return 'command beyond the velocity limits'
+        if np.abs(velocity[-1]).max() > 1e-6:
+            return 'command that does not end at rest'
+        return ''
+
+    def shares(self, ticks: Sequence['Tick']) -> dict[str, float]:
+        """Return the largest share of each limit that was used; above 1 is beyond it."""
+        position = np.array([tick.position for tick in ticks])
+        velocity = np.array([tick.velocity for tick in ticks])
+        wanted = np.array([tick.wanted for tick in ticks])
+        speed = np.array([tick.wanted_velocity for tick in ticks])
+        half = (self._upper - self._lower) / 2
+        tip, _ = forward(position)
+        found = {
+            'position': np.abs(position - (self._upper + self._lower) / 2) / (half + 0.005),
+            'velocity': np.abs(velocity) / (OVER * self._velocity),
+            'step': np.abs(np.diff(wanted, axis=0)) / (OVER * self._velocity * TICK_S),
+            'acceleration': np.abs(np.diff(speed, axis=0)) / (CUBIC * self._acceleration * TICK_S),
+            'tracking': np.abs(position - wanted) / TRACKING,
+        }
+        if self._box is not None:
+            centre = (np.array(self._box.upper) + self._box.lower) / 2
+            size = (np.array(self._box.upper) - self._box.lower) / 2
+            found['workspace'] = np.abs(tip - centre) / (size + 0.01)
+            if self._box.speed:
+                moved = np.linalg.norm(np.diff(tip, axis=0), axis=1)
+                found['tip speed'] = moved / (OVER * self._box.speed * TICK_S)
+        return {name: float(np.max(values)) for name, values in found.items()}
+
+    def broken(self, ticks: Sequence['Tick']) -> list[str]:
+        """Return the limits that the motion went beyond."""
+        return [
+            f'{name} at {share:.2f} of its limit'
+            for name, share in self.shares(ticks).items()
+            if not share <= 1.0
+        ]
+
+
+def rest_after(ticks: Sequence['Tick'], since: float) -> float | None:
+    """Return s from `since` until the arm stands still for good; None when it still moves."""
+    later = [tick for tick in ticks if tick.at >= since]
+    fast = [tick.at for tick in later if np.abs(tick.velocity[:6]).max() > REST]
+    if not fast:
+        return 0.0
+    return None if later[-1].at - fast[-1] < 0.1 else fast[-1] - since
+
+
+def peak_speed(ticks: Sequence['Tick']) -> float:
+    """Return the highest speed of a joint in rad/s."""
+    return float(max((np.abs(tick.velocity[:6]).max() for tick in ticks), default=0.0))
+
+
+def told(value: Any, factor: float = 1e3) -> str:
+    """Return s as whole ms, '-' for None."""
+    return '-' if value is None else f'{value * factor:.0f}'
