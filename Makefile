@@ -10,12 +10,14 @@ endif
 SOURCES := $(shell find qwen_vla_ros config launch checkpoints msg srv cmake -type f -not -name '*.pyc' 2>/dev/null) \
            setup.py pyproject.toml constraints.txt CMakeLists.txt package.xml
 
-.PHONY: demo test lint build install clean
+.PHONY: demo test slow lint build install clean
 demo: $(VENV)/installed opengl
 	$(BIN)/qwen-vla demo $(DEMO_ARGS)
 test: $(VENV)/installed opengl
 	$(BIN)/python -m pytest -m 'not slow' $(TEST_ARGS)
 install: $(VENV)/installed
+slow: $(VENV)/installed opengl
+	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 build: $(VENV)/installed
