@@ -141,9 +141,11 @@ def test_a_hold_cancels_and_is_no_problem(pair):
 def test_a_hold_cancels_a_goal_whose_answer_is_still_to_come(pair):
     pair.client.send(goal(8))
     pair.client.hold()
-    wait_for(lambda: pair.controller.cancelled == [8], what='the cancellation')
+    wait_for(lambda: pair.controller.cancelled, what='the cancellation')
+    assert pair.controller.cancelled == [8]
     pair.client.send(goal(9))
     wait_for(lambda: list(pair.client._running) == [2], what='the next goal')
+    assert pair.controller.cancelled == [8]
 
 
 class Result:

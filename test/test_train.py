@@ -10,9 +10,10 @@ import torch
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.policy import load_policy
 from qwen_vla_ros.sim import arm
-from qwen_vla_ros.train import runs
+from qwen_vla_ros.train import runs, supervised
 from qwen_vla_ros.train.demonstrations import (
     DemonstrationPlan,
     load_demonstrations,
@@ -157,3 +158,12 @@ def test_the_command_line_trains_and_goes_on(data, tmp_path, monkeypatch, capsys
     assert 'going on at phase 2, step 4' in told
     training = json.loads((out / 'checkpoint' / 'training.json').read_text())
     assert training['command'] == 'qwen-vla train tiny --out run'
+
+
+def test_a_model_that_looks_back_is_not_trained_without_a_past(tmp_path, monkeypatch):
+    plain = preset('tiny')
+    inputs = dataclasses.replace(plain.inputs, history_frames=2)
+    config = dataclasses.replace(plain, inputs=inputs)
+    monkeypatch.setattr(supervised, 'preset', lambda name: config)
+    with pytest.raises(QwenVlaError, match='history_frames is 2'):
+        Trainer(RUN, tmp_path, 'cpu', 1)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,7 +193,7 @@ class FaultyRobot(RobotSimNode):
 
     def _stream(self, plain: Any, kind: type, name: str) -> Stream:
         self.destroy_publisher(plain)
-        make = lambda: self.create_publisher(kind, STREAMS[name], SENSOR)  # noqa: E731
+        make = partial(self.create_publisher, kind, STREAMS[name], SENSOR)
         return Stream(make, self.destroy_publisher)
 
     def on_tick(self, stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> None:

@@ -90,6 +90,11 @@ def vocabulary_texts(embodiment: Embodiment, layout: str) -> list[str]:
 def build_model(run: TrainRun, embodiment: Embodiment) -> tuple[QwenVLA, Any]:
     """Return a fresh model and the tokenizer trained on its text."""
     config = preset(run.preset)
+    if config.inputs.history_frames:
+        raise QwenVlaError(
+            f'train {run.preset}: inputs.history_frames is {config.inputs.history_frames}, and '
+            'these demonstrations have no past frames; set it to 0'
+        )
     texts = vocabulary_texts(embodiment, run.layout)
     tokenizer = train_tokenizer(texts, 512, config.inputs.views)
     ids, backbone = tokenizer.get_vocab(), config.to_dict()['backbone']
