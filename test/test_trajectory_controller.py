@@ -124,6 +124,33 @@ def test_an_unknown_distribution_is_refused() -> None:
         TrajectoryController(NAMES, [0.0, 1.0], distribution='iron')
 
 
+@pytest.mark.parametrize('distribution', DISTRIBUTIONS)
+def test_a_name_that_comes_twice_passes_and_the_other_joint_gets_a_leftover(
+    distribution: str,
+) -> None:
+    controller = TrajectoryController(NAMES, [1.0, 1.0], distribution=distribution)
+    assert controller.accept(('a', 'a'), [1.0], [[5, 4]], None, 0, 10 * S) is None
+    assert controller.sample(11 * S)[0].tolist() == [4, 0]
+    controller.accept(NAMES, [1.0], [[2, 3]], None, 0, 12 * S)
+    assert controller.accept(('a', 'a'), [1.0], [[5, 4]], None, 0, 14 * S) is None
+    assert controller.sample(15 * S)[0].tolist() == [4, 3]
+
+
+def test_a_point_without_velocities_is_joined_linearly(controller: TrajectoryController) -> None:
+    rows, speeds = [[1, 1], [2, 1], [3, 1]], [[], [1, 0], [0, 0]]
+    assert controller.accept(NAMES, [1.0, 2.0, 3.0], rows, speeds, 10 * S, 10 * S) is None
+    assert controller.sample(round(11.25 * S))[0] == pytest.approx([1.25, 1.0])
+    assert controller.sample(round(12.5 * S))[0] == pytest.approx([2.625, 1.0])
+
+
+def test_by_default_real_controllers_start_at_the_measured_joints() -> None:
+    controller = TrajectoryController(NAMES, [0.0, 1.0], from_desired=False)
+    controller.accept(NAMES, [2.0], [[2, 1]], None, 10 * S, 10 * S, measured=[-1.0, 1.0])
+    assert controller.sample(11 * S)[0] == pytest.approx([0.5, 1.0])
+    with pytest.raises(QwenVlaError, match='measured'):
+        controller.accept(NAMES, [2.0], [[2, 1]], None, 11 * S, 11 * S)
+
+
 def test_another_order_of_joints_is_sorted_by_name(controller: TrajectoryController) -> None:
     controller.accept(('b', 'a'), [1.0], [[5, 4]], [[0, 0]], 10 * S, 10 * S)
     assert controller.sample(11 * S)[0].tolist() == [4, 5]
@@ -134,7 +161,7 @@ def test_another_order_of_joints_is_sorted_by_name(controller: TrajectoryControl
     [
         ({'names': ('a',), 'positions': [[1], [2]]}, 'do not match'),
         ({'names': ('a', 'c')}, 'do not match'),
-        ({'names': ('a', 'a')}, 'do not match'),
+        ({'names': ('c', 'c')}, 'do not match'),
         ({'names': ('a', 'b', 'b')}, 'do not match'),
         ({'times_s': [1.0, 1.0]}, 'not strictly increasing'),
         ({'times_s': [2.0, 1.0]}, 'not strictly increasing'),

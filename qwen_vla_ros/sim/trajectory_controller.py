@@ -1,16 +1,22 @@
 """
-A joint_trajectory_controller without ROS, as on Humble, Jazzy or Kilted.
+A joint_trajectory_controller without ROS, as on Humble, Jazzy, Kilted or Rolling.
 
-Parameters are the distribution's own but for interpolate_from_desired_state: true (Humble:
-open_loop_control), without which a new message starts at the measured joints, which lag; real
-controllers should be set so. Humble has allow_nonzero_velocity_at_trajectory_end: true, Jazzy and
-Kilted refuse such an end. None takes a message without points.
+What each accepts is ros2_controllers' validate_trajectory_msg
+(joint_trajectory_controller/src/joint_trajectory_controller.cpp, branches humble, jazzy, kilted,
+master). All four: as many names as joints, each known; points; times that rise; an end that is
+not past; positions in every point, velocities where a point has any. They differ in one default:
+allow_nonzero_velocity_at_trajectory_end is true on humble, false on the others. None takes an
+empty trajectory as a stop. Two things there are worse than one would think: a name that comes
+twice passes the check, and the joint left out gets what the last message left in a buffer (0
+before the first); and no number is looked at, so NaN would reach the motors: here it is refused.
 
 Timed points in, desired positions and velocities out. Points with positions only are joined
-linearly, points with velocities by cubics; a newer message replaces the older at once and is
-reached from the desired state of that moment; after the last point the controller holds.
-Times are int nanoseconds of one clock; positions rad or m. sample() changes nothing, so one
-thread may accept while another samples.
+linearly, points with velocities by cubics (Trajectory::sample); a newer message replaces the
+older at once; after the last point the controller holds. It is reached from the desired state
+(interpolate_from_desired_state, on humble open_loop_control), or with from_desired False, which
+is everybody's default, from the measured joints, which lag. Times are int nanoseconds of one
+clock; positions rad or m. sample() changes nothing, so one thread may accept while another
+samples.
 """
 
 from collections.abc import Sequence
@@ -20,13 +26,13 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 
-DISTRIBUTIONS = ('humble', 'jazzy', 'kilted')
+DISTRIBUTIONS = ('humble', 'jazzy', 'kilted', 'rolling')
 _STILL = float(np.finfo(np.float32).eps)  # the end velocity that still counts as zero
 
 
 @dataclass(frozen=True)
 class _Motion:
-    """Knots of one accepted message: times_ns [P], positions [P, J], velocities [P, J] or None."""
+    """Knots of a message: times_ns [P], positions [P, J], velocities [P, J] (NaN: not told)."""
 
     times_ns: np.ndarray
     positions: np.ndarray
@@ -44,11 +50,13 @@ class TrajectoryController:
         positions: Sequence[float],
         limits: Sequence[tuple[float, float]] | None = None,
         distribution: str = 'jazzy',
+        from_desired: bool = True,
     ) -> None:
         """
         Hold positions [J] at first; limits [J] are the joint limiter's (lower, upper).
 
-        distribution, one of DISTRIBUTIONS, says what is accepted.
+        distribution, one of DISTRIBUTIONS, says what is accepted; from_desired False starts every
+        trajectory at the measured joints, which accept() is then told.
         """
         if distribution not in DISTRIBUTIONS:
             raise QwenVlaError(
@@ -56,7 +64,10 @@ class TrajectoryController:
                 f'{", ".join(DISTRIBUTIONS)}'
             )
         self.joint_names = tuple(joint_names)
+        self.distribution = distribution
         self._ends_at_rest = distribution != 'humble'
+        self._from_desired = from_desired
+        self._buffer = np.zeros(len(self.joint_names))
         self._limits = None if limits is None else np.asarray(limits, np.float64).T
         if self._limits is not None and self._limits.shape != (2, len(self.joint_names)):
             raise QwenVlaError(
@@ -83,23 +94,32 @@ class TrajectoryController:
         velocities: Sequence[Sequence[float]] | None = None,
         stamp_ns: int = 0,
         now_ns: int = 0,
+        measured: Sequence[float] | None = None,
     ) -> str | None:
         """
         Take a trajectory; return None, or the reason why it is rejected and the old one goes on.
 
-        names [J] in any order; times_s [P] from the stamp; positions and velocities [P, J]. Stamp
-        0 means now.
+        names [J] in any order; times_s [P] from the stamp; positions and velocities [P, J], a
+        point without velocities as an empty row. Stamp 0 means now. measured [J] are the joints,
+        needed where trajectories start there.
         """
         reason = self._refuse(names, times_s, positions, velocities, stamp_ns, now_ns)
         if reason is not None:
             return reason
-        order = [list(names).index(name) for name in self.joint_names]
+        before = self.sample(now_ns)
+        if not self._from_desired:
+            if measured is None:
+                raise QwenVlaError('trajectory controller: it starts at the measured joints')
+            before = np.asarray(measured, np.float64), np.zeros(len(self.joint_names))
         start_ns = stamp_ns or now_ns
         times_ns = start_ns + np.round(np.asarray(times_s, np.float64) * 1e9).astype(np.int64)
-        speeds = None if velocities is None else np.asarray(velocities, np.float64)[:, order]
-        knots = np.asarray(positions, np.float64)[:, order]
-        self._motion = _Motion(times_ns, knots, speeds, now_ns, self.sample(now_ns))
+        knots, speeds = self._sorted(names, positions, velocities)
+        self._motion = _Motion(times_ns, knots, speeds, now_ns, before)
         return None
+
+    def ends_ns(self) -> int:
+        """Return when the last point is reached, 0 for a hold."""
+        return int(self._motion.times_ns[-1])
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the desired positions and velocities, float64 [J] each, at an instant."""
@@ -109,6 +129,24 @@ class TrajectoryController:
             velocity = np.where(inside == position, velocity, 0.0)
             position = inside
         return position, velocity
+
+    def _sorted(
+        self,
+        names: Sequence[str],
+        positions: Sequence[Sequence[float]],
+        velocities: Sequence[Sequence[float]] | None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and velocities [P, J] in the controller's order, NaN where none."""
+        columns = [self.joint_names.index(name) for name in names]
+        knots = np.empty((len(positions), len(columns)))
+        speeds = None if velocities is None else np.full(knots.shape, np.nan)
+        for row, values in enumerate(positions):
+            self._buffer[columns] = values
+            knots[row] = self._buffer
+            if speeds is not None and len(velocities[row]):
+                self._buffer[columns] = velocities[row]
+                speeds[row] = self._buffer
+        return knots, speeds
 
     def _refuse(
         self,
@@ -120,7 +158,7 @@ class TrajectoryController:
         now_ns: int,
     ) -> str | None:
         """Return why a trajectory with points is rejected, or None."""
-        if sorted(names) != sorted(self.joint_names):
+        if len(names) != len(self.joint_names) or not set(names) <= set(self.joint_names):
             return f'joints {list(names)} do not match the controller joints {self.joint_names}'
         if len(times_s) == 0:
             return 'the trajectory has no points'
@@ -128,14 +166,17 @@ class TrajectoryController:
         for field, rows in (('positions', positions), ('velocities', velocities)):
             if rows is None:
                 continue
-            if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
+            sizes = {shape[1]} if field == 'positions' else {shape[1], 0}
+            if len(rows) != shape[0] or any(len(row) not in sizes for row in rows):
                 return f'{field} must have {shape[0]} points of {shape[1]} values'
-            if not np.isfinite(np.asarray(rows, np.float64)).all():
+            if not np.isfinite(
+                np.concatenate([np.asarray(row, np.float64) for row in rows])
+            ).all():
                 return f'{field} hold a number that is not finite'
         times = np.asarray(times_s, np.float64)
         if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
             return f'times of the points are not strictly increasing: {times.tolist()}'
-        moving = velocities is not None and np.abs(velocities[-1]).max() > _STILL
+        moving = velocities is not None and np.abs(velocities[-1]).max(initial=0.0) > _STILL
         if moving and self._ends_at_rest:
             return f'the velocity of the last point is not zero: {list(velocities[-1])}'
         end_ns = stamp_ns + round(times[-1] * 1e9)
@@ -163,7 +204,7 @@ def _sample(motion: _Motion, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         start = (motion.positions[after - 1], speed)
     span_s = (int(motion.times_ns[after]) - start_ns) * 1e-9
     elapsed_s = max(0, now_ns - start_ns) * 1e-9
-    if start[1] is None or stop[1] is None:
+    if start[1] is None or stop[1] is None or np.isnan([start[1], stop[1]]).any():
         slope = (stop[0] - start[0]) / span_s
         return start[0] + slope * elapsed_s, slope
     return _cubic(start, stop, span_s, elapsed_s)
