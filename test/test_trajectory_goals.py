@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 
 from qwen_vla_ros.sim.trajectory_controller import DISTRIBUTIONS, TrajectoryController
-from qwen_vla_ros.sim.trajectory_goals import Ending, Tolerances, TrajectoryGoals
+from qwen_vla_ros.sim.trajectory_goals import (
+    NO_TOLERANCES,
+    Ending,
+    Tolerances,
+    TrajectoryGoals,
+)
 
 S = 1_000_000_000
 NAMES = ('a', 'b')
 
 
-def started(tolerances=Tolerances({}, {}), asked=Tolerances({}, {}), distribution='jazzy'):
+def started(tolerances=NO_TOLERANCES, asked=NO_TOLERANCES, distribution='jazzy'):
     """Goals of a controller on the way from 0 to 2 rad (joint a) between 10 s and 12 s."""
     controller = TrajectoryController(NAMES, [0.0, 0.0], distribution=distribution)
     controller.accept(NAMES, [2.0], [[2, 0]], None, 10 * S, 10 * S)
