@@ -24,7 +24,7 @@ from setuptools.command.build_ext import build_ext
 NAME = 'qwen_vla_ros'
 VERSION = '0.1.0'
 ROOT = Path(__file__).resolve().parent
-ROS_EXECUTABLES = ('policy_node', 'robot_sim_node', 'recorder_node', 'episode_node')
+ROS_EXECUTABLES = ('policy_node', 'robot_sim_node', 'recorder_node', 'episode_node', 'viz_node')
 
 # One ROS distribution (Kilted) everywhere: wheels of two distributions must never be mixed.
 MESSAGE_BUILD = [
@@ -70,6 +70,7 @@ EXTRAS = {
         'ros-nav-msgs==5.5.1',
         'ros-trajectory-msgs==5.5.1',
         'ros-diagnostic-msgs==5.5.1',
+        'ros-visualization-msgs==5.5.1',
         'ros-std-srvs==5.5.1',
         'ros-lifecycle-msgs==2.3.0',
         'ros-action-msgs==2.3.0',

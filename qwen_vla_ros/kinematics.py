@@ -55,7 +55,7 @@ class ArmKinematics:
 
         Raises KinematicsError when pinocchio, the file, the link or a joint is missing.
         """
-        self._pin = _pinocchio()
+        self._pin = load_pinocchio()
         self._model = _arm_model(self._pin, Path(urdf), tip)
         self._frame = self._model.getFrameId(tip)
         self._max_step_rad = max_step_rad
@@ -261,7 +261,7 @@ class ArmKinematics:
         return text
 
 
-def _pinocchio() -> Any:
+def load_pinocchio() -> Any:
     """Return pinocchio, imported only where kinematics are wanted."""
     try:
         import pinocchio

@@ -123,6 +123,7 @@ class Pilot:
         self._last_stamp_ns = self._latest_ns = 0
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
+        self._refused: tuple[ActionChunk, str] | None = None
         self.chunks = 0
         self.inference_s: deque[float] = deque(maxlen=2000)
         self.overhead_s: deque[float] = deque(maxlen=2000)
@@ -292,6 +293,7 @@ class Pilot:
             try:
                 joints = self.arm.in_joints(chunk, measured)
             except QwenVlaError as error:
+                self._refused = (chunk, str(error))
                 self._policy.fail(f'policy: {error}')
                 return None
         with self._lock:
@@ -302,13 +304,13 @@ class Pilot:
                 if joints is not None:
                     verdict = self.arm.gate.admit(joints, now_ns, measured)
                     if not verdict.ok:
-                        return self._refuse(f'safety refused a chunk: {verdict.reason}')
+                        return self._refuse('safety refused a chunk', joints, verdict.reason)
                     joints = verdict.chunk
                 follow = self.base.admitted(chunk, observation, now_ns) if self.base else None
                 if self.stages.commands:
                     self._lead(joints, measured, departure, follow, now_ns)
             except ChunkRefused as error:
-                return self._refuse(f'policy: {error}')
+                return self._refuse('policy', chunk if joints is None else joints, str(error))
             self._policy.succeed()
             self.chunk = joints if joints is not None else chunk
             self.chunks += 1
@@ -334,6 +336,11 @@ class Pilot:
             self.arm.follow(joints, measured, departure, now_ns, self._speed, ramp_s)
         if follow is not None:
             self.base.lead(follow, self._speed)
+
+    def take_refused(self) -> tuple[ActionChunk, str] | None:
+        """Return the newest refused chunk and why, once: for those who look on."""
+        found, self._refused = self._refused, None
+        return found
 
     def take_follow(self) -> Follow | None:
         """Return the newest chunk for tips and bases, once."""
@@ -519,12 +526,13 @@ class Pilot:
         topic = self._topics.get(source, source)
         return f'{source}: {reason}' if topic in reason else f'{source} ({topic}): {reason}'
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, who: str, chunk: ActionChunk, reason: str) -> None:
         """Leave a chunk out: a moving robot goes on with the one that runs, while it lasts."""
+        self._refused = (chunk, reason)
         if self._moving:
             self._policy.rest()
         else:
-            self._policy.fail(reason)
+            self._policy.fail(f'{who}: {reason}')
 
     def _measured(self, now_ns: int) -> np.ndarray | None:
         """Return the newest joints [A]; None when they are missing."""

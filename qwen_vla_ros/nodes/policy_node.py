@@ -185,6 +185,9 @@ class PolicyNode(LifecycleNode):
         self._chunks = self._own(
             self.create_publisher(ActionChunkMessage, '~/chunk', STREAM), self.destroy_publisher
         )
+        self._refusals = self._own(
+            self.create_publisher(ActionChunkMessage, '~/refused', STREAM), self.destroy_publisher
+        )
         rate = self.settings.command_rate or embodiment.safety.command_rate_hz
         for period, callback in ((WATCH_S, self._watch), (1.0 / rate, self._command)):
             self._own(self._timer(period, callback), self.destroy_timer)
@@ -266,6 +269,9 @@ class PolicyNode(LifecycleNode):
             begin = time.monotonic()
             try:
                 chunk = self._pilot.think()
+                refused = self._pilot.take_refused()
+                if refused is not None and self.context.ok():
+                    self._refusals.publish(chunk_message(*refused))
                 if chunk is not None and self.context.ok():
                     self._command()
                     self._chunks.publish(chunk_message(chunk))

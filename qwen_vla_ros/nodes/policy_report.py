@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
 from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING
@@ -60,14 +61,28 @@ def refusal_counts(pilot: 'Pilot') -> dict[str, int]:
     }
 
 
-def chunk_message(chunk: ActionChunk) -> ActionChunkMessage:
-    """Return a chunk as a message."""
+def chunk_message(chunk: ActionChunk, refused: str = '') -> ActionChunkMessage:
+    """Return a chunk as a message; refused: why it is not executed."""
     message = ActionChunkMessage(
         names=list(chunk.names), step_s=chunk.step_s, horizon=chunk.horizon, frame=chunk.frame
     )
+    message.refused = refused
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(chunk.start_ns, 1_000_000_000)
     message.actions = chunk.actions.astype(np.float64).ravel().tolist()
     return message
+
+
+def chunk_from(message: ActionChunkMessage) -> ActionChunk:
+    """Return what a message says; QwenVlaError when rows and names do not belong together."""
+    names, horizon = tuple(message.names), int(message.horizon)
+    if len(message.actions) != horizon * len(names):
+        raise QwenVlaError(
+            f'action chunk: {len(message.actions)} numbers for {horizon} rows of {len(names)}'
+        )
+    actions = np.array(message.actions, np.float32).reshape(horizon, len(names))
+    stamp = message.header.stamp
+    start_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+    return ActionChunk(actions, names, start_ns, message.step_s, message.frame)
 
 
 def diagnostics_message(

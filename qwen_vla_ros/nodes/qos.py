@@ -6,6 +6,8 @@ RECORDED the same for whoever writes them down: a longer queue outlasts a busy d
 COMMAND  trajectories: reliable, only the newest
 LATCHED  instruction, status, contract: reliable, and the last one is given to late subscribers
 STREAM   chunks, diagnostics and the clock: reliable, a short queue
+VIEW     markers and annotated images: reliable, as viewers ask, and only the newest
+STATIC   /tf_static: reliable, and all that was ever said
 """
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -25,3 +27,5 @@ RECORDED = _profile(reliable=False, depth=40)
 COMMAND = _profile(reliable=True, depth=1)
 LATCHED = _profile(reliable=True, depth=1, latched=True)
 STREAM = _profile(reliable=True, depth=10)
+VIEW = _profile(reliable=True, depth=1)
+STATIC = _profile(reliable=True, depth=100, latched=True)

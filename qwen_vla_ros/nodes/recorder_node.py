@@ -231,6 +231,7 @@ def _topics(
         (String, f'{policy}/instruction', LATCHED),
         (PolicyStatus, f'{policy}/status', LATCHED),
         (ActionChunk, f'{policy}/chunk', STREAM),
+        (ActionChunk, f'{policy}/refused', STREAM),
         (DiagnosticArray, '/diagnostics', STREAM),
     ]
 

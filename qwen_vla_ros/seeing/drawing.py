@@ -1,0 +1,281 @@
+"""
+A Picture through a camera into pixels: into the robot's own images, and from afar (scenery.py).
+
+Pixels are uint8 [h, w, 3] RGB. Lines are cut where they pass behind the camera, subdivided where a
+lens bends them, and drawn over a dark edge, so that they stand out of any image. `locate(frame)`
+gives the pose [4, 4] of a shape's frame in the camera's world and may raise FrameMissing.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+from qwen_vla_ros.seeing.camera import NEAR_M, Camera
+from qwen_vla_ros.seeing.colours import DONE, SEAM, STAGES, ahead
+from qwen_vla_ros.seeing.lettering import folded, lettered, write
+from qwen_vla_ros.seeing.picture import Caption, Dots, Lines, Picture, Shape, Words
+
+Locate = Callable[[str], np.ndarray]
+SHIFT = 4  # cv2 draws at sixteenths of a pixel
+FAR_PX = 8192.0
+BEND_PX = 24.0  # a longer piece of a line is subdivided
+DARK, PANEL = (18, 20, 24), (16, 19, 24)
+FAINT = {'limits', 'planned'}
+
+
+def draw_picture(
+    image: np.ndarray, picture: Picture, camera: Camera, locate: Locate, caption: bool = True
+) -> np.ndarray:
+    """
+    Draw a picture's shapes, then its caption, into an image; return the image.
+
+    image uint8 [h, w, 3] of the camera's size, changed in place. Tubes belong to the view from
+    afar and are left out. Raises what locate raises before anything is drawn.
+    """
+    poses = {frame: locate(frame) for frame in dict.fromkeys(s.frame for s in picture.shapes)}
+    lettering = []
+    for shape in sorted(picture.shapes, key=_order):
+        pose = poses[shape.frame]
+        if isinstance(shape, Lines):
+            _draw_lines(image, shape, camera, pose)
+        elif isinstance(shape, Dots):
+            _draw_dots(image, shape, camera, pose)
+        elif isinstance(shape, Words):
+            lettering.append((shape, pose))
+    for words, pose in lettering:
+        _draw_words(image, words, camera, pose)
+    if caption:
+        draw_caption(image, picture.caption)
+    return image
+
+
+def placed(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Return points [N, 3] of a frame in the world in which the frame has a pose [4, 4]."""
+    return points @ pose[:3, :3].T + pose[:3, 3]
+
+
+def draw_caption(image: np.ndarray, caption: Caption) -> None:
+    """Draw sentence and stage on top, the alarm under them, facts at the lower left."""
+    if caption == Caption():
+        return
+    unit = max(11, image.shape[1] // 48)
+    height = _draw_title(image, caption, unit)
+    if caption.alarm:
+        _draw_alarm(image, caption.alarm, unit, height)
+    size = max(10, round(0.8 * unit))
+    _draw_facts(image, caption.facts, size)
+    if caption.horizon_s > 0:
+        _draw_scale(image, caption.horizon_s, size)
+
+
+def _draw_title(image: np.ndarray, caption: Caption, unit: int) -> int:
+    height, margin = 2 * unit, unit // 2
+    _shade(image[:height], 0.72)
+    badge = lettered(caption.badge or '…', unit, True)
+    x = image.shape[1] - badge.shape[1] - 2 * margin
+    colour = STAGES.get(caption.badge, (150, 158, 168))
+    image[margin // 2 : height - margin // 2, x - margin : image.shape[1] - margin // 2] = colour
+    down = (height - badge.shape[0]) // 2
+    write(image, (x, down), caption.badge or '…', DARK, unit, True)
+    if caption.title:
+        text = folded(f'“{caption.title}”', unit, x - 3 * margin, 1, True)[0]
+        write(image, (margin, down), text, (240, 242, 245), unit, True)
+    return height
+
+
+def _draw_alarm(image: np.ndarray, alarm: str, unit: int, top: int) -> None:
+    lines = folded(alarm, unit, image.shape[1] - unit, 3, True)
+    step = round(1.4 * unit)
+    band = image[top : top + step * len(lines) + unit // 2]
+    red = np.array((176, 32, 32), np.float32)
+    band[:] = np.rint(0.2 * band + 0.8 * red).astype(np.uint8)
+    for index, line in enumerate(lines):
+        at = (unit // 2, top + unit // 4 + index * step)
+        write(image, at, line, (255, 255, 255), unit, True)
+
+
+def _draw_facts(image: np.ndarray, facts: Sequence[tuple[str, str]], size: int) -> None:
+    if not facts:
+        return
+    wide = image.shape[1] - 2 * size
+    names = max(lettered(name, size).shape[1] for name, _ in facts) + size
+    texts = [folded(value, size, wide - names, 1)[0] for _, value in facts]
+    width = names + max(lettered(text or ' ', size).shape[1] for text in texts) + 2 * size
+    step = round(1.45 * size)
+    top = image.shape[0] - step * len(facts) - size
+    _shade(image[max(top, 0) :, :width], 0.62)
+    for index, ((name, _), text) in enumerate(zip(facts, texts, strict=True)):
+        y = top + size // 2 + index * step
+        missing = name == 'missing'
+        write(image, (size, y), name, (255, 170, 90) if missing else (160, 168, 178), size)
+        write(image, (size + names, y), text or ' ', (240, 242, 245), size)
+
+
+def _draw_scale(image: np.ndarray, horizon_s: float, size: int) -> None:
+    """Draw what the colours mean, at the lower right: time ahead, done, seam."""
+    step = round(1.45 * size)
+    height, width = 2 * step + 2 * size, 13 * size
+    _shade(image[-height:, -width:], 0.62)
+    left, right = image.shape[1] - width + size, image.shape[1] - size
+    y = image.shape[0] - height + size // 2
+    bar = 255.0 * ahead(np.linspace(0.0, 1.0, right - left))[:, :3]
+    image[y : y + size // 2, left:right] = np.rint(bar).astype(np.uint8)
+    y, grey, text = y + size // 2, (200, 206, 214), f'+{horizon_s:.1f} s'
+    write(image, (left, y), 'now', grey, size)
+    write(image, (right - lettered(text, size).shape[1], y), text, grey, size)
+    y, middle = y + step, (left + right) // 2
+    image[y + size // 2 : y + size // 2 + 3, left : left + size] = [
+        round(255 * c) for c in DONE[:3]
+    ]
+    write(image, (left + round(1.4 * size), y), 'done', grey, size)
+    _disc(image, np.array([middle + size, y + 0.65 * size]), max(3, size // 3), SEAM, -1)
+    write(image, (middle + 2 * size, y), 'seam', grey, size)
+
+
+def _shade(part: np.ndarray, share: float) -> None:
+    part[:] = np.rint((1 - share) * part + share * np.array(PANEL, np.float32)).astype(np.uint8)
+
+
+def _order(shape: Shape) -> int:
+    """Return what is drawn first: limits, then what was, what comes, and what is wrong."""
+    kinds = ('grid', 'limits', 'executed', 'planned', 'left', 'predicted', 'near_limit', 'seam')
+    kind = shape.name.partition('/')[0]
+    return kinds.index(kind) if kind in kinds else len(kinds)
+
+
+def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarray) -> None:
+    seen = camera.seen(placed(lines.points, pose))
+    begins = range(0, len(seen) - 1, 1 if lines.joined else 2)
+    pieces, alive = [], 0.0
+    thick = 2.0 if lines.name.partition('/')[0] in FAINT else 8.0
+    for index in begins:
+        cut = _ahead(seen[index], seen[index + 1])
+        if cut is None:
+            continue
+        pixels = _bent(camera, *cut)
+        colour = lines.colours[index : index + 2].mean(0)
+        width = _pixels_of(lines.width, camera, float(cut[0][2] + cut[1][2]) / 2, 1.0, thick)
+        for begin, end in pairwise(pixels):
+            length = float(np.linalg.norm(end - begin))
+            if np.isfinite(length) and max(np.abs(begin).max(), np.abs(end).max()) < FAR_PX:
+                pieces += _dashes(begin, end, colour, width, lines.dashed, alive)
+                alive += length
+    if lines.name.partition('/')[0] not in FAINT:
+        for begin, end, colour, width in pieces:
+            _stroke(image, begin, end, (*np.array(DARK) / 255.0, 0.6 * colour[3]), width + 2)
+    for begin, end, colour, width in pieces:
+        _stroke(image, begin, end, colour, width)
+
+
+def _dashes(
+    begin: np.ndarray, end: np.ndarray, colour: np.ndarray, width: int, dashed: bool, after: float
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+    """Return a piece, or the dashes of 8 pixels in it that go on after so many pixels."""
+    if not dashed:
+        return [(begin, end, colour, width)]
+    length = float(np.linalg.norm(end - begin))
+    if length < 1e-6:
+        return []
+    found, along = [], (end - begin) / length
+    first = -(after % 16.0)
+    for at in np.arange(first, length, 16.0):
+        low, high = max(at, 0.0), min(at + 8.0, length)
+        if high > low:
+            found.append((begin + low * along, begin + high * along, colour, width))
+    return found
+
+
+def _ahead(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the part of a segment in the optical frame that lies ahead of the camera."""
+    if begin[2] < NEAR_M and end[2] < NEAR_M:
+        return None
+    if begin[2] < NEAR_M or end[2] < NEAR_M:
+        share = (NEAR_M - begin[2]) / (end[2] - begin[2])
+        cut = begin + share * (end - begin)
+        return (cut, end) if begin[2] < NEAR_M else (begin, cut)
+    return begin, end
+
+
+def _bent(camera: Camera, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return the pixels along a segment, so many that a lens may bend it."""
+    ends = camera.pixels(np.stack([begin, end]))
+    if not camera.distortion.any() and np.isfinite(ends).all():
+        return ends
+    length = np.linalg.norm(ends[1] - ends[0])
+    count = int(np.clip(length / BEND_PX, 1, 32)) if np.isfinite(length) else 32
+    shares = np.linspace(0.0, 1.0, count + 1)[:, None]
+    return camera.pixels(begin + shares * (end - begin))
+
+
+def _draw_dots(image: np.ndarray, dots: Dots, camera: Camera, pose: np.ndarray) -> None:
+    seen = camera.seen(placed(dots.points, pose))
+    for place, pixel, colour in zip(seen, camera.pixels(seen), dots.colours, strict=True):
+        if not np.isfinite(pixel).all() or np.abs(pixel).max() > FAR_PX:
+            continue
+        radius = _pixels_of(dots.size / 2, camera, float(place[2]), 2.0, 22.0)
+        if dots.ringed:
+            radius = max(radius, 6)
+            _disc(image, pixel, radius + 3, (*np.array(DARK) / 255, 1.0), 5)
+            _disc(image, pixel, radius + 3, colour, 3)
+        else:
+            _disc(image, pixel, radius + 1, (*np.array(DARK) / 255, 1.0), -1)
+            _disc(image, pixel, radius, colour, -1)
+
+
+def _draw_words(image: np.ndarray, words: Words, camera: Camera, pose: np.ndarray) -> None:
+    seen = camera.seen(placed(words.place[None], pose))
+    (pixel,) = camera.pixels(seen)
+    if not np.isfinite(pixel).all() or np.abs(pixel).max() > FAR_PX:
+        return
+    high, wide = image.shape[:2]
+    size = max(11, wide // 58)
+    lines = folded(words.text, size, round(0.42 * wide), 4, True)
+    step, pad = round(1.35 * size), size // 2
+    width = max(lettered(line or ' ', size, True).shape[1] for line in lines) + 2 * pad
+    height = step * len(lines) + pad
+    x = int(np.clip(pixel[0] - width / 2, 2, max(2, wide - width - 2)))
+    y = int(np.clip(pixel[1] - height, 5 * size, max(2, high - height - 2)))
+    part = image[y : y + height, x : x + width]
+    _shade(part, 0.78)
+    colour = tuple(255 * c for c in words.colour[:3])
+    cv2.rectangle(image, (x, y), (x + part.shape[1] - 1, y + part.shape[0] - 1), colour, 1)
+    for index, line in enumerate(lines):
+        light = tuple(0.35 * 255 + 0.65 * c for c in colour)
+        write(image, (x + pad, y + pad // 2 + index * step), line, light, size, True)
+
+
+def _pixels_of(size_m: float, camera: Camera, depth: float, low: float, high: float) -> int:
+    """Return how many pixels a size in m takes at a depth, within what the eye can follow."""
+    return round(float(np.clip(camera.matrix[0, 0] * size_m / max(depth, NEAR_M), low, high)))
+
+
+def _stroke(
+    image: np.ndarray, begin: np.ndarray, end: np.ndarray, colour: Sequence[float], width: int
+) -> None:
+    """Draw one straight piece; alpha mixes only the part of the image that it touches."""
+    a, b = (tuple(int(v) for v in np.rint(p * 2**SHIFT)) for p in (begin, end))
+    rgb = tuple(255.0 * c for c in colour[:3])
+    if colour[3] > 0.98:
+        cv2.line(image, a, b, rgb, max(1, width), cv2.LINE_AA, SHIFT)
+        return
+    low = np.floor(np.minimum(begin, end)).astype(int) - width - 2
+    high = np.ceil(np.maximum(begin, end)).astype(int) + width + 3
+    x0, y0 = np.maximum(low, 0)
+    x1, y1 = np.minimum(high, image.shape[1::-1])
+    if x0 >= x1 or y0 >= y1:
+        return
+    part = image[y0:y1, x0:x1]
+    over, shift = part.copy(), np.array([x0, y0])
+    a, b = (tuple(int(v) for v in np.rint((p - shift) * 2**SHIFT)) for p in (begin, end))
+    cv2.line(over, a, b, rgb, max(1, width), cv2.LINE_AA, SHIFT)
+    cv2.addWeighted(over, float(colour[3]), part, 1.0 - float(colour[3]), 0.0, dst=part)
+
+
+def _disc(
+    image: np.ndarray, at: np.ndarray, radius: int, colour: Sequence[float], width: int
+) -> None:
+    centre = tuple(int(v) for v in np.rint(at * 2**SHIFT))
+    rgb = tuple(255.0 * c for c in colour[:3])
+    cv2.circle(image, centre, radius << SHIFT, rgb, width, cv2.LINE_AA, SHIFT)
