@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -35,7 +36,7 @@ class AnnotatedView:
         self._compressed = node.create_publisher(CompressedImage, f'{topic}/compressed', VIEW)
         self._kind = CompressedImage if 'compressed' in source.topic.lower() else Image
         self._subscriptions: list[Any] = []
-        self._image: Any = None
+        self._image: bytes | None = None
         self._info: CameraInfo | None = None
         self._problem = ''
 
@@ -45,7 +46,9 @@ class AnnotatedView:
         if watched and not self._subscriptions:
             subscribe, source = self._node.create_subscription, self._source
             self._subscriptions = [
-                subscribe(self._kind, source.topic, partial(setattr, self, '_image'), SENSOR),
+                subscribe(
+                    self._kind, source.topic, partial(setattr, self, '_image'), SENSOR, raw=True
+                ),
                 subscribe(CameraInfo, source.info_topic, partial(setattr, self, '_info'), SENSOR),
             ]
         elif not watched and self._subscriptions:
@@ -56,9 +59,10 @@ class AnnotatedView:
 
     def draw(self, picture: Picture, frames: 'SeenFrames') -> str:
         """Publish the newest image with the picture in it; return why it has no projection."""
-        message, self._image = self._image, None
-        if message is None:
+        data, self._image = self._image, None
+        if data is None:
             return self._problem
+        message = deserialize_message(data, self._kind)  # only of those that are drawn
         source, stamp = self._source, message.header.stamp
         try:
             image = np.array(decode_image(message, source.topic, source.depth_m))

@@ -13,12 +13,18 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.ros_environment import PROFILE_VARIABLES, ros_environment
 
 
-def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+def run(
+    make_node: Callable[[], Node], args: Sequence[str] | None = None, gently: bool = False
+) -> int:
     """
     Spin a node until interrupted; return the exit code (2: bad input, told in one line).
 
-    The node's close() is called while it still exists, after the last callback.
+    The node's close() is called while it still exists, after the last callback. gently: an
+    interrupt waits for the end of a callback; in the middle of turning a large message into
+    Python, rclpy fails on it, sometimes with a segmentation fault.
     """
+    if gently:
+        signal.signal(signal.SIGINT, lambda *_: None)  # rclpy's own handler ends spin()
     environment = ros_environment()
     os.environ.update(
         {name: environment[name] for name in PROFILE_VARIABLES if name in environment}
@@ -31,6 +37,9 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends a second one
+    except RuntimeError:
+        if rclpy.ok():
+            raise  # else the interrupt ended the context between two calls of rclpy
     except QwenVlaError as error:
         print(f'error: {error}', file=sys.stderr)
         code = 2

@@ -192,7 +192,7 @@ class _Session:
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(VizNode, args))
+    sys.exit(run(VizNode, args, gently=True))
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from qwen_vla_ros.seeing.picture import Caption, Dots, Lines, Picture, Shape, Wo
 Locate = Callable[[str], np.ndarray]
 SHIFT = 4  # cv2 draws at sixteenths of a pixel
 FAR_PX = 8192.0
+ROOM_PX = 200
 BEND_PX = 24.0  # a longer piece of a line is subdivided
 DARK, PANEL = (18, 20, 24), (16, 19, 24)
 FAINT = {'limits', 'planned'}
@@ -57,8 +58,12 @@ def placed(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def draw_caption(image: np.ndarray, caption: Caption) -> None:
-    """Draw sentence and stage on top, the alarm under them, facts at the lower left."""
-    if caption == Caption():
+    """
+    Draw sentence and stage on top, the alarm under them, facts and scale at the bottom.
+
+    An image narrower than ROOM_PX has no room for words and stays as it is.
+    """
+    if caption == Caption() or image.shape[1] < ROOM_PX:
         return
     unit = max(11, image.shape[1] // 48)
     height = _draw_title(image, caption, unit)
@@ -74,7 +79,7 @@ def _draw_title(image: np.ndarray, caption: Caption, unit: int) -> int:
     height, margin = 2 * unit, unit // 2
     _shade(image[:height], 0.72)
     badge = lettered(caption.badge or '…', unit, True)
-    x = image.shape[1] - badge.shape[1] - 2 * margin
+    x = max(margin, image.shape[1] - badge.shape[1] - 2 * margin)
     colour = STAGES.get(caption.badge, (150, 158, 168))
     image[margin // 2 : height - margin // 2, x - margin : image.shape[1] - margin // 2] = colour
     down = (height - badge.shape[0]) // 2
@@ -158,10 +163,10 @@ def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarra
         colour = lines.colours[index : index + 2].mean(0)
         width = _pixels_of(lines.width, camera, float(cut[0][2] + cut[1][2]) / 2, 1.0, thick)
         for begin, end in pairwise(pixels):
-            length = float(np.linalg.norm(end - begin))
-            if np.isfinite(length) and max(np.abs(begin).max(), np.abs(end).max()) < FAR_PX:
-                pieces += _dashes(begin, end, colour, width, lines.dashed, alive)
-                alive += length
+            piece = _clipped(begin, end)
+            if piece is not None:
+                pieces += _dashes(*piece, colour, width, lines.dashed, alive)
+                alive += float(np.linalg.norm(piece[1] - piece[0]))
     if lines.name.partition('/')[0] not in FAINT:
         for begin, end, colour, width in pieces:
             _stroke(image, begin, end, (*np.array(DARK) / 255.0, 0.6 * colour[3]), width + 2)
@@ -172,19 +177,34 @@ def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarra
 def _dashes(
     begin: np.ndarray, end: np.ndarray, colour: np.ndarray, width: int, dashed: bool, after: float
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-    """Return a piece, or the dashes of 8 pixels in it that go on after so many pixels."""
+    """Return a piece, or its dashes, which go on after so many pixels; their ends are round."""
     if not dashed:
         return [(begin, end, colour, width)]
     length = float(np.linalg.norm(end - begin))
     if length < 1e-6:
         return []
     found, along = [], (end - begin) / length
-    first = -(after % 16.0)
-    for at in np.arange(first, length, 16.0):
-        low, high = max(at, 0.0), min(at + 8.0, length)
+    dash, period = 2.0 * width, 5.0 * width + 6.0
+    for at in np.arange(-(after % period), length, period):
+        low, high = max(at, 0.0), min(at + dash, length)
         if high > low:
             found.append((begin + low * along, begin + high * along, colour, width))
     return found
+
+
+def _clipped(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the part of a piece in pixels that lies within FAR_PX, which is what cv2 can draw."""
+    low, high, along = 0.0, 1.0, end - begin
+    if not np.isfinite(along).all():
+        return None
+    for place, step in zip(begin, along, strict=True):
+        if abs(step) < 1e-9:
+            if abs(place) > FAR_PX:
+                return None
+            continue
+        ends = sorted(((-FAR_PX - place) / step, (FAR_PX - place) / step))
+        low, high = max(low, ends[0]), min(high, ends[1])
+    return (begin + low * along, begin + high * along) if low < high else None
 
 
 def _ahead(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -216,7 +236,7 @@ def _draw_dots(image: np.ndarray, dots: Dots, camera: Camera, pose: np.ndarray) 
             continue
         radius = _pixels_of(dots.size / 2, camera, float(place[2]), 2.0, 22.0)
         if dots.ringed:
-            radius = max(radius, 6)
+            radius = max(radius, image.shape[1] // 100)
             _disc(image, pixel, radius + 3, (*np.array(DARK) / 255, 1.0), 5)
             _disc(image, pixel, radius + 3, colour, 3)
         else:

@@ -50,7 +50,7 @@ def write(
     ink = lettered(text, size, bold)
     x, y = at
     top, left = max(0, -y), max(0, -x)
-    part = ink[top : image.shape[0] - y, left : image.shape[1] - x]
+    part = ink[top : max(top, image.shape[0] - y), left : max(left, image.shape[1] - x)]
     if part.size:
         y, x = max(y, 0), max(x, 0)
         ground = image[y : y + part.shape[0], x : x + part.shape[1]]
