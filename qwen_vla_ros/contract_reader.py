@@ -96,11 +96,14 @@ class _Reader(SafetyReader):
         """Return the words of the prompt."""
         flags = ('waist', 'mobile_base', 'control_convention', 'normalization')
         self.table(data, 'prompt', ('robot_tag', 'arms'), flags)
-        return Prompt(
+        prompt = Prompt(
             self.word(data['robot_tag'], 'prompt.robot_tag', LINE),
-            self.one_of(data['arms'], 'prompt.arms', ('single', 'dual')),
+            self.one_of(data['arms'], 'prompt.arms', ('single', 'dual', 'none')),
             **{key: self.flag(data.get(key, False), f'prompt.{key}') for key in flags},
         )
+        if prompt.arms == 'none' and not prompt.mobile_base:
+            raise self.fail('prompt.arms', 'a robot without arms needs mobile_base: true')
+        return prompt
 
     def layout(
         self,

@@ -23,7 +23,11 @@ class ContractError(QwenVlaError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """The words of the embodiment prompt (paper 2.3); the last two are beyond the template."""
+    """
+    The words of the embodiment prompt (paper 2.3); the last two are beyond the template.
+
+    arms: single, dual, or none: a base alone, asked for waypoints.
+    """
 
     robot_tag: str
     arms: str
@@ -199,10 +203,13 @@ class Embodiment:
         words = self.words
         body = f'{words.arms} arm' + ('s' if words.arms == 'dual' else '')
         body += ', waist' * words.waist + ', and mobile base' * words.mobile_base
+        wanted = 'control actions'
+        if words.arms == 'none':
+            body, wanted = 'waist and mobile base' if words.waist else 'mobile base', 'waypoints'
         text = (
             f'The robot is {words.robot_tag} with {body}. '
             f'The control frequency is {self.rate_hz:g} Hz. '
-            f'Please predict the next {horizon or self.horizon} control actions to execute the '
+            f'Please predict the next {horizon or self.horizon} {wanted} to execute the '
             f'following task: {task}'
         )
         if words.control_convention:
