@@ -40,6 +40,12 @@ class Interlocks:
         with self._lock:
             self._held_ns = now_ns if held else None
 
+    def leap(self, leap_ns: int) -> None:
+        """Move what was noted along with a clock that leapt."""
+        with self._lock:
+            if self._held_ns is not None:
+                self._held_ns += leap_ns
+
     @property
     def estop(self) -> str:
         """Return which emergency stops are pressed; '' when none is."""

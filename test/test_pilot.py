@@ -352,16 +352,24 @@ def test_a_chunk_that_runs_out_holds_the_arm_before_its_end():
     assert flight.pilot.reason == 'policy: the chunk ends and no new one came'
 
 
-def test_a_clock_that_jumps_back_drops_the_motion_and_starts_again():
-    flight = Flight()
-    flight.think()
-    flight.now_ns -= 10_000_000_000
-    assert flight.pilot.command() is None
-    assert flight.pilot.watch() is None
-    assert flight.pilot.stage == HOLDING
-    flight.rest()
-    assert flight.think() is not None
-    np.testing.assert_allclose(flight.at, MEASURED, atol=1e-6)
+def test_a_clock_that_leaps_brings_the_arm_to_rest_as_if_it_had_not():
+    for leap_ns in (-10_000_000_000, -100_000_000):
+        flight = Flight()
+        flight.think()
+        before = flight.pilot.command()
+        flight.now_ns += leap_ns
+        motion = flight.pilot.command()
+        assert comes_to_rest(motion)
+        assert motion.now_ns == flight.now_ns
+        assert motion.times_s[0] >= 0.15, 'a command under way may have moved the arm aside'
+        same = np.isclose(motion.times_s[0], before.times_s)
+        np.testing.assert_allclose(motion.positions[0], before.positions[same][0], atol=0.02)
+        assert flight.pilot.watch() is None, 'once'
+        assert flight.pilot.stage == HOLDING
+        assert 'clock leapt' in flight.pilot.reason
+        flight.rest()
+        assert flight.think() is not None
+        np.testing.assert_allclose(flight.at, motion.positions[-1], atol=1e-6)
 
 
 def test_deactivation_brings_the_arm_to_rest_and_forbids_motion():

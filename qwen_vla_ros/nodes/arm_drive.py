@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qwen_vla_ros.interlocks import Interlocks
 
 STOP_S, STOP_DT_S = 1.0, 0.02
+LEAD_S = 0.15  # from a leap of the clock to the first point of the way to rest
 SHORTEST_STOP_S = 0.05
 STOP_PEAK = 1.5  # peak of a smoothstep's slope
 SETTLE_S = 0.1  # how long an arm lags behind the end of its last command
@@ -234,9 +235,33 @@ class ArmDrive:
         """Drop what runs, its time is gone: the arm ends the last command and rests."""
         if self.moving:
             self._rests_ns = now_ns + self._reach_ns + round(SETTLE_S * 1e9)
-        else:
-            longest_ns = max(self._reach_ns, round((STOP_S + SETTLE_S) * 1e9))
-            self._rests_ns = min(self._rests_ns, now_ns + longest_ns)
+        self._drop()
+
+    def leap(self, now_ns: int, leap_ns: int) -> Motion | None:
+        """
+        Come to rest after the clock leapt by leap_ns to now_ns; None for an arm at rest.
+
+        The motion goes on as before the leap. Its first points are left out: a command that was
+        under way may have moved the arm a little aside.
+        """
+        motion = None
+        if self.moving and not self.lapsed(now_ns - leap_ns):
+            stop = self.stop(now_ns - leap_ns)
+            first = min(int(np.searchsorted(stop.times_s, LEAD_S)), len(stop.times_s) - 1)
+            motion = Motion(
+                np.maximum(stop.times_s[first:], LEAD_S),
+                stop.positions[first:],
+                stop.velocities[first:],
+                now_ns,
+                STOP,
+            )
+        elif self.moving:
+            self.forget(now_ns - leap_ns)
+        self._rests_ns += leap_ns
+        self._drop()
+        return motion
+
+    def _drop(self) -> None:
         self.executor.clear()
         self.clock.restart()
         self.moving, self._parking = False, None

@@ -10,13 +10,15 @@ thread, and end at rest, so an arm whose node dies stops by itself.
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from rclpy.node import Node
 
+from qwen_vla_ros.clock_watch import ClockWatch
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import ActionGroup
 from qwen_vla_ros.nodes.goals import GoalClient
@@ -61,9 +63,9 @@ class _Output:
         """Return whether a part of a motion is for this output."""
         return part == STOP or part == (LOOKAHEAD if self.takes == STREAM else CHUNK)
 
-    def send_due(self, now_ns: int) -> None:
-        """Send the newest message that is due."""
-        timed = self.timeline.take(now_ns)
+    def send_due(self, even_ns: int) -> None:
+        """Send the newest message that is due, by the time without leaps."""
+        timed = self.timeline.take(even_ns)
         if timed is None or not self._node.context.ok():
             return
         if self.goals is not None:
@@ -87,7 +89,7 @@ class Outputs:
         node: Node,
         groups: Sequence[ActionGroup],
         names: Sequence[str],
-        clock: Callable[[], int] | None = None,
+        clock: ClockWatch | None = None,
     ) -> None:
         """
         Create what the groups need; names [A] are the columns of the motions that will come.
@@ -96,7 +98,7 @@ class Outputs:
         """
         _refuse_absent(groups)
         self._node = node
-        self._clock = clock or (lambda: node.get_clock().now().nanoseconds)
+        self._time = clock or ClockWatch(lambda: node.get_clock().now().nanoseconds)
         self._columns = {
             group.name: [list(names).index(name) for name in group.names]
             for group in groups
@@ -136,7 +138,8 @@ class Outputs:
         with self._refusals():
             self._send(self._joint_rows(motion), motion.now_ns)
         if motion.part == STOP:
-            self._rest_ns = motion.now_ns + round(motion.times_s[-1] * 1e9)
+            rest_ns = motion.now_ns + round(motion.times_s[-1] * 1e9)
+            self._rest_ns = rest_ns - self._time.read().leaps_ns
             self.hold(motion.now_ns)
 
     def follow(
@@ -200,7 +203,7 @@ class Outputs:
             self._wake.notify()
         self._thread.join(REST_S + 1.0)
         goals = any(output.goals is not None and output.goals.running for output in self._outputs)
-        left_s = (self._rest_ns - self._clock()) * 1e-9
+        left_s = (self._rest_ns - self._time.even_ns()) * 1e-9
         if goals and left_s > 0.0:
             time.sleep(min(left_s, REST_S))
         for output in self._outputs:
@@ -264,19 +267,22 @@ class Outputs:
 
     def _send(self, rows: Sequence[tuple[_Output, Any]], now_ns: int) -> None:
         plans = [(output, output.kind.plan(part, output.options)) for output, part in rows]
+        leaps_ns = self._time.read().leaps_ns
         with self._lock:
             for output, plan in plans:
-                self._take(output, plan, now_ns)
+                self._take(output, plan, now_ns, leaps_ns)
+            even_ns = max(now_ns - leaps_ns, self._time.even_ns())
             for output, _ in plans:
-                output.send_due(max(now_ns, self._clock()))
+                output.send_due(even_ns)
         with self._wake:
             self._wake.notify()
 
-    def _take(self, output: _Output, plan: Plan, now_ns: int) -> None:
+    def _take(self, output: _Output, plan: Plan, now_ns: int, leaps_ns: int) -> None:
         if plan.cancel and output.goals is not None:
             output.timeline.clear()
             output.goals.hold()
-        output.timeline.put(plan.timed, now_ns)
+        timed = [replace(one, at_ns=one.at_ns - leaps_ns) for one in plan.timed]
+        output.timeline.put(timed, now_ns - leaps_ns)
         if output.kind.rows == BASE:
             self.said = plan.said
 
@@ -291,14 +297,14 @@ class Outputs:
                 if not ahead:
                     self._wake.wait()
                     continue
-                wait_s = (min(ahead) - self._clock()) * 1e-9
+                wait_s = (min(ahead) - self._time.even_ns()) * 1e-9
                 if wait_s > 0.0:
                     self._wake.wait(min(wait_s, LONGEST_WAIT_S))
             try:
                 with self._lock:
-                    now_ns = self._clock()
+                    even_ns = self._time.even_ns()
                     for output in self._outputs:
-                        output.send_due(now_ns)
+                        output.send_due(even_ns)
             except Exception:  # a defect must be seen, and must not end the thread unseen
                 if not self._node.context.ok():
                     return

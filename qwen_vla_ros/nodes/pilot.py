@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qwen_vla_ros.chunk_check import ChunkRefused
+from qwen_vla_ros.clock_watch import ClockWatch
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.interlocks import ESTOP, Interlocks
 from qwen_vla_ros.nodes.arm_drive import ArmDrive, RowRefused
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 INACTIVE, WAITING, RUNNING, HOLDING = 'INACTIVE', 'WAITING', 'RUNNING', 'HOLDING'
 WATCHING, PARKING = 'WATCHING', 'PARKING'
 NO_INSTRUCTION = 'no instruction on ~/instruction'
-CLOCK_BACK_NS = 10_000_000  # a clock that goes back further takes the motion with it
+CLOCK_STANDS = 'the clock stands (/clock is silent)'
+STANDS_S = 0.2  # a clock that stands longer moves nothing
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Pilot:
         embodiment: 'Embodiment',
         policy: 'Policy',
         layout: str,
-        clock: Callable[[], int],
+        clock: ClockWatch | Callable[[], int],
         lookahead_s: float,
         dt_s: float,
         tip_position: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -90,7 +92,10 @@ class Pilot:
         tip_position(q) -> [3] serves the workspace box; to_joints(rows [H, 6], q) -> [H, J] is
         needed by Cartesian layouts whose outputs take joints; capsules: the arm's volume.
         """
-        self._embodiment, self._clock, self.arming = embodiment, clock, arming or Arming()
+        self._embodiment, self.arming = embodiment, arming or Arming()
+        watched = isinstance(clock, ClockWatch)
+        self._time = clock if watched else ClockWatch(clock, simulated=True, steady=clock)
+        self._leaps_ns, self._leapt, self._farewell = 0, '', None
         self._policy = TimedPolicy(policy, embodiment.safety.inference_timeout_s)
         self.stages, self.interlocks = Stages(self.arming.stage), Interlocks(dead_man_s)
         self.parts: LayoutParts = split_layout(embodiment, layout)
@@ -120,7 +125,7 @@ class Pilot:
         self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
         self._active = self._moved = False
-        self._last_stamp_ns = self._latest_ns = 0
+        self._last_stamp_ns = 0
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
         self._refused: tuple[ActionChunk, str] | None = None
@@ -152,7 +157,7 @@ class Pilot:
 
     def push(self, source: str, message: Any) -> None:
         """Store a message; InputError when it cannot be used."""
-        self.buffer.push(source, message, self._clock())
+        self.buffer.push(source, message, self._time.read().now_ns)
 
     def instruct(self, instruction: str) -> None:
         """Take a new sentence at once: what is being inferred for the old one will not be used."""
@@ -170,7 +175,7 @@ class Pilot:
         """Hear where another driver sends the joints, for the comparison in the shadow."""
         if set(self.names) <= set(names):
             order = [names.index(name) for name in self.names]
-            self.shadow.saw(reference, self._clock(), np.asarray(position)[order])
+            self.shadow.saw(reference, self._time.read().now_ns, np.asarray(position)[order])
 
     # Life ----------------------------------------------------------------------------------------
 
@@ -352,9 +357,11 @@ class Pilot:
     def watch(self) -> Motion | None:
         """Look whether everything is there; return the way to rest in the moment it is not."""
         with self._lock:
+            now_ns = self._now()
+            if (farewell := self._take_farewell()) is not None:
+                return farewell
             if not self._active:
                 return None
-            now_ns = self._now()
             if self.stages.stage == SHADOW:
                 self._compare(now_ns)
             if not self.latched and (fault := self._fault(now_ns)):
@@ -376,6 +383,8 @@ class Pilot:
         """Return the next lookahead, or all that is left; the way to rest if a row is refused."""
         with self._lock:
             now_ns = self._now()
+            if (farewell := self._take_farewell()) is not None:
+                return farewell
             if self.arm is None or not self.arm.moving:
                 return None
             if fault := self._fault(now_ns):
@@ -418,7 +427,7 @@ class Pilot:
         if not self.stages.commands:
             return 0.0
         if self.arm is not None and self.arm.moving:
-            return self.arm.clock.rate(self._clock())
+            return self.arm.clock.rate(self._time.read().now_ns)
         return self._speed
 
     @property
@@ -436,15 +445,19 @@ class Pilot:
 
     def _lapsed(self, now_ns: int) -> bool:
         """
-        Let go of a motion that the arm has left: this node slept, or the clock leapt.
+        Let go of a motion that the arm has left: this node slept, or the clock stands.
 
         The arm brakes at the end of its last command. A command from here would be a jump.
         """
-        if self.arm is None or not self.arm.lapsed(now_ns):
+        if self.arm is None or not self.arm.moving:
+            return False
+        stands_s = self._time.read().stands_s
+        if stands_s <= STANDS_S and not self.arm.lapsed(now_ns):
             return False
         self.arm.forget(now_ns)
         self.chunk = None
-        self._set(self._still, 'the node was held up, or its clock leapt; the arm came to rest')
+        why = 'the node was held up' if stands_s <= STANDS_S else CLOCK_STANDS
+        self._set(self._still, f'{why}; the arm came to rest at the end of its last command')
         return True
 
     def _faulted(self, now_ns: int, reason: str) -> Motion | None:
@@ -500,6 +513,10 @@ class Pilot:
         """Return why the robot may not move; thinking leaves out what only a chunk can mend."""
         if not self._active:
             return Problem('not active')
+        if self._leapt and self.arm is not None and self.arm.brakes(now_ns):
+            return Problem(self._leapt)
+        if self._time.read().stands_s > STANDS_S:
+            return Problem(CLOCK_STANDS)
         if self.latched:
             return Problem(f'{_prefixed(self.latched)}; call ~/reset_safety')
         if self.arm is not None and self.arm.parking:
@@ -544,22 +561,30 @@ class Pilot:
             self.shadow.saw('measured', now_ns, measured)
 
     def _now(self) -> int:
-        """
-        Return the clock's time.
+        """Return the clock's time; after a leap the robot comes to rest as if there was none."""
+        reading = self._time.read()
+        if leap_ns := reading.leaps_ns - self._leaps_ns:
+            self._leaps_ns = reading.leaps_ns
+            self._leap(reading.now_ns, leap_ns)
+        return reading.now_ns
 
-        When it jumped back (a simulation started anew), what runs belongs to a time that is gone:
-        it is dropped, and the robot rests at the end of its last command.
-        """
-        now_ns = self._clock()
-        if now_ns < self._latest_ns - CLOCK_BACK_NS:
-            if self.arm is not None:
-                self.arm.forget(now_ns)
-            if self.base is not None:
-                self.base.forget()
-            self.chunk, self._last_stamp_ns = None, 0
-            self.shadow.clear()
-        self._latest_ns = now_ns
-        return now_ns
+    def _leap(self, now_ns: int, leap_ns: int) -> None:
+        moved = self._moving
+        self.interlocks.leap(leap_ns)
+        motion = self.arm.leap(now_ns, leap_ns) if self.arm is not None else None
+        if self.base is not None:
+            self.base.forget()
+        self.chunk, self._last_stamp_ns = None, 0
+        self.shadow.clear()
+        if moved:
+            self._farewell = motion if self.arm is not None else standing(now_ns)
+            self._leapt = f'the clock leapt by {leap_ns * 1e-9:+.3g} s; the robot comes to rest'
+            self._set(self._still, self._leapt)
+
+    def _take_farewell(self) -> Motion | None:
+        """Return the way to rest after a leap of the clock, once."""
+        found, self._farewell = self._farewell, None
+        return found
 
     def _stop(self, now_ns: int) -> Motion:
         """Come to rest within the limits; return the way there."""

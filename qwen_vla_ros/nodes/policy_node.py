@@ -16,10 +16,12 @@ from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpHandle, JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import String
 
+from qwen_vla_ros.clock_watch import PAUSE_NS, ClockWatch
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
@@ -149,11 +151,12 @@ class PolicyNode(LifecycleNode):
         layout = settings.layout or embodiment.default_layout
         self._policy = self._load_policy(embodiment, layout)
         refuse_mismatch(self._policy.metadata, embodiment, layout)
+        clock = ClockWatch(self._now_ns, self.get_parameter('use_sim_time').value)
         self._pilot = Pilot(
             embodiment,
             self._policy,
             layout,
-            self._now_ns,
+            clock,
             embodiment.safety.lookahead_s,
             settings.point_step,
             *_kinematics(embodiment, layout),
@@ -164,7 +167,7 @@ class PolicyNode(LifecycleNode):
             dead_man_s=settings.dead_man or embodiment.safety.dead_man_s,
         )
         self._pilot.instruct(settings.instruction)
-        self._outputs = Outputs(self, self._pilot.groups, self._pilot.names)
+        self._outputs = Outputs(self, self._pilot.groups, self._pilot.names, clock)
         self._failures = 0
         wants_dead_man = bool(settings.dead_man or embodiment.safety.dead_man_s)
         self._arming = ArmingServices(self, self._pilot, self._send_now, wants_dead_man)
@@ -191,6 +194,11 @@ class PolicyNode(LifecycleNode):
         rate = self.settings.command_rate or embodiment.safety.command_rate_hz
         for period, callback in ((WATCH_S, self._watch), (1.0 / rate, self._command)):
             self._own(self._timer(period, callback), self.destroy_timer)
+        leap = JumpThreshold(
+            min_forward=Duration(nanoseconds=PAUSE_NS), min_backward=Duration(nanoseconds=-1)
+        )
+        handle = self.get_clock().create_jump_callback(leap, post_callback=self._on_leap)
+        self._own(handle, JumpHandle.unregister)
 
     def _activate(self) -> None:
         self._pilot.activate()
@@ -283,6 +291,11 @@ class PolicyNode(LifecycleNode):
             spent = time.monotonic() - begin
             pause = 0.005 if chunk is None else self.settings.replan - spent
             self._end.wait(max(0.002, pause))
+
+    def _on_leap(self, jump: TimeJump) -> None:
+        """Look at once: what was sent just before a leap of /clock lies in the wrong time."""
+        if self._outputs is not None:
+            self._watch()
 
     def _watch(self) -> None:
         with self._sending:
