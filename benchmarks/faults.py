@@ -1,7 +1,7 @@
 """
 1 when no injected fault led to an unsafe command, at any stage, over real ROS; else 0.
 
-    python -m benchmarks.faults [--stage full] [--only text] [--table out.md] [--json]
+    python -m benchmarks.faults [--stage full] [--only text] [--driver jtc-humble] [--table out.md]
     python -m benchmarks.faults --endurance 30
 
 fault_campaign/campaign.py says what is judged. It runs in a process of its own, whose libraries

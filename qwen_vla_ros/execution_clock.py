@@ -74,6 +74,20 @@ class ExecutionClock:
         with self._lock:
             return round(self._at(time_ns).shown(time_ns))
 
+    def when(self, shown_ns: int) -> int | None:
+        """Return the instant from the last change on at which it shows a time; None: never."""
+        with self._lock:
+            ramp = self._ramps[-1]
+            early, late = ramp.start_ns, ramp.start_ns + round(ramp.length_ns)
+            if (missing := shown_ns - ramp.shown(late)) > 0:
+                if ramp.after <= 0.0:
+                    return None
+                return late + round(missing / ramp.after)
+            while late - early > 1000:  # a microsecond
+                middle = (early + late) // 2
+                early, late = (early, middle) if ramp.shown(middle) >= shown_ns else (middle, late)
+            return late
+
     def rate(self, time_ns: int) -> float:
         """Return how fast execution time runs at an instant."""
         with self._lock:

@@ -54,3 +54,19 @@ def test_starting_anew_shows_the_robots_time_again():
 def test_a_rate_beyond_one_is_refused():
     with pytest.raises(ValueError, match=r'1\.5'):
         ExecutionClock().change(1.5, 0, 1.0)
+
+
+def test_when_a_time_will_be_shown_while_the_rate_is_ramped_in():
+    clock = ExecutionClock()
+    assert clock.when(7 * S) == 7 * S
+    clock.change(0.25, 10 * S, 2.0, begin=0.0)
+    for instant in (round(10.5 * S), 11 * S, 12 * S, 20 * S):
+        assert clock.when(clock.at(instant)) == pytest.approx(instant, abs=2000)
+    assert clock.when(9 * S) == pytest.approx(10 * S, abs=1000)  # shown before the change
+
+
+def test_a_clock_that_comes_to_a_stand_shows_no_later_time():
+    clock = ExecutionClock()
+    clock.change(0.0, 10 * S, 1.0)
+    assert clock.when(round(10.4 * S)) is not None
+    assert clock.when(11 * S) is None

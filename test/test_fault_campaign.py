@@ -1,5 +1,7 @@
 """The judge of the fault campaign: it must see what it is there for."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from benchmarks.fault_campaign.catalogue import (
     node_faults,
     stream_faults,
 )
-from benchmarks.fault_campaign.robot import FAULTS, Command, Stream, Tick
+from benchmarks.fault_campaign.robot import FAULTS, Command, Stream, Tick, understood
 from qwen_vla_ros.embodiment import Embodiment
 
 POSTURE = np.array([0.0, -0.6, 0.6, 0.0, 0.9, 0.0, 0.03])
@@ -36,11 +38,17 @@ def ticks(waist, speeds=None):
 
 
 def command(positions, velocities, name='waist'):
-    points = [
-        JointTrajectoryPoint(positions=[position], velocities=[velocity])
-        for position, velocity in zip(positions, velocities, strict=True)
+    columns = [np.array(values, np.float64)[:, None] for values in (positions, velocities)]
+    return Command(0.0, 'arm', (name,), *columns, '')
+
+
+def streamed(positions, gaps=None):
+    """Return one position after the other, at an even pace unless gaps in s are told."""
+    times = np.cumsum([0.0, *(gaps or [0.02] * (len(positions) - 1))])
+    return [
+        Command(at, 'commands', ('waist',), np.array([[position]]), None, '')
+        for at, position in zip(times, positions, strict=True)
     ]
-    return Command(0.0, 'arm', JointTrajectory(joint_names=[name], points=points), '')
 
 
 @pytest.mark.parametrize(
@@ -51,11 +59,46 @@ def command(positions, velocities, name='waist'):
         (command([0.1, 4.0], [1.0, 0.0]), ['command beyond the position limits']),
         (command([0.1, 0.2], [4.0, 0.0]), ['command beyond the velocity limits']),
         (command([0.1, 0.2], [1.0, 0.1]), ['command that does not end at rest']),
-        (command([0.1], [0.0], 'left_arm'), ["command for joints ['left_arm']"]),
+        (command([0.1], [0.0], 'left_arm'), ["command for joints ('left_arm',)"]),
     ],
 )
 def test_unsafe_commands_are_seen(bounds, made, problem):
     assert bounds.unsafe_commands([made], may_move=True) == problem
+
+
+@pytest.mark.parametrize(
+    ('commands', 'problem'),
+    [
+        (streamed([0.0, 0.01, 0.021, 0.031]), []),
+        (streamed([0.0, 0.1]), ['streamed positions faster than a joint']),
+        (streamed([0.0, 0.1], [0.1]), []),
+        (streamed([0.0, 0.0, 0.0, 0.02]), ['streamed positions that accelerate faster than']),
+        (streamed([0.0, 0.0, 0.02], [0.02, 0.05]), []),  # a gap: nothing is known between
+        (streamed([0.0, float('nan')]), ['command with a number that is not finite']),
+        (streamed([0.0, 4.0], [9.0]), ['command beyond the position limits']),
+    ],
+)
+def test_unsafe_streams_are_seen(bounds, commands, problem):
+    found = bounds.unsafe_commands(commands, may_move=True)
+    assert len(found) == len(problem)
+    assert all(text.startswith(start) for text, start in zip(found, problem, strict=True))
+
+
+def test_every_drivers_command_is_understood():
+    point = JointTrajectoryPoint(positions=[0.1], velocities=[0.2])
+    trajectory = JointTrajectory(joint_names=['waist'], points=[point])
+    names, positions, velocities = understood('arm_controller/joint_trajectory', trajectory)
+    assert (names, positions.tolist(), velocities.tolist()) == (('waist',), [[0.1]], [[0.2]])
+    row = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    for topic, message in (
+        ('arm_position_controller/commands', SimpleNamespace(data=row)),
+        ('commands/joint_group', SimpleNamespace(name='arm', cmd=row)),
+    ):
+        names, positions, velocities = understood(topic, message)
+        assert names[0] == 'waist' and positions.tolist() == [row] and velocities is None
+    opening = SimpleNamespace(name='gripper', cmd=0.06)
+    names, positions, _ = understood('commands/joint_single', opening)
+    assert names == ('left_finger',) and positions.tolist() == [[0.03]]
 
 
 def test_any_command_is_unsafe_where_none_may_be_sent(bounds):

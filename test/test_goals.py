@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 pytest.importorskip('test_msgs.action')
+from action_msgs.msg import GoalStatus
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from ros_lab import Lab, wait_for
 from test_msgs.action import Fibonacci
@@ -151,7 +152,7 @@ def test_a_hold_cancels_a_goal_whose_answer_is_still_to_come(pair):
 class Result:
     """As rosidl makes control_msgs/action/FollowJointTrajectory's."""
 
-    SUCCESSFUL, PATH_TOLERANCE_VIOLATED = 0, -4
+    SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED = 0, -1, -4
 
     def __init__(self, error_code=0, error_string=''):
         self.error_code, self.error_string = error_code, error_string
@@ -163,3 +164,16 @@ def test_result_codes_become_words():
     assert told == 'PATH_TOLERANCE_VIOLATED (waist is 0.3 rad off)'
     assert result_reason(Result(77)) == 'error 77'
     assert result_reason(Fibonacci.Result()) == ''
+
+
+@pytest.mark.parametrize(('code', 'failures'), [(-1, 0), (-4, 1)])
+def test_only_a_replaced_goal_may_end_as_invalid(lab, code, failures):
+    """From Jazzy on, a goal that gives way to the next is aborted with INVALID_GOAL."""
+    client = GoalClient(lab.node, Fibonacci, 'nobody')
+    client._count = 2
+    answer = SimpleNamespace(status=GoalStatus.STATUS_ABORTED, result=Result(code, 'gave way'))
+    client._on_result(1, SimpleNamespace(exception=lambda: None, result=lambda: answer))
+    assert client.failures == failures
+    client._on_result(2, SimpleNamespace(exception=lambda: None, result=lambda: answer))
+    assert client.failures == failures + 1
+    client.close()

@@ -16,6 +16,9 @@ TICK_S = 0.01
 OVER, TRACKING, REST = 1.05, 0.06, 0.02
 # Between two points a controller joins by cubics, whose acceleration exceeds the plan's.
 CUBIC = 1.25
+# Streamed positions, 50 a second as float32: their period, the longest gap at an even pace, and
+# what rounding to float32 looks like as an acceleration.
+STREAM_S, EVEN_S, JITTER = 0.02, 0.03, 0.01
 
 
 class Bounds:
@@ -35,26 +38,52 @@ class Bounds:
         commands = list(commands)
         if not may_move:
             return [f'{len(commands)} commands where none may be sent'] if commands else []
-        return sorted({problem for command in commands if (problem := self._command(command))})
+        found = {problem for command in commands if (problem := self._command(command))}
+        streams = {command.topic for command in commands if command.velocities is None}
+        for topic in streams:
+            found |= self._steps([command for command in commands if command.topic == topic])
+        return sorted(found)
 
     def _command(self, command: 'Command') -> str:
-        message, names = command.message, list(command.message.joint_names)
+        names = command.names
         if not names or any(name not in JOINT_NAMES for name in names):
             return f'command for joints {names}'
         columns = [JOINT_NAMES.index(name) for name in names]
-        position = np.array([point.positions for point in message.points], np.float64)
-        velocity = np.array([point.velocities for point in message.points], np.float64)
-        if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
+        position, velocity = command.positions, command.velocities
+        numbers = [position] if velocity is None else [position, velocity]
+        if not all(np.isfinite(values).all() for values in numbers):
             return 'command with a number that is not finite'
         if (position < self._lower[columns] - 1e-6).any() or (
             position > self._upper[columns] + 1e-6
         ).any():
             return 'command beyond the position limits'
+        if velocity is None:
+            return ''
         if (np.abs(velocity) > self._velocity[columns] * (1 + 1e-6)).any():
             return 'command beyond the velocity limits'
         if np.abs(velocity[-1]).max() > 1e-6:
             return 'command that does not end at rest'
         return ''
+
+    def _steps(self, commands: Sequence['Command']) -> set[str]:
+        """
+        Return what is wrong from one streamed position to the next.
+
+        Only arrival times are known: two that come together count as a period apart, and the
+        acceleration is judged where three come at an even pace.
+        """
+        columns = [JOINT_NAMES.index(name) for name in commands[0].names]
+        at = np.array([command.at for command in commands])
+        position = np.array([command.positions[0] for command in commands])
+        gaps, steps = np.maximum(np.diff(at), STREAM_S), np.diff(position, axis=0)
+        found = set()
+        if (np.abs(steps) > OVER * self._velocity[columns] * gaps[:, None] + 1e-6).any():
+            found.add('streamed positions faster than a joint')
+        even = (gaps[:-1] < EVEN_S) & (gaps[1:] < EVEN_S)
+        change = np.abs(np.diff(steps, axis=0))[even] / STREAM_S**2
+        if (change > CUBIC * self._acceleration[columns] + JITTER).any():
+            found.add('streamed positions that accelerate faster than a joint')
+        return found
 
     def shares(self, ticks: Sequence['Tick']) -> dict[str, float]:
         """Return the largest share of each limit that was used; above 1 is beyond it."""

@@ -20,7 +20,10 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from benchmarks.fault_campaign.robot import STREAMS, FaultyRobot
+from qwen_vla_ros.embodiment import config_folder
 from qwen_vla_ros.nodes.qos import LATCHED, STREAM
+from qwen_vla_ros.nodes.simulated_drivers import DRIVERS
+from qwen_vla_ros.sim.trajectory_controller import DISTRIBUTIONS
 from qwen_vla_ros.stages import COMMANDING, FULL, STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +35,19 @@ PATIENCE_S = 20.0
 class Lab:
     """Everything that a campaign needs; close() at the end."""
 
-    def __init__(self, folder: Path, simulated_time: bool = False) -> None:
-        """Start all processes; logs go to the folder."""
+    def __init__(
+        self, folder: Path, simulated_time: bool = False, driver: str = 'jtc-jazzy'
+    ) -> None:
+        """Start all processes; logs go to the folder. driver: one of CAMPAIGN_DRIVERS."""
         self.folder, self.simulated_time = folder, simulated_time
+        self.contract = contract_for(driver, folder)
         self.statuses: deque[tuple[float, PolicyStatus]] = deque(maxlen=5000)
         rclpy.init()
-        overrides = [Parameter('seed', value=1), Parameter('use_clock', value=simulated_time)]
+        overrides = [
+            Parameter('seed', value=1),
+            Parameter('use_clock', value=simulated_time),
+            Parameter('driver', value=driver.replace('action-', 'jtc-')),
+        ]
         self.robot = FaultyRobot(parameter_overrides=overrides)
         self.node = rclpy.create_node('campaign')
         self.node.create_subscription(PolicyStatus, 'policy/status', self._hear, LATCHED)
@@ -67,6 +77,7 @@ class Lab:
         """Start the policy node, as armed as a simulation's."""
         parameters = {
             'autostart': 'true',
+            'robot': str(self.contract),
             'instruction': 'swing',
             'address': self.address,
             'use_sim_time': str(self.simulated_time).lower(),
@@ -193,6 +204,38 @@ class Lab:
         for child in (self.model, self.policy_node):
             child.send_signal(signal.SIGCONT)
         self.tell_model('')
+
+
+# action-<distribution>: trajectories as goals of FollowJointTrajectory.
+CAMPAIGN_DRIVERS = (*DRIVERS, *(f'action-{name}' for name in DISTRIBUTIONS))
+OUTPUTS = {
+    'forward': (
+        '{type: Float64MultiArray, topic: arm_position_controller/commands}',
+        '{type: Float64MultiArray, topic: gripper_position_controller/commands}',
+    ),
+    'interbotix': (
+        '{type: JointGroupCommand, topic: commands/joint_group, group: arm}',
+        '{type: JointSingleCommand, topic: commands/joint_single, joint: gripper, '
+        'conversion: opening}',
+    ),
+    'action': (
+        '{type: FollowJointTrajectory, topic: arm_controller/follow_joint_trajectory}',
+        '{type: FollowJointTrajectory, topic: gripper_controller/follow_joint_trajectory}',
+    ),
+}
+
+
+def contract_for(driver: str, folder: Path) -> Path:
+    """Write the WidowX' contract with the outputs that a driver takes; return the file."""
+    text = (config_folder() / 'embodiments' / 'widowx.yaml').read_text()
+    kind = driver.partition('-')[0]
+    for name, output in zip(('arm', 'gripper'), OUTPUTS.get(kind, ()), strict=False):
+        own = f'output: {{type: JointTrajectory, topic: {name}_controller/joint_trajectory}}'
+        assert own in text
+        text = text.replace(own, f'output: {output}')
+    path = folder / 'widowx.yaml'
+    path.write_text(text)
+    return path
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float) -> bool:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState
-from trajectory_msgs.msg import JointTrajectory
 
 from qwen_vla_ros.nodes.qos import SENSOR
 from qwen_vla_ros.nodes.robot_sim_node import SECOND_NS, RobotSimNode
+from qwen_vla_ros.sim.arm import ARM_JOINTS, GRIPPER_JOINTS
 
 DELAY_S = 0.4
 STREAMS = {
@@ -41,12 +41,31 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """A trajectory as it arrived, and why the controller rejected it ('' when it did not)."""
+    """
+    A command as it arrived: points of joints, and why it was rejected ('' when it was not).
+
+    positions float64 [P, J] in rad or m; velocities the same, None where the form has none.
+    """
 
     at: float
     topic: str
-    message: JointTrajectory
+    names: tuple[str, ...]
+    positions: np.ndarray
+    velocities: np.ndarray | None
     rejected: str
+
+
+def understood(topic: str, message: Any) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
+    """Return names, positions and velocities of any driver's command."""
+    if hasattr(message, 'points'):
+        positions = np.array([point.positions for point in message.points], np.float64)
+        velocities = np.array([point.velocities for point in message.points], np.float64)
+        return tuple(message.joint_names), positions, velocities
+    values = message.data if hasattr(message, 'data') else np.atleast_1d(message.cmd)
+    row = np.array([values], np.float64)
+    if topic.endswith('joint_single'):  # the distance between the fingers
+        return GRIPPER_JOINTS, row / 2.0, None
+    return GRIPPER_JOINTS if topic.startswith('gripper') else ARM_JOINTS, row, None
 
 
 class Stream:
@@ -207,18 +226,14 @@ class FaultyRobot(RobotSimNode):
         """Publish a picture with the shifted time."""
         super().on_image(view, stamp_ns + self.shift_ns, image, info)
 
-    def _on_trajectory(self, topic: str, controller: Any, message: JointTrajectory) -> None:
-        points, stamp = message.points, message.header.stamp
-        stamp_ns = stamp.sec * SECOND_NS + stamp.nanosec
-        rejected = self._robot.accept(
-            controller,
-            message.joint_names,
-            [point.time_from_start.sec + point.time_from_start.nanosec * 1e-9 for point in points],
-            [point.positions for point in points],
-            [point.velocities for point in points],
-            stamp_ns - self.shift_ns,
-        )
-        self.commands.append(Command(time.monotonic(), topic, message, rejected or ''))
+    def stamp_ns(self, message: Any) -> int:
+        """Return a stamp on the robot's own clock."""
+        return super().stamp_ns(message) - self.shift_ns
+
+    def on_command(self, topic: str, message: Any, reason: str | None) -> None:
+        """Keep every command."""
+        told = understood(topic, message)
+        self.commands.append(Command(time.monotonic(), topic, *told, reason or ''))
 
 
 class _Stopped:

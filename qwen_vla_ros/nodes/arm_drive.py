@@ -297,11 +297,12 @@ class ArmDrive:
     # Rows ----------------------------------------------------------------------------------------
 
     def _left_s(self, now_ns: int) -> float | None:
-        """Return how long the chunk lasts at the present rate; None: without end."""
-        expires, rate = self.executor.expires_ns, self.clock.rate(now_ns)
-        if expires is None or self._parking is not None or rate <= 0:
+        """Return how long the chunk lasts as the rate will be; None: without end."""
+        expires = self.executor.expires_ns
+        if expires is None or self._parking is not None or self.clock.rate(now_ns) <= 0:
             return None
-        return (expires - self.clock.at(now_ns)) * 1e-9 / rate
+        end_ns = self.clock.when(expires)
+        return None if end_ns is None else (end_ns - now_ns) * 1e-9
 
     def _row(self, time_ns: int) -> Instant:
         """Return position, velocity and acceleration that the joints have at an instant."""

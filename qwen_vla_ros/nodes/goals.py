@@ -2,7 +2,8 @@
 Goals of one action: the newest counts, all can be cancelled, and what went wrong is kept in words.
 
 joint_trajectory_controller and Nav2 replace the goal that runs when they accept another, which is
-no failure; a result with an error code is. A goal that they refuse leaves the older one running:
+no failure, also where the controller calls it aborted for INVALID_GOAL (from Jazzy on); any other
+error code is. A goal that they refuse leaves the older one running:
 hold cancels whatever is not known to be over. Sent
 from any thread; answers come in the executor's.
 """
@@ -16,6 +17,7 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 
 TOLD_S = 3.0  # a failure is told this long, though a next goal may be accepted at once
+REPLACED = -1  # INVALID_GOAL of control_msgs: what a controller tells of a goal that gave way
 OVER = {GoalStatus.STATUS_ABORTED: 'aborted', GoalStatus.STATUS_CANCELED: 'cancelled'}
 
 
@@ -95,6 +97,8 @@ class GoalClient:
         answer = future.result()
         reason = result_reason(answer.result)
         newest = number == self._count
+        if not newest and getattr(answer.result, 'error_code', 0) == REPLACED:
+            return
         aborted = answer.status == GoalStatus.STATUS_ABORTED and (newest or reason)
         cancelled = answer.status == GoalStatus.STATUS_CANCELED and newest and not asked_for
         if aborted or cancelled:

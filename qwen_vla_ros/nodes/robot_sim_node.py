@@ -2,15 +2,15 @@
 A simulated WidowX 250s that is a ROS robot: same topics, types, rates and controller semantics.
 
 Publishes joint_states (50 Hz), two cameras with camera_info, /tf where tf2_msgs is installed, and
-/clock when asked to; takes JointTrajectory as joint_trajectory_controller on Jazzy does. Services
-~/reset and ~/result, topic ~/target. The fault parameters may be set while it runs.
+/clock when asked to; is commanded as the parameter `driver` says: by default as a
+joint_trajectory_controller on Jazzy is. Services ~/reset and ~/result, topic ~/target. The fault
+parameters may be set while it runs.
 """
 
 import array
 import sys
 import time
 from dataclasses import dataclass, fields
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,13 +20,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.parameters import declare, parameter
-from qwen_vla_ros.nodes.qos import COMMAND, SENSOR, STREAM
+from qwen_vla_ros.nodes.qos import SENSOR, STREAM
 from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.nodes.simulated_drivers import make_driver
 from qwen_vla_ros.nodes.simulated_robot import SimulatedRobot
 from qwen_vla_ros.nodes.transforms_publisher import transforms_publisher
 from qwen_vla_ros.sim import arm
@@ -45,6 +45,8 @@ class RobotSimSettings:
     robot: str = parameter('widowx', 'name or path of the contract')
     seed: int = parameter(0, 'scene on the table at the start', 0, 2**31 - 1)
     camera_rate: float = parameter(20.0, 'pictures a second and camera', 1.0, 30.0)
+    driver: str = parameter('jtc-jazzy', 'who takes commands: see simulated_drivers.py')
+    mode_configs: str = parameter('', "driver interbotix: a file of modes; '': our wx250s_modes")
     use_clock: bool = parameter(False, 'publish /clock and stamp with simulated time')
     mute_camera_scene: bool = parameter(False, 'fault: no scene images', changeable=True)
     mute_camera_wrist: bool = parameter(False, 'fault: no wrist images', changeable=True)
@@ -70,6 +72,7 @@ class RobotSimNode(Node):
             self.settings.camera_rate,
             self.settings.seed,
         )
+        self._driver = make_driver(self, self._robot, self.settings)
         self._robot.start()
         self._create_inputs()
         self.get_logger().info(f'scene {self.settings.seed}: {", ".join(self._names())}')
@@ -86,6 +89,7 @@ class RobotSimNode(Node):
         if not self.context.ok():
             return
         self._ticks += 1
+        self._driver.on_tick(stamp_ns, positions)
         if self._clock_publisher is not None:
             message = self._clock_class()
             _stamp(message.clock, stamp_ns)
@@ -109,6 +113,17 @@ class RobotSimNode(Node):
         images.publish(_image(stamp_ns, frame_id, image))
         infos.publish(_camera_info(stamp_ns, frame_id, info))
 
+    # What the driver calls -----------------------------------------------------------------------
+
+    def stamp_ns(self, message: Any) -> int:
+        """Return a command's stamp as int ns of the robot's clock, 0 for none."""
+        return message.header.stamp.sec * SECOND_NS + message.header.stamp.nanosec
+
+    def on_command(self, topic: str, message: Any, reason: str | None) -> None:
+        """Hear of every command, and why the driver does not carry it out."""
+        if reason is not None:
+            self.get_logger().error(f'{topic}: rejected: {reason}')
+
     # Wiring --------------------------------------------------------------------------------------
 
     def _create_publishers(self) -> None:
@@ -130,30 +145,9 @@ class RobotSimNode(Node):
             self._clock_publisher = self.create_publisher(self._clock_class, '/clock', STREAM)
 
     def _create_inputs(self) -> None:
-        for topic, controller in (
-            ('arm_controller/joint_trajectory', self._robot.arm),
-            ('gripper_controller/joint_trajectory', self._robot.gripper),
-        ):
-            callback = partial(self._on_trajectory, topic, controller)
-            self.create_subscription(JointTrajectory, topic, callback, COMMAND)
         self.create_subscription(String, '~/target', self._on_target, STREAM)
         self.create_service(ResetWorld, '~/reset', self._on_reset)
         self.create_service(TaskResult, '~/result', self._on_result)
-
-    def _on_trajectory(self, topic: str, controller: Any, message: JointTrajectory) -> None:
-        points = message.points
-        stamp = message.header.stamp
-        moving = any(len(point.velocities) for point in points)
-        reason = self._robot.accept(
-            controller,
-            message.joint_names,
-            [_seconds(point.time_from_start) for point in points],
-            [point.positions for point in points],
-            [point.velocities for point in points] if moving else None,
-            stamp.sec * SECOND_NS + stamp.nanosec,
-        )
-        if reason is not None:
-            self.get_logger().error(f'{topic}: trajectory rejected: {reason}')
 
     def _on_target(self, message: String) -> None:
         try:
@@ -244,10 +238,6 @@ def _camera_info(stamp_ns: int, frame_id: str, info: tabletop.CameraInfo) -> Cam
 
 def _stamp(stamp: Any, time_ns: int) -> None:
     stamp.sec, stamp.nanosec = divmod(time_ns, SECOND_NS)
-
-
-def _seconds(duration: Any) -> float:
-    return duration.sec + duration.nanosec * 1e-9
 
 
 def main(args: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ AMENT_PREFIX_PATH, and search their libraries in random order unless told the or
 
 import os
 import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def ros_environment(domain_id: int | None = None) -> dict[str, str]:
         environment.setdefault('ROS_LOG_DIR', '/tmp/qwen_vla_ros_log')
     libraries = _wheel_libraries()
     if libraries:
+        libraries = [*_overlay_libraries(environment['AMENT_PREFIX_PATH']), *libraries]
         environment['LD_LIBRARY_PATH'] = os.pathsep.join(libraries)
         environment[BOOTSTRAPPED] = '1'
     return environment
@@ -64,10 +66,16 @@ def _before_kilted() -> bool:
         return False
 
 
+def _overlay_libraries(prefixes: str) -> list[str]:
+    """Return the library folders of a workspace that was built on top of the wheels."""
+    found = [Path(prefix, 'lib') for prefix in prefixes.split(os.pathsep) if prefix]
+    return [str(path) for path in found if path.is_dir() and path.parent != Path(sys.prefix)]
+
+
 def _wheel_libraries() -> list[str]:
     """Return the library folders of rclpy's wheels in a fixed order; empty for a ROS of apt."""
     libraries = Path(sys.prefix, 'lib')
     if not (libraries / 'librcl.so').exists():
         return []
-    purelib = Path(next(path for path in sys.path if path.endswith('site-packages')))
+    purelib = Path(sysconfig.get_path('purelib'))  # not an overlay's that comes first in sys.path
     return [str(libraries), *sorted(str(path) for path in purelib.glob('ros_*.libs'))]

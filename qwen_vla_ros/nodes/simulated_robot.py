@@ -36,8 +36,22 @@ class Listener(Protocol):
         """Take a picture uint8 [h, w, 3] RGB."""
 
 
+class Controller(Protocol):
+    """What moves some joints [J]."""
+
+    def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return desired positions and velocities, float64 [J] each, at an instant."""
+
+    def hold(self, positions: Sequence[float]) -> None:
+        """Be at rest at positions [J], at once."""
+
+
 class SimulatedRobot:
-    """The tabletop world, two trajectory controllers, and the thread that drives them."""
+    """
+    The tabletop world, a controller each of arm and gripper, and the thread that drives them.
+
+    Before start() the controllers may be replaced by others that have sample() and hold().
+    """
 
     def __init__(
         self, clock: Callable[[], int], listener: Listener, camera_rate_hz: float, seed: int
@@ -50,8 +64,10 @@ class SimulatedRobot:
         self._seed, self.slips = seed, 0
         self.target = ''
         limits = list(zip(arm.LOWER, arm.UPPER, strict=True))
-        self.arm = TrajectoryController(arm.ARM_JOINTS, np.zeros(6), limits[:6])
-        self.gripper = TrajectoryController(arm.GRIPPER_JOINTS, [arm.UPPER[6]], limits[6:])
+        self.arm: Controller = TrajectoryController(arm.ARM_JOINTS, np.zeros(6), limits[:6])
+        self.gripper: Controller = TrajectoryController(
+            arm.GRIPPER_JOINTS, [arm.UPPER[6]], limits[6:]
+        )
         self._thread = threading.Thread(target=self._run, name='simulation', daemon=True)
         self._built: Future[None] = Future()
 
@@ -95,19 +111,6 @@ class SimulatedRobot:
     def result(self) -> Outcome:
         """Return how the task stands."""
         return self.call(lambda: self.world.result(self.target))
-
-    def accept(
-        self,
-        controller: TrajectoryController,
-        names: Sequence[str],
-        times_s: Sequence[float],
-        positions: Sequence[Sequence[float]],
-        velocities: Sequence[Sequence[float]] | None,
-        stamp_ns: int,
-    ) -> str | None:
-        """Give a controller a trajectory; return the reason when it is rejected."""
-        now_ns = self.now_ns()
-        return controller.accept(names, times_s, positions, velocities, stamp_ns, now_ns)
 
     def _reset(self, seed: int, task: str) -> tuple[str, str, tuple[str, ...]]:
         scene = self.world.reset(seed)

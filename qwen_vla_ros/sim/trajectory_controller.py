@@ -103,7 +103,7 @@ class TrajectoryController:
         point without velocities as an empty row. Stamp 0 means now. measured [J] are the joints,
         needed where trajectories start there.
         """
-        reason = self._refuse(names, times_s, positions, velocities, stamp_ns, now_ns)
+        reason = self.refusal(names, times_s, positions, velocities, stamp_ns, now_ns)
         if reason is not None:
             return reason
         before = self.sample(now_ns)
@@ -148,7 +148,7 @@ class TrajectoryController:
                 speeds[row] = self._buffer
         return knots, speeds
 
-    def _refuse(
+    def refusal(
         self,
         names: Sequence[str],
         times_s: Sequence[float],
@@ -157,7 +157,7 @@ class TrajectoryController:
         stamp_ns: int,
         now_ns: int,
     ) -> str | None:
-        """Return why a trajectory with points is rejected, or None."""
+        """Return why accept() would reject a trajectory, or None; nothing changes."""
         if len(names) != len(self.joint_names) or not set(names) <= set(self.joint_names):
             return f'joints {list(names)} do not match the controller joints {self.joint_names}'
         if len(times_s) == 0:
