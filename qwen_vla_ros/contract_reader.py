@@ -196,6 +196,10 @@ class _Reader(SafetyReader):
         if order and sorted(order) != sorted(names):
             problem = f"{', '.join(order)} are not the group's {', '.join(names)}"
             raise self.fail(f'{path}.joints', problem)
+        prefix = found.get('prefix') or ''
+        for name in names:
+            if not name.startswith(prefix) or name == prefix:
+                raise self.fail(f'{path}.prefix', f'{name!r} does not begin with {prefix!r}')
         return Output(known, self.word(data['topic'], f'{path}.topic', TOPIC), found)
 
     def option(self, option: Option, value: Any, path: str) -> Any:
@@ -206,6 +210,8 @@ class _Reader(SafetyReader):
             return self.number(value, path, option.low, option.high)
         if option.kind == 'choice':
             return self.one_of(value, path, option.known)
+        if option.kind in ('word', 'words') and value == option.default:
+            return value
         if option.kind == 'words':
-            return self.words(value, path) if value != option.default else value
+            return self.words(value, path)
         return self.flag(value, path) if option.kind == 'flag' else self.word(value, path)

@@ -5,7 +5,8 @@ JointTrajectory is what joint_trajectory_controller of Humble, Jazzy and Kilted 
 of the group, times that rise, velocities that end at zero (Jazzy and Kilted refuse others). Mode
 stream sends the near future at the command rate, chunk all that is left at every inference. A
 stamp binds the points to the node's clock; `stamped: false` sends a zero stamp, that is 'start on
-receipt', for a controller whose clock is another.
+receipt', for a controller whose clock is another. `prefix: left_` is what a controller's own joint
+names lack: each of two equal arms calls its joints 'waist', in a namespace of its own.
 
 Streamed positions lie on the cubics between the points, on a grid of instants of the clock.
 """
@@ -36,30 +37,40 @@ from qwen_vla_ros.output_kinds import (
 RATE = Option('number', 50.0, 1.0, 500.0)
 STAMPED = Option('flag', True)
 JOINT_ORDER = Option('words', ())
+PREFIX = Option('word', '')
 
 
 @output(
     'JointTrajectory',
     'trajectory_msgs/msg/JointTrajectory',
     JOINTS,
-    {'mode': Option('choice', STREAM, known=(STREAM, CHUNK)), 'stamped': STAMPED},
+    {
+        'mode': Option('choice', STREAM, known=(STREAM, CHUNK)),
+        'stamped': STAMPED,
+        'prefix': PREFIX,
+    },
 )
 def joint_trajectory_plan(rows: JointRows, options: Mapping[str, Any]) -> Plan:
     """Return one trajectory_msgs/JointTrajectory through all points, sent at once."""
-    return Plan((Timed(rows.stamp_ns, joint_trajectory(rows, options['stamped'])),))
+    message = joint_trajectory(rows, options['stamped'], options['prefix'])
+    return Plan((Timed(rows.stamp_ns, message),))
 
 
 @output(
     'FollowJointTrajectory',
     'control_msgs/action/FollowJointTrajectory',
     JOINTS,
-    {'stamped': STAMPED, 'goal_time_tolerance_s': Option('number', 0.5, 0.0, 60.0)},
+    {
+        'stamped': STAMPED,
+        'goal_time_tolerance_s': Option('number', 0.5, 0.0, 60.0),
+        'prefix': PREFIX,
+    },
     mode=CHUNK,
 )
 def follow_joint_trajectory_plan(rows: JointRows, options: Mapping[str, Any]) -> Plan:
     """Return one goal of the action; the controller replaces the goal that runs."""
     goal = message_class('control_msgs/action/FollowJointTrajectory').Goal()
-    goal.trajectory = joint_trajectory(rows, options['stamped'])
+    goal.trajectory = joint_trajectory(rows, options['stamped'], options['prefix'])
     set_stamp(goal.goal_time_tolerance, round(options['goal_time_tolerance_s'] * 1e9))
     return Plan((Timed(rows.stamp_ns, goal),))
 
@@ -135,17 +146,18 @@ def forward_plan(rows: JointRows, options: Mapping[str, Any]) -> Plan:
     return Plan(tuple(timed))
 
 
-def joint_trajectory(rows: JointRows, stamped: bool = True) -> Any:
+def joint_trajectory(rows: JointRows, stamped: bool = True, prefix: str = '') -> Any:
     """
     Return a trajectory_msgs/JointTrajectory through the points of rows.
 
-    The last velocity is sent as zero. stamped False writes a zero stamp: start on receipt.
+    The last velocity is sent as zero. stamped False writes a zero stamp: start on receipt. Joints
+    are named without the prefix.
     """
     message = message_class('trajectory_msgs/msg/JointTrajectory')()
     point_class = message_class('trajectory_msgs/msg/JointTrajectoryPoint')
     if stamped:
         set_stamp(message.header.stamp, rows.stamp_ns)
-    message.joint_names = list(rows.names)
+    message.joint_names = [name.removeprefix(prefix) for name in rows.names]
     velocities = None
     if rows.velocities is not None:
         velocities = np.array(rows.velocities, np.float64)

@@ -323,11 +323,11 @@ GRIPPER = '{type: JointTrajectory, topic: gripper_controller/joint_trajectory}'
     [
         (
             '{type: JointTrajectory, topic: a, mode: chunk, stamped: false}',
-            {'mode': 'chunk', 'stamped': False},
+            {'mode': 'chunk', 'stamped': False, 'prefix': ''},
         ),
         (
             '{type: FollowJointTrajectory, topic: a/follow_joint_trajectory}',
-            {'stamped': True, 'goal_time_tolerance_s': 0.5},
+            {'stamped': True, 'goal_time_tolerance_s': 0.5, 'prefix': ''},
         ),
         (
             '{type: JointGroupCommand, topic: commands/joint_group, group: arm}',
