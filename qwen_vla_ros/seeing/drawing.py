@@ -46,7 +46,7 @@ def draw_picture(
         elif isinstance(shape, Words):
             lettering.append((shape, pose))
     for words, pose in lettering:
-        _draw_words(image, words, camera, pose)
+        _draw_words(image, words.brief if caption else words.text, words, camera, pose)
     if caption:
         draw_caption(image, picture.caption)
     return image
@@ -167,11 +167,35 @@ def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarra
             if piece is not None:
                 pieces += _dashes(*piece, colour, width, lines.dashed, alive)
                 alive += float(np.linalg.norm(piece[1] - piece[0]))
-    if lines.name.partition('/')[0] not in FAINT:
+    halo = lines.name.partition('/')[0] not in FAINT
+    _strokes(image, pieces, halo)
+
+
+def _strokes(
+    image: np.ndarray,
+    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]],
+    halo: bool,
+) -> None:
+    """Draw pieces (begin, end, colour, width) of one line, mixed into the image only once."""
+    if not pieces:
+        return
+    ends = np.array([(begin, end) for begin, end, _, _ in pieces]).reshape(-1, 2)
+    reach = max(width for *_, width in pieces) + 3
+    low = np.maximum(np.floor(ends.min(0)).astype(int) - reach, 0)
+    high = np.minimum(np.ceil(ends.max(0)).astype(int) + reach, image.shape[1::-1])
+    if (low >= high).any():
+        return
+    part = image[low[1] : high[1], low[0] : high[0]]
+    layer, ink = part.copy(), np.zeros(part.shape[:2], np.uint8)
+    for edge in (2, 0) if halo else (0,):
         for begin, end, colour, width in pieces:
-            _stroke(image, begin, end, (*np.array(DARK) / 255.0, 0.6 * colour[3]), width + 2)
-    for begin, end, colour, width in pieces:
-        _stroke(image, begin, end, colour, width)
+            a, b = (tuple(int(v) for v in np.rint((p - low) * 2**SHIFT)) for p in (begin, end))
+            rgb = DARK if edge else tuple(255.0 * c for c in colour[:3])
+            dense = 255.0 * colour[3] * (0.6 if edge else 1.0)
+            cv2.line(layer, a, b, rgb, width + edge, cv2.LINE_AA, SHIFT)
+            cv2.line(ink, a, b, dense, width + edge, cv2.LINE_AA, SHIFT)
+    share = ink[..., None].astype(np.float32) / 255.0
+    part[:] = np.rint(part + share * (layer.astype(np.float32) - part)).astype(np.uint8)
 
 
 def _dashes(
@@ -244,14 +268,16 @@ def _draw_dots(image: np.ndarray, dots: Dots, camera: Camera, pose: np.ndarray) 
             _disc(image, pixel, radius, colour, -1)
 
 
-def _draw_words(image: np.ndarray, words: Words, camera: Camera, pose: np.ndarray) -> None:
+def _draw_words(
+    image: np.ndarray, text: str, words: Words, camera: Camera, pose: np.ndarray
+) -> None:
     seen = camera.seen(placed(words.place[None], pose))
     (pixel,) = camera.pixels(seen)
-    if not np.isfinite(pixel).all() or np.abs(pixel).max() > FAR_PX:
+    if not text or not np.isfinite(pixel).all() or np.abs(pixel).max() > FAR_PX:
         return
     high, wide = image.shape[:2]
     size = max(11, wide // 58)
-    lines = folded(words.text, size, round(0.42 * wide), 4, True)
+    lines = folded(text, size, round(0.42 * wide), 4, True)
     step, pad = round(1.35 * size), size // 2
     width = max(lettered(line or ' ', size, True).shape[1] for line in lines) + 2 * pad
     height = step * len(lines) + pad
@@ -269,28 +295,6 @@ def _draw_words(image: np.ndarray, words: Words, camera: Camera, pose: np.ndarra
 def _pixels_of(size_m: float, camera: Camera, depth: float, low: float, high: float) -> int:
     """Return how many pixels a size in m takes at a depth, within what the eye can follow."""
     return round(float(np.clip(camera.matrix[0, 0] * size_m / max(depth, NEAR_M), low, high)))
-
-
-def _stroke(
-    image: np.ndarray, begin: np.ndarray, end: np.ndarray, colour: Sequence[float], width: int
-) -> None:
-    """Draw one straight piece; alpha mixes only the part of the image that it touches."""
-    a, b = (tuple(int(v) for v in np.rint(p * 2**SHIFT)) for p in (begin, end))
-    rgb = tuple(255.0 * c for c in colour[:3])
-    if colour[3] > 0.98:
-        cv2.line(image, a, b, rgb, max(1, width), cv2.LINE_AA, SHIFT)
-        return
-    low = np.floor(np.minimum(begin, end)).astype(int) - width - 2
-    high = np.ceil(np.maximum(begin, end)).astype(int) + width + 3
-    x0, y0 = np.maximum(low, 0)
-    x1, y1 = np.minimum(high, image.shape[1::-1])
-    if x0 >= x1 or y0 >= y1:
-        return
-    part = image[y0:y1, x0:x1]
-    over, shift = part.copy(), np.array([x0, y0])
-    a, b = (tuple(int(v) for v in np.rint((p - shift) * 2**SHIFT)) for p in (begin, end))
-    cv2.line(over, a, b, rgb, max(1, width), cv2.LINE_AA, SHIFT)
-    cv2.addWeighted(over, float(colour[3]), part, 1.0 - float(colour[3]), 0.0, dst=part)
 
 
 def _disc(

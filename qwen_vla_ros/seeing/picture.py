@@ -59,7 +59,11 @@ class Dots:
 
 @dataclass(frozen=True)
 class Words:
-    """A text at a place [3], letters of a height in m; colour [4]."""
+    """
+    A text at a place [3], letters of a height in m; colour [4].
+
+    brief is what is left of it where the caption says the rest; '' for nothing.
+    """
 
     name: str
     frame: str
@@ -67,6 +71,7 @@ class Words:
     text: str
     colour: tuple[float, float, float, float]
     height: float = 0.03
+    brief: str = ''
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ The view from afar, without a window or a GPU: floor, the robot as shaded tubes,
 Tubes are drawn as balls along their axis, the far ones first, so that near parts hide far ones.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -27,11 +28,13 @@ def render(
     shares = np.linspace(0.0, 1.0, camera.height)[:, None, None]
     image = np.repeat(SKY + shares * (GROUND - SKY), camera.width, 1)
     image = np.rint(image).astype(np.uint8)
+    behind = [shape for shape in picture.shapes if shape.name.startswith('limits')]
     if floor > 0:
-        grid = Picture(picture.stamp_ns, (floor_grid(floor, picture.frame),))
-        draw_picture(image, grid, camera, locate, caption=False)
+        behind.append(floor_grid(floor, picture.frame))
+    draw_picture(image, Picture(picture.stamp_ns, tuple(behind)), camera, locate, caption=False)
     _draw_tubes(image, picture, camera, locate)
-    return draw_picture(image, picture, camera, locate, caption)
+    rest = tuple(shape for shape in picture.shapes if not shape.name.startswith('limits'))
+    return draw_picture(image, replace(picture, shapes=rest), camera, locate, caption)
 
 
 def floor_grid(half: float, frame: str) -> Lines:

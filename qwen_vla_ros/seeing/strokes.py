@@ -115,7 +115,14 @@ def refused(track: Track, way: Way, reason: str) -> list[Shape]:
         Lines(name, frame, places, colour, 0.7 * WIDTH_M),
         Dots(name, frame, places, colour, 0.8 * DOT_M),
         Dots(name, frame, at, colour[:1], RING_M, ringed=True),
-        Words(name, frame, at[0] + ABOVE, f'refused: {reason}', colours.REFUSED),
+        Words(
+            name,
+            frame,
+            at[0] + ABOVE,
+            f'refused: {reason}',
+            colours.REFUSED,
+            brief=named.group() if (named := ROW.search(reason)) else 'refused',
+        ),
     ]
 
 
@@ -125,7 +132,11 @@ def stopped(track: Track, place: np.ndarray, reason: str) -> list[Shape]:
     ring = Dots(name, track.frame, place[None], colour, RING_M, ringed=True)
     if not reason:
         return [ring]
-    return [ring, Words(name, track.frame, place + ABOVE, f'holds: {reason}', colours.HELD)]
+    text = f'holds: {reason}'
+    return [
+        ring,
+        Words(name, track.frame, place + ABOVE, text, colours.HELD, brief='holds here'),
+    ]
 
 
 def limits(track: Track, reason: str) -> list[Shape]:
