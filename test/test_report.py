@@ -20,10 +20,15 @@ from qwen_vla_ros.evaluate.video import (
     Caption,
     Film,
     compose_frame,
-    draw_path,
 )
+from qwen_vla_ros.seeing.camera import looking
+from qwen_vla_ros.seeing.picture import Lines, Picture
 
 PNG = b'\x89PNG'
+LINE = Lines(
+    'predicted/arm', 'base_link', np.array([[0, -1.0, 0], [0, 1.0, 0]]), np.ones((2, 4)), 0.1
+)
+INTENDED = Picture(0, (LINE,)), looking([3.0, 0.0, 0.0], [0.0, 0.0, 0.0], (640, 480))
 
 
 def episode(seed: int, success: bool, swapped: bool = False, **more: object) -> Episode:
@@ -126,19 +131,12 @@ def test_plots_without_data_are_drawn(tmp_path: Path) -> None:
 def test_frame_holds_both_cameras_and_the_path() -> None:
     scene = np.full((480, 640, 3), 200, np.uint8)
     wrist = np.full((480, 640, 3), 90, np.uint8)
-    path = np.array([[100.0, 100.0], [300.0, 200.0], [np.nan, np.nan]])
     caption = Caption('episode 1', 'touch the red block', 'RUNNING', ('time  1.0 s',))
-    frame = compose_frame(scene, wrist, caption, path)
+    frame = compose_frame(scene, wrist, caption, INTENDED)
     assert frame.shape == (HEIGHT, WIDTH, 3)
     assert (frame[100, 700] == 90).all()
     assert (frame[64 + 400, 300] == 200).all()
-    assert (frame[64 + 150, 195:206] != 200).any()
-
-
-def test_path_far_outside_the_picture_is_harmless() -> None:
-    image = np.zeros((480, 640, 3), np.uint8)
-    draw_path(image, np.array([[1e9, 1e9], [np.nan, 3.0]]))
-    assert not image.any()
+    assert (frame[64 + 240, 315:326] != 200).any()
 
 
 def test_film_plays_with_its_frames(tmp_path: Path) -> None:
@@ -186,6 +184,6 @@ def draw_all(folder: Path) -> None:
 def test_a_frame_leaves_the_callers_picture_as_it_is() -> None:
     scene = np.full((480, 640, 3), 90, np.uint8)
     caption = Caption('t', 'touch the red block', 'RUNNING', ('refused  0',), 'touched', True)
-    frame = compose_frame(scene, None, caption, np.array([[100.0, 100.0], [300.0, 200.0]]))
+    frame = compose_frame(scene, None, caption, INTENDED)
     assert (scene == 90).all()
     assert (frame[STRIP : STRIP + 480, :640] != 90).any()

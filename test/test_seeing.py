@@ -1,5 +1,8 @@
 """What the policy intends, as geometry: ways, trails, seams, refusals; projection; frames."""
 
+import copy
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -220,7 +223,7 @@ def test_a_trail_is_bounded_and_starts_anew_when_the_clock_goes_back():
     assert len(trail.since(0).times_ns) == 26
     trail.add(0, np.ones(3))
     assert trail.since(0) is None
-    np.testing.assert_array_equal(trail.newest, np.ones(3))
+    np.testing.assert_array_equal(trail.newest[0], np.ones(3))
 
 
 # Cameras -----------------------------------------------------------------------------------------
@@ -414,3 +417,111 @@ def test_from_afar_the_robot_covers_the_floor():
     bare = render(Picture(S, kept), camera, lambda frame: np.eye(4), caption=False)
     changed = (with_body.astype(int) - bare).any(2).mean()
     assert 0.03 < changed < 0.3
+
+
+# Bases and two arms ------------------------------------------------------------------------------
+
+BASE = Embodiment.load('mobile_base')
+NAMED = ('link', 'joint', 'parent', 'child', 'mimic')
+
+
+def driven():
+    intention = Intention(BASE, RobotLinks(BASE.description_path), body=True)
+    for tick in range(51):
+        pose = (1.0 + 0.02 * tick * 0.3, 2.0, np.pi / 2)
+        intention.take_pose('odom', pose, 100 * S + tick * 20_000_000)
+    return intention
+
+
+def test_waypoints_go_from_the_pose_at_the_chunks_stamp_into_odom():
+    intention, now_ns = driven(), 101 * S
+    rows = np.array([[0.1, 0.0, 0.0], [0.2, 0.0, 0.0], [0.3, 0.1, 0.5]], np.float32)
+    chunk = ActionChunk(rows, ('dx', 'dy', 'dtheta'), now_ns, 0.5)
+    intention.take_status(status(), now_ns)
+    intention.take_chunk(chunk, now_ns)
+    line = intention.picture(now_ns).named('predicted/base')[0]
+    assert (line.frame, line.joined) == ('odom', True)
+    wanted = [[1.3, 2.0], [1.3, 2.1], [1.3, 2.2], [1.2, 2.3]]
+    np.testing.assert_allclose(line.points[:, :2], wanted, atol=1e-6)
+    track = intention.tracks[0]
+    way = track.way(chunk, {})
+    np.testing.assert_array_equal(way.times_ns - now_ns, np.arange(4) * S // 2)
+    np.testing.assert_allclose(way.headings, np.pi / 2 + np.array([0, 0, 0, 0.5]), atol=1e-6)
+
+
+def test_a_base_without_a_pose_at_the_stamp_has_no_way():
+    intention, now_ns = driven(), 101 * S
+    chunk = ActionChunk(np.zeros((3, 3), np.float32), ('dx', 'dy', 'dtheta'), 90 * S, 9.0)
+    intention.take_status(status(), now_ns)
+    intention.take_chunk(chunk, now_ns)
+    assert not intention.picture(now_ns).named('predicted/base')
+
+
+def test_the_footprint_lies_around_the_base():
+    (rim,) = driven().picture(101 * S).named('body/base')
+    centre = rim.points[0]
+    np.testing.assert_allclose(centre[:2], [1.3, 2.0])
+    np.testing.assert_allclose(np.linalg.norm(rim.points[1:] - centre, axis=1), 0.17)
+    np.testing.assert_allclose(rim.points[1, :2], [1.3, 2.17], atol=1e-9)
+
+
+def two_arms(folder):
+    """A contract of two WidowX arms side by side, with prefixes, and its URDF."""
+    one = ElementTree.parse(WIDOWX.description_path).getroot()
+    both = ElementTree.Element('robot', name='both')
+    ElementTree.SubElement(both, 'link', name='world')
+    for side, y in (('left_', 0.3), ('right_', -0.3)):
+        mount = ElementTree.SubElement(both, 'joint', name=f'{side}mount', type='fixed')
+        ElementTree.SubElement(mount, 'parent', link='world')
+        ElementTree.SubElement(mount, 'child', link=f'{side}base_link')
+        ElementTree.SubElement(mount, 'origin', xyz=f'0 {y} 0')
+        for element in one:
+            if element.tag in ('link', 'joint'):
+                arm_part = copy.deepcopy(element)
+                named = (p for p in arm_part.iter() if p.tag in NAMED)
+                for part in named:
+                    for key in set(part.keys()) & {'name', 'link', 'joint'}:
+                        part.set(key, side + part.get(key))
+                both.append(arm_part)
+    path = folder / 'both.urdf'
+    ElementTree.ElementTree(both).write(path)
+    arm_group, gripper = WIDOWX.layouts['abs_joint']
+
+    def of(side, group):
+        names = tuple(side + name for name in group.names)
+        return replace(group, name=side + group.name, names=names)
+
+    groups = tuple(of(s, g) for s in ('left_', 'right_') for g in (arm_group, gripper))
+    layouts = {'both': groups}
+    changes = {'layouts': layouts, 'default_layout': 'both', 'workspace': None, 'capsules': None}
+    return replace(WIDOWX, limits={}, **changes), RobotLinks(path)
+
+
+def test_two_arms_have_a_way_each_and_a_refusal_names_one(tmp_path):
+    embodiment, links = two_arms(tmp_path)
+    intention, now_ns = Intention(embodiment, links, body=True), 101 * S
+    tips = [(track.name, track.link) for track in intention.tracks]
+    assert tips == [
+        ('left_arm', 'left_ee_gripper_link'),
+        ('right_arm', 'right_ee_gripper_link'),
+    ]
+    names = tuple(side + name for side in ('left_', 'right_') for name in arm.JOINT_NAMES)
+    rows = np.tile(np.concatenate([reach(0.0), reach(1.0)]), (4, 1))
+    joints = dict(zip(names, rows[0], strict=True))
+    for tick in range(10):
+        intention.take_joints(joints, now_ns - (9 - tick) * 40_000_000)
+    intention.take_status(status(), now_ns)
+    intention.take_chunk(ActionChunk(rows.astype(np.float32), names, now_ns, 0.1), now_ns)
+    picture = intention.picture(now_ns)
+    for side, place in (('left', [0.25, 0.3, 0.2]), ('right', [0.25, -0.2, 0.2])):
+        line = only(picture.named(f'predicted/{side}_arm'), Lines)
+        np.testing.assert_allclose(line.points, np.tile(place, (4, 1)), atol=1e-4)
+        assert picture.named(f'executed/{side}_arm')
+        assert len(picture.named(f'body/{side}_arm')) > 5
+    reason = 'row 2: velocity of right_waist 9 rad/s > limit 3 rad/s'
+    intention.take_refused(
+        ActionChunk(rows.astype(np.float32), names, now_ns, 0.1), reason, now_ns
+    )
+    picture = intention.picture(now_ns)
+    assert picture.named('refused/right_arm')
+    assert not picture.named('refused/left_arm')

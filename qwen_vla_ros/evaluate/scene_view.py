@@ -1,13 +1,23 @@
 """What the film shows beside the pictures: predicted path, facts, outcome; and the live window."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.episodes import Episode
+from qwen_vla_ros.seeing.camera import Camera
+from qwen_vla_ros.seeing.captions import milliseconds
+from qwen_vla_ros.seeing.intention import Intention
+from qwen_vla_ros.seeing.links import RobotLinks
+from qwen_vla_ros.seeing.picture import Picture
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.world import TabletopWorld
+from qwen_vla_ros.types import ActionChunk
+
+SHOWN = ('predicted', 'executed', 'seam', 'left', 'refused', 'stopped')
 
 
 class SceneView:
@@ -15,12 +25,20 @@ class SceneView:
 
     def __init__(self, live: bool = False) -> None:
         """Build the world; live opens MuJoCo's viewer (QwenVlaError without a screen)."""
+        self._embodiment = Embodiment.load('widowx')
+        self._links = RobotLinks(self._embodiment.description_path)
         self._world = TabletopWorld(render=False)
+        self.reset(0)
         self._window = _open_window(self._world) if live else None
 
     def reset(self, seed: int) -> None:
         """Lay out the scene of a seed."""
         self._world.reset(seed)
+        info = self._world.camera_info('ego')
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = info.rotation, info.position
+        self._camera = Camera(info.matrix, info.width, info.height, pose, np.zeros(4))
+        self._intention = Intention(self._embodiment, self._links)
 
     def mirror(self, joints: Any) -> None:
         """Bring the window's robot into the posture of a JointState."""
@@ -31,20 +49,25 @@ class SceneView:
             self._world.set_posture(np.array([position[name] for name in arm.JOINT_NAMES]))
         self._window.sync()
 
-    def predicted_path(self, chunk: Any, now_s: float) -> np.ndarray | None:
-        """
-        Return where an ActionChunk message takes the tip from now on.
+    def take_joints(self, joints: Any) -> None:
+        """Hear a JointState; one without all joints of the arm is left out."""
+        position = dict(zip(joints.name, joints.position, strict=True))
+        if set(arm.JOINT_NAMES) <= set(position):
+            self._intention.take_joints(position, _nanoseconds(joints.header.stamp))
 
-        Pixels [N, 2] of the scene camera at 640 x 480; None when its columns are not the joints.
-        """
-        names = list(chunk.names)
-        if set(names) != set(arm.JOINT_NAMES):
-            return None
-        rows = np.asarray(chunk.actions).reshape(chunk.horizon, len(names))
-        q = rows[:, [names.index(name) for name in arm.JOINT_NAMES]]
-        late_s = now_s - seconds(chunk.header.stamp)
-        first = int(np.clip(late_s / chunk.step_s, 0, chunk.horizon - 1))
-        return self._world.project('ego', arm.forward(q[first:])[0])[0]
+    def take_chunk(self, chunk: ActionChunk, now_s: float) -> None:
+        """Hear a chunk that the policy follows."""
+        self._intention.take_chunk(chunk, round(now_s * 1e9))
+
+    def take_status(self, status: Any, now_s: float) -> None:
+        """Hear a PolicyStatus."""
+        self._intention.take_status(status, round(now_s * 1e9))
+
+    def intended(self, now_s: float) -> tuple[Picture, Camera]:
+        """Return what to draw into the scene camera's image of 640 x 480, and that camera."""
+        picture = self._intention.picture(round(now_s * 1e9))
+        shapes = tuple(s for s in picture.shapes if s.name.partition('/')[0] in SHOWN)
+        return replace(picture, shapes=shapes), self._camera
 
     def close(self) -> None:
         """Close the window."""
@@ -56,9 +79,9 @@ def facts_of(status: Any, elapsed_s: float) -> tuple[str, ...]:
     """Return the lines beside the picture from a PolicyStatus."""
     return (
         f'time  {elapsed_s:.1f} s',
-        f'model  {_milliseconds(status.inference_s)}',
-        f'node beside it  {_milliseconds(status.overhead_s, 1)}',
-        f'age of chunk  {_milliseconds(status.chunk_age_s)}',
+        f'model  {milliseconds(status.inference_s)}',
+        f'node beside it  {milliseconds(status.overhead_s, 1)}',
+        f'age of chunk  {milliseconds(status.chunk_age_s)}',
         f'refused  {status.refusals}',
         f'{status.reason.partition(":")[0][:40]}  ',
     )
@@ -78,9 +101,8 @@ def seconds(stamp: Any) -> float:
     return stamp.sec + 1e-9 * stamp.nanosec
 
 
-def _milliseconds(value_s: float, digits: int = 0) -> str:
-    """Return a time in ms; a dash for one that was not measured (0 or NaN)."""
-    return f'{1e3 * value_s:.{digits}f} ms' if value_s > 0 else '–'
+def _nanoseconds(stamp: Any) -> int:
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 def _open_window(world: TabletopWorld) -> Any:

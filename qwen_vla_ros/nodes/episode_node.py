@@ -32,6 +32,7 @@ from qwen_vla_ros.evaluate.video import RATE_HZ, Caption, Film
 from qwen_vla_ros.image_decoding import decode_image
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
 from qwen_vla_ros.nodes.parameters import declare, parameter
+from qwen_vla_ros.nodes.policy_report import chunk_from
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
 from qwen_vla_ros.srv import ResetWorld, SetStage, TaskResult
 from qwen_vla_ros.stages import FULL, STAGES
@@ -137,7 +138,6 @@ class EpisodeNode(Node):
             raise QwenVlaError(f'{ROBOT}: reset to seed {task.seed} refused: {answer.message}')
         self._aim.publish(String(data=task.target))
         self._view.reset(task.seed)
-        self._latest.pop('chunk', None)
         since_s = self._now_s()
         fresh = ('scene', 'wrist', 'joints')
         arrived = self._spin_until(
@@ -218,6 +218,7 @@ class EpisodeNode(Node):
     def _on_joints(self, message: JointState) -> None:
         """Keep and measure."""
         self._latest['joints'] = message
+        self._view.take_joints(message)
         if self._trace is not None:
             self._trace.add_joint_state(message, self._stamp_s('joints'))
 
@@ -228,13 +229,14 @@ class EpisodeNode(Node):
 
     def _on_chunk(self, message: ActionChunk) -> None:
         """Keep and measure."""
-        self._latest['chunk'] = message
+        self._view.take_chunk(chunk_from(message), self._now_s())
         if self._trace is not None:
             self._trace.add_chunk(self._now_s())
 
     def _on_status(self, message: PolicyStatus) -> None:
         """Keep and measure."""
         self._latest['status'] = message
+        self._view.take_status(message, self._now_s())
         if self._trace is not None and self._outcome is None:
             self._trace.add_status(message, self._now_s())
 
@@ -245,14 +247,11 @@ class EpisodeNode(Node):
             self._view.mirror(latest['joints'])
         if self._film is None or not {'scene', 'wrist', 'status'} <= set(latest):
             return
-        running, path = self._stage() == 'RUNNING', None
-        if running and 'chunk' in latest:
-            path = self._view.predicted_path(latest['chunk'], now_s)
         facts = facts_of(latest['status'], now_s - self._trace.start_s)
         text, success = self._outcome or (None, False)
         caption = Caption(self._title, self._sentence, self._stage(), facts, text, success)
         scene, wrist = (decode_image(latest[view], view) for view in ('scene', 'wrist'))
-        self._film.add(scene, wrist, caption, path)
+        self._film.add(scene, wrist, caption, self._view.intended(now_s))
 
     def _stage(self) -> str:
         """Return the policy's stage; '' before it said anything."""

@@ -57,9 +57,10 @@ class SeenFrames:
 
     def place_links(self, time_ns: int) -> None:
         """Put the URDF's links where the joints nearest to an instant have them."""
-        if self._links is None or not self._joints:
+        if self._links is None:
             return
-        _, positions = min(self._joints, key=lambda item: abs(item[0] - time_ns))
+        known = min(self._joints, key=lambda item: abs(item[0] - time_ns), default=None)
+        positions = {} if known is None else known[1]
         root = self._prefix + self._links.root
         for link, pose in self._links.poses(positions).items():
             if link != self._links.root:

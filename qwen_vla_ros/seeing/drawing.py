@@ -145,7 +145,17 @@ def _shade(part: np.ndarray, share: float) -> None:
 
 def _order(shape: Shape) -> int:
     """Return what is drawn first: limits, then what was, what comes, and what is wrong."""
-    kinds = ('grid', 'limits', 'executed', 'planned', 'left', 'predicted', 'near_limit', 'seam')
+    kinds = (
+        'grid',
+        'limits',
+        'body',
+        'executed',
+        'planned',
+        'left',
+        'predicted',
+        'near_limit',
+        'seam',
+    )
     kind = shape.name.partition('/')[0]
     return kinds.index(kind) if kind in kinds else len(kinds)
 

@@ -168,7 +168,13 @@ class Intention:
         poses = self._links.poses(self.joints)
         if self._embodiment.capsules is not None:
             return strokes.capsules(self._embodiment.capsules, self.root, poses)
-        return [s for track in self.tracks for s in strokes.skeleton(track, self._links, poses)]
+        shapes: list[Shape] = []
+        for track in self.tracks:
+            if isinstance(track, ArmTrack):
+                shapes += strokes.skeleton(track, self._links, poses)
+            elif self._links.radius:
+                shapes += strokes.footprint(track, self._links.radius)
+        return shapes
 
     def _above(self) -> tuple[str, tuple[float, float, float]]:
         """Return the frame and the place of the caption: above the arms, else above the base."""
@@ -176,7 +182,7 @@ class Intention:
         if base is None or len(self.tracks) > 1:
             return self.root, (0.0, 0.0, CAPTION_M)
         seen = base.trail.newest
-        x, y = (0.0, 0.0) if seen is None else (float(seen[0]), float(seen[1]))
+        x, y = (0.0, 0.0) if seen is None else (float(seen[0][0]), float(seen[0][1]))
         return base.frame, (x, y, CAPTION_M)
 
     # Wiring --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ kinematics.py knows one arm up to one tip; here a whole robot counts, with two a
 a hand. A link that hangs on a joint whose position is not known has no place: nothing is assumed.
 """
 
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class RobotLinks:
             frame.name: i for i, frame in enumerate(model.frames) if frame.type == body
         }
         self.root = next(iter(self._frames))
+        self.radius = _root_radius(Path(urdf), self.root)
         self._needs = {link: self._supports(model.frames[i]) for link, i in self._frames.items()}
 
     @property
@@ -103,6 +105,19 @@ class RobotLinks:
     def _supports(self, frame: Any) -> tuple[str, ...]:
         joint = frame.parentJoint if hasattr(frame, 'parentJoint') else frame.parent
         return tuple(self._model.names[i] for i in list(self._model.supports[joint])[1:])
+
+
+def _root_radius(urdf: Path, root: str) -> float:
+    """Return how far the root link's cylinders and boxes reach on the ground, in m; 0: unknown."""
+    reach = [0.0]
+    for link in ElementTree.parse(urdf).getroot().iter('link'):
+        if link.get('name') != root:
+            continue
+        reach += [float(shape.get('radius', 0)) for shape in link.iterfind('.//cylinder')]
+        for shape in link.iterfind('.//box'):
+            x, y, _ = (float(side) for side in shape.get('size', '0 0 0').split())
+            reach.append(float(np.hypot(x, y)) / 2.0)
+    return max(reach)
 
 
 def tip_links(embodiment: 'Embodiment', links: RobotLinks) -> dict[str, str]:

@@ -185,11 +185,41 @@ def hold() -> np.ndarray:
     return rehearsal.from_afar((0.85, -0.65, 0.6))
 
 
+def base() -> np.ndarray:
+    """Waypoints of a base: from its pose at the chunk's stamp into the frame of its odometry."""
+    embodiment = Embodiment.load('mobile_base')
+    intention = Intention(embodiment, RobotLinks(embodiment.description_path), body=True)
+    sentence, now_ns, pose = 'go to the door on the left', SECOND_NS, np.zeros(3)
+    for tick in range(250):
+        turn = 0.28 * np.sin(0.35 * tick * TICK_S)
+        now_ns += round(TICK_S * SECOND_NS)
+        ahead = 0.3 * TICK_S
+        pose += [ahead * np.cos(pose[2]), ahead * np.sin(pose[2]), turn * TICK_S]
+        intention.take_pose('odom', (float(pose[0]), float(pose[1]), float(pose[2])), now_ns)
+        intention.take_status(status(sentence), now_ns)
+        if tick in (125, 210):
+            intention.take_chunk(
+                _waypoints(embodiment, now_ns, 0.25 if tick == 210 else 0.05), now_ns
+            )
+    picture = intention.picture(now_ns)
+    camera = looking(np.array([-0.1, -1.1, 1.55]), np.array([1.5, 0.62, 0.0]), SIZE)
+    return render(picture, camera, lambda frame: np.eye(4), floor=4.0)
+
+
+def _waypoints(embodiment: Embodiment, start_ns: int, bend: float) -> ActionChunk:
+    """Return an arc: bend rad more a waypoint, 0.15 m apart."""
+    headings = bend * np.arange(1, embodiment.horizon + 1)
+    x, y = 0.15 * np.cumsum(np.cos(headings)), 0.15 * np.cumsum(np.sin(headings))
+    rows = np.column_stack([x, y, headings]).astype(np.float32)
+    return ActionChunk(rows, embodiment.action_names(), start_ns, embodiment.step_s)
+
+
 PICTURES: dict[str, Callable[[], np.ndarray]] = {
     'reach': reach,
     'seam': seam,
     'refused': refused,
     'hold': hold,
+    'base': base,
 }
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NEAR_LIMIT = 0.02
 ROW = re.compile(r'\brow (\d+)\b')
 WIDTH_M, DOT_M, RING_M = 0.008, 0.011, 0.03
-ARROW_M, ARROW_RAD = 0.06, 2.6
+ARROW_M, ARROW_RAD = 0.08, 2.6
 SKELETON_M = 0.02
 ABOVE = np.array([0.0, 0.0, 0.05])
 
@@ -46,15 +46,19 @@ def predicted(track: Track, way: Way, now_ns: int) -> list[Shape]:
     span = max(1, int(way.times_ns[-1] - now_ns))
     colour = colours.ahead((coming.times_ns - now_ns) / span)
     name, frame = f'predicted/{track.name}', track.frame
-    shapes: list[Shape] = [Lines(name, frame, coming.places, colour, WIDTH_M)]
+    shapes: list[Shape] = [Lines(name, frame, coming.places, colour, WIDTH_M * track.size)]
     if coming.headings is None:
-        shapes.append(Dots(name, frame, coming.places[1:], colour[1:], DOT_M))
+        shapes.append(Dots(name, frame, coming.places[1:], colour[1:], DOT_M * track.size))
     else:
         shapes.append(_arrows(name, frame, coming, colour))
-    shapes.append(Dots(name, frame, coming.places[-1:], colour[-1:], 2 * DOT_M, ringed=True))
+    shapes.append(
+        Dots(name, frame, coming.places[-1:], colour[-1:], 2 * DOT_M * track.size, ringed=True)
+    )
     if over is not None:
         faint = colours.plain((*colours.LEFT[:3], 0.45), len(over.places))
-        shapes.append(Lines(f'planned/{track.name}', frame, over.places, faint, 0.4 * WIDTH_M))
+        shapes.append(
+            Lines(f'planned/{track.name}', frame, over.places, faint, 0.4 * WIDTH_M * track.size)
+        )
     return shapes
 
 
@@ -76,7 +80,16 @@ def near_limits(
     if not len(places):
         return []
     colour = colours.plain(colours.HELD, len(places))
-    return [Dots(f'near_limit/{track.name}', track.frame, places, colour, DOT_M, ringed=True)]
+    return [
+        Dots(
+            f'near_limit/{track.name}',
+            track.frame,
+            places,
+            colour,
+            DOT_M * track.size,
+            ringed=True,
+        )
+    ]
 
 
 def executed(track: Track, now_ns: int, seconds: float, seams: Iterable[int]) -> list[Shape]:
@@ -88,12 +101,14 @@ def executed(track: Track, now_ns: int, seconds: float, seams: Iterable[int]) ->
     colour = colours.plain(colours.DONE, len(age))
     colour[:, 3] = np.clip(1.0 - 0.85 * age, 0.0, 1.0)
     name = f'executed/{track.name}'
-    shapes: list[Shape] = [Lines(name, track.frame, way.places, colour, 0.6 * WIDTH_M)]
+    shapes: list[Shape] = [
+        Lines(name, track.frame, way.places, colour, 0.6 * WIDTH_M * track.size)
+    ]
     seams = [time_ns for time_ns in seams if way.times_ns[0] <= time_ns <= way.times_ns[-1]]
     if seams:
         places = np.array([way.at(time_ns) for time_ns in seams])
         colour = colours.plain(colours.SEAM, len(seams))
-        shapes.append(Dots(f'seam/{track.name}', track.frame, places, colour, DOT_M))
+        shapes.append(Dots(f'seam/{track.name}', track.frame, places, colour, DOT_M * track.size))
     return shapes
 
 
@@ -102,7 +117,7 @@ def left_over(track: Track, way: Way, since_ns: int) -> list[Shape]:
     places = way.after(since_ns).places
     colour = colours.plain(colours.LEFT, len(places))
     name = f'left/{track.name}'
-    return [Lines(name, track.frame, places, colour, 0.5 * WIDTH_M, dashed=True)]
+    return [Lines(name, track.frame, places, colour, 0.5 * WIDTH_M * track.size, dashed=True)]
 
 
 def refused(track: Track, way: Way, reason: str) -> list[Shape]:
@@ -112,9 +127,9 @@ def refused(track: Track, way: Way, reason: str) -> list[Shape]:
     row = _row_of(reason, len(places), way.headings is not None)
     at = places[row : row + 1]
     return [
-        Lines(name, frame, places, colour, 0.7 * WIDTH_M),
-        Dots(name, frame, places, colour, 0.8 * DOT_M),
-        Dots(name, frame, at, colour[:1], RING_M, ringed=True),
+        Lines(name, frame, places, colour, 0.7 * WIDTH_M * track.size),
+        Dots(name, frame, places, colour, 0.8 * DOT_M * track.size),
+        Dots(name, frame, at, colour[:1], RING_M * track.size, ringed=True),
         Words(
             name,
             frame,
@@ -129,7 +144,7 @@ def refused(track: Track, way: Way, reason: str) -> list[Shape]:
 def stopped(track: Track, place: np.ndarray, reason: str) -> list[Shape]:
     """Return a ring where the robot holds, and why when there is a reason to tell here."""
     name, colour = f'stopped/{track.name}', colours.plain(colours.HELD, 1)
-    ring = Dots(name, track.frame, place[None], colour, RING_M, ringed=True)
+    ring = Dots(name, track.frame, place[None], colour, RING_M * track.size, ringed=True)
     if not reason:
         return [ring]
     text = f'holds: {reason}'
@@ -147,7 +162,7 @@ def limits(track: Track, reason: str) -> list[Shape]:
     edges = box_edges(track.box.lower, track.box.upper)
     colour = colours.plain(colours.REFUSED if broken else colours.LIMIT, len(edges))
     name = f'limits/{track.name}'
-    return [Lines(name, track.frame, edges, colour, 0.25 * WIDTH_M, joined=False)]
+    return [Lines(name, track.frame, edges, colour, 0.25 * WIDTH_M * track.size, joined=False)]
 
 
 def capsules(volume: 'Capsules', frame: str, poses: Mapping[str, np.ndarray]) -> list[Shape]:
@@ -161,9 +176,9 @@ def capsules(volume: 'Capsules', frame: str, poses: Mapping[str, np.ndarray]) ->
     return shapes
 
 
-def skeleton(track: Track, links: 'RobotLinks', poses: Mapping[str, np.ndarray]) -> list[Shape]:
+def skeleton(track: ArmTrack, links: 'RobotLinks', poses: Mapping[str, np.ndarray]) -> list[Shape]:
     """Return tubes from joint to joint of an arm, for a contract without capsules."""
-    if not isinstance(track, ArmTrack) or track.link not in poses:
+    if track.link not in poses:
         return []
     own = [links.joints_of(link) for link in links.names]
     chain = [
@@ -176,6 +191,19 @@ def skeleton(track: Track, links: 'RobotLinks', poses: Mapping[str, np.ndarray])
         Tube(f'body/{track.name}', track.frame, start, end, SKELETON_M, colours.BODY)
         for start, end in pairwise(stops)
     ]
+
+
+def footprint(track: BaseTrack, radius: float) -> list[Shape]:
+    """Return a circle of a radius in m and a line ahead where the base was measured last."""
+    newest = track.trail.newest
+    if newest is None:
+        return []
+    place, heading = newest
+    turns = heading + np.linspace(0.0, 2.0 * np.pi, 33)
+    rim = place + radius * np.column_stack([np.cos(turns), np.sin(turns), np.zeros(33)])
+    points = np.vstack([place, rim])
+    colour = colours.plain(colours.BODY, len(points))
+    return [Lines(f'body/{track.name}', track.frame, points, colour, WIDTH_M * track.size)]
 
 
 def concerns(reason: str, track: Track) -> bool:

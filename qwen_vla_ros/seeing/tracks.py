@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TRAIL_STEP_NS = 40_000_000
 NEAR_NS = 300_000_000  # a place further away in time is not the place of an instant
+BASE_SIZE = 3.0  # a base is seen from further away: its lines are so much wider than a tip's
 ON_GROUND_M = 0.01  # the base's way lies this high, above the floor that a viewer draws
 
 
@@ -88,9 +89,9 @@ class Trail:
         return Way(np.array(times), np.array(places), np.unwrap(headings))
 
     @property
-    def newest(self) -> np.ndarray | None:
-        """Return the newest place [3]; None before the first."""
-        return self._seen[-1][1] if self._seen else None
+    def newest(self) -> tuple[np.ndarray, float] | None:
+        """Return the newest place [3] and heading; None before the first."""
+        return self._seen[-1][1:] if self._seen else None
 
     def near(self, time_ns: int) -> tuple[np.ndarray, float] | None:
         """Return place [3] and heading nearest to an instant; None when none is near."""
@@ -115,7 +116,7 @@ class ArmTrack:
     ) -> None:
         """Follow a link; groups: Cartesian ones that move it; frame: how views call the root."""
         self.name, self.frame, self.link, self.box = name, frame, link, box
-        self.joints = links.joints_of(link)
+        self.joints, self.size = links.joints_of(link), 1.0
         self.trail = Trail(trail_s)
         self._links, self._groups = links, groups
 
@@ -156,7 +157,7 @@ class BaseTrack:
     def __init__(self, group: 'ActionGroup', trail_s: float) -> None:
         """Follow a group of waypoints."""
         self.name, self.frame, self.box = group.name, group.frame or 'odom', None
-        self.joints, self.link = group.names, group.name
+        self.joints, self.link, self.size = group.names, group.name, BASE_SIZE
         self.trail = Trail(trail_s)
         kind = output_of(group.output.type)
         self._relative_to = kind.filled(group.output.options)['relative_to']
