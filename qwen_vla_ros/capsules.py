@@ -6,7 +6,7 @@ links with one joint between them, and those that the contract ignores are left 
 for capsules that no joint moves. Shape letters: R rows, C capsules, P pairs, J joints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +38,7 @@ class CapsuleModel:
         self._local[:, :3] = np.stack([ends[:, 0], along], axis=2)
         self._local[:, 3, 0] = 1.0
         self._radii = np.array([part.radius for part in parts])
-        self._transforms: Callable[[Sequence[float]], np.ndarray] = kinematics.joint_transforms
+        self._transforms: Callable[[np.ndarray], np.ndarray] = kinematics.joint_transforms
         ignored = {frozenset(pair) for pair in capsules.ignore}
         self.pairs = np.array(
             [
@@ -54,6 +54,7 @@ class CapsuleModel:
         self._squares = np.maximum(length[self.pairs].T, TINY)  # [2, P]
         self._products = self._gram_places()
         self._reach = self._radii[self.pairs].sum(axis=1)
+        self._spheres = self._reach + np.sqrt(length)[self.pairs].sum(axis=1) / 2
         self._normals = np.array([plane.normal for plane in capsules.planes]).reshape(-1, 3)
         self._offsets = np.array([plane.offset for plane in capsules.planes])
         self._planes = tuple(plane.name for plane in capsules.planes)
@@ -71,13 +72,14 @@ class CapsuleModel:
 
     def placed(self, rows: np.ndarray) -> np.ndarray:
         """Return all starts, then all directions times length: [R, 2 C, 3], root link, in m."""
-        transforms = np.array([self._transforms(row) for row in rows])[:, self._joints]
+        transforms = self._transforms(rows)[:, self._joints]
         placed = transforms @ self._local
         return placed.transpose(0, 3, 1, 2).reshape(len(placed), -1, 3)
 
     def pair_gaps(self, rows: np.ndarray) -> np.ndarray:
         """Return the gap of every pair float64 [R, P] in m, negative where capsules overlap."""
-        return self._pair_gaps(self.placed(np.atleast_2d(rows)))
+        every = np.arange(len(self.pairs))
+        return self._pair_gaps(self.placed(np.atleast_2d(rows)), every)
 
     def plane_gaps(self, rows: np.ndarray) -> np.ndarray:
         """Return the gap of every moving capsule to every plane, [R, moving, planes] in m."""
@@ -87,10 +89,11 @@ class CapsuleModel:
         """Refuse rows [R, J] where a gap is smaller than the clearance, less tolerance in m."""
         placed = self.placed(rows)
         least = self._clearance - tolerance
-        gaps = self._pair_gaps(placed)
+        near = self._near(placed, least)
+        gaps = self._pair_gaps(placed, near)
         if gaps.size and gaps.min() < least:
             row, pair = np.unravel_index(np.argmin(gaps), gaps.shape)
-            one, other = (self.names[part] for part in self.pairs[pair])
+            one, other = (self.names[part] for part in self.pairs[near[pair]])
             return self._told(int(row), f'{one} to {other}', float(gaps[row, pair]))
         gaps = self._plane_gaps(placed)
         if gaps.size and gaps.min() < least:
@@ -109,16 +112,24 @@ class CapsuleModel:
         far = near + heights[:, len(self.names) + self._moving]
         return np.minimum(near, far) - self._radii[self._moving][:, None] - self._offsets
 
-    def _pair_gaps(self, placed: np.ndarray) -> np.ndarray:
+    def _near(self, placed: np.ndarray, least: float) -> np.ndarray:
+        """Return which pairs may come closer than least in some row, by spheres around them."""
+        count = len(self.names)
+        middles = placed[:, :count] + placed[:, count:] / 2
+        one, other = self.pairs.T
+        apart = middles[:, one] - middles[:, other]
+        return np.flatnonzero((apart**2).sum(axis=2).min(axis=0) < (self._spheres + least) ** 2)
+
+    def _pair_gaps(self, placed: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """
-        Return [R, P]: the least distance of two segments, less both radii.
+        Return [R, len(pairs)]: the least distance of two segments, less both radii.
 
         Of |r + s u - t v|^2 with s and t in [0, 1]: first s for the endless lines, then t for
         this s, then s for this t, each clipped. All products come from one Gram matrix.
         """
         gram = placed @ placed.transpose(0, 2, 1)
-        uu, vv = self._squares
-        products = gram.reshape(len(gram), -1)[:, self._products].transpose(1, 0, 2)
+        uu, vv = self._squares[:, pairs]
+        products = gram.reshape(len(gram), -1)[:, self._products[:, pairs]].transpose(1, 0, 2)
         uv, u_one, u_other, v_one, v_other, oo, pp, op = products
         ur, vr, rr = u_one - u_other, v_one - v_other, oo + pp - 2 * op
         across = uu * vv - uv * uv
@@ -126,7 +137,7 @@ class CapsuleModel:
         t = _unit((uv * s + vr) / vv)
         s = _unit((uv * t - ur) / uu)
         square = rr + s * (s * uu + 2 * ur) + t * (t * vv - 2 * vr) - 2 * s * t * uv
-        return np.sqrt(np.maximum(square, 0.0)) - self._reach
+        return np.sqrt(np.maximum(square, 0.0)) - self._reach[pairs]
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen_vla_ros.chain import Chain
 from qwen_vla_ros.errors import QwenVlaError
 
 POSITION_TOLERANCE_M = 2e-5
@@ -58,6 +59,10 @@ class ArmKinematics:
         self._pin = load_pinocchio()
         self._model = _arm_model(self._pin, Path(urdf), tip)
         self._frame = self._model.getFrameId(tip)
+        self._chain = Chain(self._pin, self._model)
+        tip_frame = self._model.frames[self._frame]
+        self._tip_joint = _parent_joint(tip_frame)
+        self._tip_place = np.append(tip_frame.placement.translation, 1.0)
         self._max_step_rad = max_step_rad
         self._local = threading.local()  # pinocchio's Data is scratch space: one a thread
         self.tip = tip
@@ -76,8 +81,10 @@ class ArmKinematics:
         return pose.translation.copy(), pose.rotation.copy()
 
     def tip_position(self, q: Sequence[float]) -> np.ndarray:
-        """Return the tip's position [3] in m at q [J] in rad: the quick check of every row."""
-        return self._pose(q).translation.copy()
+        """Return the tip's position [3] in m at q [J] in rad, or [R, 3] at rows [R, J]."""
+        if np.ndim(q) == 1:
+            return self._pose(q).translation.copy()
+        return self.joint_transforms(q)[:, self._tip_joint] @ self._tip_place
 
     def singular_value(self, q: Sequence[float]) -> float:
         """
@@ -90,7 +97,13 @@ class ArmKinematics:
         return float(np.linalg.svd(self._error(q, self._pose(q))[1], compute_uv=False)[-1])
 
     def joint_transforms(self, q: Sequence[float]) -> np.ndarray:
-        """Return where each joint's moving side is: [J + 1, 3, 4], the root link first, in m."""
+        """
+        Return where each joint's moving side is: [J + 1, 3, 4], the root link first, in m.
+
+        Rows [R, J] give [R, J + 1, 3, 4], all at once.
+        """
+        if np.ndim(q) == 2:
+            return self._chain.transforms(self._rows(q))
         data = self._data()
         self._pin.forwardKinematics(self._model, data, self._joints(q))
         return np.array([pose.homogeneous for pose in data.oMi])[:, :3]
@@ -197,6 +210,13 @@ class ArmKinematics:
 
     def _joints(self, q: Sequence[float]) -> np.ndarray:
         return _finite(q, (self._model.nq,), f'joints {", ".join(self.joint_names)}')
+
+    def _rows(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, np.float64)
+        if rows.shape[1] != self._model.nq or not np.isfinite(rows).all():
+            for row in rows:
+                self._joints(row)
+        return rows
 
     def _error(self, q: np.ndarray, target: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the weighted way to the target [6] and its Jacobian [6, J], in root axes."""

@@ -157,6 +157,36 @@ class Checks:
             problem = self._workspace.outside(row.tip) or self._tip_step_problem(row, last)
         return problem or self._gap_problem(rows), row
 
+    def rows(
+        self, times_ns: np.ndarray, positions: np.ndarray, velocities: np.ndarray, last: Row | None
+    ) -> tuple[bool, Row]:
+        """Tell whether row() would find nothing wrong with any of these rows [R, A]; the last."""
+        rows, seconds = positions, np.diff(times_ns) * 1e-9
+        problem = (
+            self.limits.finite('position', rows)
+            or self.limits.finite('velocity', velocities)
+            or self.limits.position(rows)
+            or self.limits.velocity(velocities)
+            or self._step_problem(Row(int(times_ns[0]), rows[0], velocities[0], None, None), last)
+        )
+        if problem is None and len(rows) > 1:
+            steps = seconds[:, None]
+            problem = self.limits.velocity(
+                np.diff(rows, axis=0) / steps
+            ) or self.limits.acceleration(np.diff(velocities, axis=0) / steps)
+        tips = None
+        if problem is None and self._workspace is not None:
+            tips = self._workspace.tips(rows[:, self._arm])
+            first = Row(int(times_ns[0]), rows[0], velocities[0], None, tips[:1])
+            problem = (
+                self._workspace.outside(tips)
+                or self._workspace.too_fast(tips, seconds, self._tolerances.row_velocity)
+                or self._tip_step_problem(first, last)
+            )
+        problem = problem or self._gap_problem(rows)
+        tip = None if tips is None else tips[-1:]
+        return problem is None, Row(int(times_ns[-1]), rows[-1], velocities[-1], None, tip)
+
     def _step_problem(self, row: Row, last: Row | None) -> Verdict | None:
         """Compare a row with the one before it."""
         seconds = _seconds_between(last, row)

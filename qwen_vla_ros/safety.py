@@ -29,7 +29,7 @@ from qwen_vla_ros.capsules import CapsuleModel
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.interlocks import DEAD_MAN, ESTOP, Interlocks
 from qwen_vla_ros.limits import Tolerances, Verdict
-from qwen_vla_ros.row_checks import CARTESIAN, Checks, Row
+from qwen_vla_ros.row_checks import CARTESIAN, ROW_MEMORY_S, Checks, Row
 from qwen_vla_ros.types import ActionChunk
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SafetyGate:
         """
         Take the limits of a contract's joints.
 
-        tip_position  maps the positions of the arm's group (all but grippers) to the tip [3] in
+        tip_position  maps rows [R, J] of the arm's group (all but grippers) to tips [R, 3] in
                       the frame of the workspace box; without it neither box nor speed is checked
         capsules      the arm's volume, see capsule_model(); without it no distance is checked
         interlocks    emergency stops and dead-man switch; left out, those of the contract's
@@ -212,6 +212,26 @@ class SafetyGate:
             self._last = row
             return Verdict(True, time_ns=now_ns)
 
+    def check_rows(
+        self, times_ns: np.ndarray, positions: np.ndarray, velocities: np.ndarray
+    ) -> Verdict:
+        """
+        Judge rows that go out together, int64 [R] and float64 [R, A]: as check_row() one by one.
+
+        All at once where none is refused, which takes a fraction of the time.
+        """
+        with self._lock:
+            if self._latch is None and not self.interlocks.estop and self._comparable(times_ns):
+                fine, row = self._checks.rows(times_ns, positions, velocities, self._last)
+                if fine:
+                    self._last = row
+                    return Verdict(True, time_ns=row.time_ns)
+            for now_ns, *row in zip(times_ns.tolist(), positions, velocities, strict=True):
+                verdict = self.check_row(*row, now_ns)
+                if not verdict.ok:
+                    return verdict
+            return verdict
+
     def rest(self) -> None:
         """Hear that the arm is brought to rest on purpose: the next row is a first one."""
         with self._lock:
@@ -297,6 +317,11 @@ class SafetyGate:
         return self._checks.motion(times_s, positions, velocities, accelerations)
 
     # Parts --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _comparable(times_ns: np.ndarray) -> bool:
+        steps = np.diff(times_ns)
+        return bool(((steps > 0) & (steps <= ROW_MEMORY_S * 1e9)).all())
 
     @property
     def _moving(self) -> bool:

@@ -20,14 +20,14 @@ class Workspace:
         tip_position: Callable[[np.ndarray], np.ndarray],
         tolerances: Tolerances,
     ) -> None:
-        """Take tip_position(arm joints [J]) -> [3] in m, in the box's frame."""
+        """Take tip_position(arm joints [R, J]) -> [R, 3] in m, in the box's frame."""
         self._name, self._speed, self._tolerances = box.tip, box.speed, tolerances
         self._lower, self._upper = np.asarray(box.lower), np.asarray(box.upper)
         self._tip_position = tip_position
 
     def tips(self, arm_rows: np.ndarray) -> np.ndarray:
         """Return the tips [R, 3] in m at the arm's joints [R, J]."""
-        return np.array([self._tip_position(row) for row in arm_rows])
+        return np.broadcast_to(self._tip_position(arm_rows), (len(arm_rows), 3))
 
     def outside(self, tips: np.ndarray, share: float = 1.0) -> Verdict | None:
         """Refuse tips [R, 3] further outside the box than share of the tolerance."""

@@ -30,7 +30,7 @@ def free(start, end, radius=0.1) -> CapsuleModel:
     still = np.tile(np.eye(4)[:3], (3, 1, 1))
     kinematics = SimpleNamespace(
         link_place=lambda link: ({'a': 0, 'c': 2}[link], np.eye(4)),
-        joint_transforms=lambda q: still,
+        joint_transforms=lambda rows: np.stack([still] * len(rows)),
     )
     floor = Plane('floor', (0.0, 0.0, 1.0), -1.0)
     return CapsuleModel(Capsules(parts, (), (floor,)), kinematics)

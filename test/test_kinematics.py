@@ -280,3 +280,21 @@ def test_damping_near_a_singular_posture_turns_less_or_refuses(arm, monkeypatch)
     assert np.isnan(damped).sum() > np.isnan(undamped).sum()
     assert np.nanmean(damped) < 0.9 * np.nanmean(undamped)
     assert np.isfinite(damped).mean() > 0.5
+
+
+@pytest.mark.parametrize('tip', ['ee_gripper_link', 'left_finger_link'])
+def test_many_rows_at_once_equal_one_by_one(tip):
+    arm = ArmKinematics(CONTRACT.description_path, tip)
+    rng = np.random.default_rng(3)
+    rows = rng.uniform(-3.0, 3.0, (40, len(arm.joint_names)))
+    alone = [arm.joint_transforms(row) for row in rows]
+    np.testing.assert_allclose(arm.joint_transforms(rows), alone, atol=1e-12)
+    tips = [arm.tip_position(row) for row in rows]
+    np.testing.assert_allclose(arm.tip_position(rows), tips, atol=1e-12)
+
+
+def test_rows_that_are_not_finite_are_refused(arm):
+    rows = np.zeros((3, 6))
+    rows[1, 2] = np.nan
+    with pytest.raises(KinematicsError, match='6 finite numbers are wanted'):
+        arm.tip_position(rows)

@@ -9,13 +9,15 @@ import pytest
 from qwen_vla_ros.chunk import ChunkExecutor
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.safety import SafetyGate, Tolerances
+from qwen_vla_ros.kinematics import ArmKinematics
+from qwen_vla_ros.safety import SafetyGate, Tolerances, capsule_model
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.expert import expert_chunk
 from qwen_vla_ros.types import ActionChunk
 
 SECOND = 1_000_000_000
 NAMES = ('waist', 'elbow', 'left_finger')
+CONTRACT = Embodiment.load('widowx')
 
 
 def group(name: str, kind: str, names: tuple[str, ...], unit: str) -> SimpleNamespace:
@@ -144,13 +146,13 @@ def test_workspace_box_sees_the_arm_only() -> None:
 
     def tip(arm: np.ndarray) -> np.ndarray:
         seen.append(arm.copy())
-        return np.array([0.3, 0.0, 0.1 - arm[1]])
+        return np.stack([np.full(len(arm), 0.3), np.zeros(len(arm)), 0.1 - arm[:, 1]], axis=1)
 
     gate = SafetyGate(robot(), tip_position=tip)
     rows = still()
     rows[:, 1] = 0.015 * np.arange(8)
     verdict = gate.check_chunk(chunk(rows), 0)
-    assert [arm.shape for arm in seen] == [(2,)] * 8
+    assert [arm.shape for arm in seen] == [(8, 2)]
     assert verdict.reason == 'row 7: workspace: tip.z -0.005 m < limit 0.02 m'
     assert (verdict.joint, verdict.unit) == ('tip.z', 'm')
 
@@ -257,7 +259,11 @@ def test_rows_of_accepted_chunks_never_latch(seed) -> None:
     """A noisy policy with 0.6 s of latency, on an arm that follows perfectly, for 6 s."""
     contract, rng = Embodiment.load('widowx'), np.random.default_rng(seed)
     names = contract.action_names()
-    gate = SafetyGate(contract, tip_position=lambda q: arm.forward(np.append(q, 0.03))[0])
+
+    def tips(rows):
+        return np.array([arm.forward(np.append(q, 0.03))[0] for q in rows])
+
+    gate = SafetyGate(contract, tip_position=tips)
     limits = np.array([contract.limits[name].acceleration for name in names])
     executor = ChunkExecutor(contract.safety.blend_s, names, ('left_finger',), limits)
     row = np.array([0.0, -0.6, 0.5, 0.0, 1.2, 0.0, 0.03])
@@ -330,3 +336,45 @@ def test_the_gate_tells_what_it_cannot_check() -> None:
     assert SafetyGate(robot()).unchecked == ('workspace', 'capsules', 'jerk')
     contract = Embodiment.load('widowx')
     assert SafetyGate(contract).unchecked == ('workspace', 'capsules')
+
+
+def _twins():
+    """Return two gates of the WidowX with every check."""
+    kinematics = ArmKinematics(CONTRACT.description_path, CONTRACT.workspace.tip)
+    model = capsule_model(CONTRACT, CONTRACT.default_layout)
+    return [
+        SafetyGate(CONTRACT, tip_position=kinematics.tip_position, capsules=model)
+        for _ in range(2)
+    ]
+
+
+def test_rows_at_once_are_judged_as_one_by_one():
+    """Random walks around every kind of limit, and what is not a number."""
+    rng = np.random.default_rng(5)
+    posture = np.array([0.0, -0.6, 0.9, 0.0, 0.6, 0.0, 0.02])
+    refused = 0
+    for trial in range(150):
+        together, alone = _twins()
+        for start in (0, 300_000_000):
+            times = start + 50_000_000 * np.arange(1, 6)
+            steps = rng.normal(0.0, 10 ** rng.uniform(-4, -0.5), (5, 7)) * [1, 1, 1, 1, 1, 1, 0.02]
+            positions = posture + np.cumsum(steps, axis=0)
+            velocities = steps / 0.05 * rng.choice([0.0, 1.0, 3.0])
+            if trial % 10 == 0:
+                positions[rng.integers(5), rng.integers(7)] = rng.choice([np.nan, np.inf])
+            wanted = [
+                alone.check_row(*row, now)
+                for now, *row in zip(times.tolist(), positions, velocities, strict=True)
+            ]
+            first = next((verdict for verdict in wanted if not verdict.ok), wanted[-1])
+            found = together.check_rows(times, positions, velocities)
+            assert (found.ok, found.reason, found.time_ns) == (
+                first.ok,
+                first.reason,
+                first.time_ns,
+            )
+            assert together.latched == alone.latched
+            refused += not first.ok
+            if not first.ok:
+                break
+    assert 20 < refused < 140, 'both outcomes are tried'

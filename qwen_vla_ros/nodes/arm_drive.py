@@ -193,11 +193,10 @@ class ArmDrive:
                 return None
             times = np.append(times[times < left_s - self._dt_s / 2], left_s)
         rows = [self._row(now_ns + round(seconds * 1e9)) for seconds in times]
-        for seconds, row in zip(times, rows, strict=True):
-            self._check(row, now_ns + round(seconds * 1e9))
         positions, velocities = (
             np.array([getattr(row, what) for row in rows]) for what in ('position', 'velocity')
         )
+        self._check(now_ns + np.round(times * 1e9).astype(np.int64), positions, velocities)
         times, positions, velocities = self._braked(times, positions, velocities, rows[-1])
         left_ns = 0 if self._sent_ns is None else self._reach_ns - (now_ns - self._sent_ns)
         self._sent_ns, self._reach_ns = now_ns, max(round(float(times[-1]) * 1e9), left_ns)
@@ -317,16 +316,16 @@ class ArmDrive:
             raise RowRefused('the motion ends before the row that was to be sent')
         return Instant(found.position, found.velocity * rate, found.acceleration * rate**2)
 
-    def _check(self, row: Instant, at_ns: int) -> None:
+    def _check(self, at_ns: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> None:
         if self._parking is None:
-            verdict = self.gate.check_row(row.position, row.velocity, at_ns)
+            verdict = self.gate.check_rows(at_ns, positions, velocities)
             if not verdict.ok:
                 raise RowRefused(f'safety: {verdict.reason}; call ~/reset_safety')
             return
         # A latched gate may park: the way was checked as a whole, its rows for where they stand.
-        if causes := self.gate.interlocks.causes(at_ns):
+        if causes := self.gate.interlocks.causes(int(at_ns[0])):
             raise RowRefused(f'park: {"; ".join(causes.values())}')
-        if problem := self.gate.place_problem(row.position[None]):
+        if problem := self.gate.place_problem(positions):
             raise RowRefused(f'park: {problem.reason}')
 
     def _braked(
