@@ -223,6 +223,20 @@ PICTURES: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
+def film(path: Path, seconds: float = 4.0) -> int:
+    """Write the change of sentence as MP4, seen from afar; return the number of frames."""
+    from qwen_vla_ros.seeing.film import RATE_HZ, Film
+
+    rehearsal = Rehearsal('touch the orange block', 'orange block')
+    with Film(path, SIZE) as found:
+        for frame in range(round(seconds * RATE_HZ)):
+            if frame == round(0.25 * seconds * RATE_HZ):
+                rehearsal.sentence, rehearsal.goal = 'touch the yellow block', 'yellow block'
+            rehearsal.run(1.0 / RATE_HZ)
+            found.add(rehearsal.from_afar((0.75, -0.65, 0.62)))
+    return found.frames
+
+
 def _write_small(path: Path, image: np.ndarray) -> None:
     """Write a PNG of 256 colours: a third of the size, and no difference to the eye."""
     from PIL import Image
@@ -238,8 +252,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('names', nargs='*', help=f'of {", ".join(PICTURES)}; all by default')
     parser.add_argument('--out', type=Path, default=Path('docs/pictures'), help='folder')
+    parser.add_argument('--film', type=Path, help='write this MP4 instead')
     args = parser.parse_args(arguments)
     try:
+        if args.film:
+            print(f'{args.film}  {film(args.film)} frames')
+            return 0
         args.out.mkdir(parents=True, exist_ok=True)
         for name in args.names or PICTURES:
             if name not in PICTURES:
