@@ -1,8 +1,5 @@
 """What the policy intends, as geometry: ways, trails, seams, refusals; projection; frames."""
 
-import copy
-import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -422,7 +419,6 @@ def test_from_afar_the_robot_covers_the_floor():
 # Bases and two arms ------------------------------------------------------------------------------
 
 BASE = Embodiment.load('mobile_base')
-NAMED = ('link', 'joint', 'parent', 'child', 'mimic')
 
 
 def driven():
@@ -465,63 +461,36 @@ def test_the_footprint_lies_around_the_base():
     np.testing.assert_allclose(rim.points[1, :2], [1.3, 2.17], atol=1e-9)
 
 
-def two_arms(folder):
-    """A contract of two WidowX arms side by side, with prefixes, and its URDF."""
-    one = ElementTree.parse(WIDOWX.description_path).getroot()
-    both = ElementTree.Element('robot', name='both')
-    ElementTree.SubElement(both, 'link', name='world')
-    for side, y in (('left_', 0.3), ('right_', -0.3)):
-        mount = ElementTree.SubElement(both, 'joint', name=f'{side}mount', type='fixed')
-        ElementTree.SubElement(mount, 'parent', link='world')
-        ElementTree.SubElement(mount, 'child', link=f'{side}base_link')
-        ElementTree.SubElement(mount, 'origin', xyz=f'0 {y} 0')
-        for element in one:
-            if element.tag in ('link', 'joint'):
-                arm_part = copy.deepcopy(element)
-                named = (p for p in arm_part.iter() if p.tag in NAMED)
-                for part in named:
-                    for key in set(part.keys()) & {'name', 'link', 'joint'}:
-                        part.set(key, side + part.get(key))
-                both.append(arm_part)
-    path = folder / 'both.urdf'
-    ElementTree.ElementTree(both).write(path)
-    arm_group, gripper = WIDOWX.layouts['abs_joint']
-
-    def of(side, group):
-        names = tuple(side + name for name in group.names)
-        return replace(group, name=side + group.name, names=names)
-
-    groups = tuple(of(s, g) for s in ('left_', 'right_') for g in (arm_group, gripper))
-    layouts = {'both': groups}
-    changes = {'layouts': layouts, 'default_layout': 'both', 'workspace': None, 'capsules': None}
-    return replace(WIDOWX, limits={}, **changes), RobotLinks(path)
+ALOHA = Embodiment.load('aloha')
 
 
-def test_two_arms_have_a_way_each_and_a_refusal_names_one(tmp_path):
-    embodiment, links = two_arms(tmp_path)
-    intention, now_ns = Intention(embodiment, links, body=True), 101 * S
+def test_two_arms_have_a_way_each_and_a_refusal_names_one():
+    links, now_ns = RobotLinks(ALOHA.description_path), 101 * S
+    intention = Intention(ALOHA, links, body=True)
     tips = [(track.name, track.link) for track in intention.tracks]
-    assert tips == [
-        ('left_arm', 'left_ee_gripper_link'),
-        ('right_arm', 'right_ee_gripper_link'),
-    ]
-    names = tuple(side + name for side in ('left_', 'right_') for name in arm.JOINT_NAMES)
-    rows = np.tile(np.concatenate([reach(0.0), reach(1.0)]), (4, 1))
-    joints = dict(zip(names, rows[0], strict=True))
+    assert tips == [('left_arm', 'left_ee_gripper_link'), ('right_arm', 'right_ee_gripper_link')]
+    names = ALOHA.action_names()
+    rows = np.random.default_rng(2).uniform(-0.5, 0.5, (4, len(names)))
     for tick in range(10):
-        intention.take_joints(joints, now_ns - (9 - tick) * 40_000_000)
+        for side in ('left_', 'right_'):  # each arm has a topic and stamps of its own
+            joints = zip(names, rows[0], strict=True)
+            own = {name: value for name, value in joints if name.startswith(side)}
+            intention.take_joints(own, now_ns - (9 - tick) * 40_000_000 - (side == 'right_'))
+    chunk = ActionChunk(rows.astype(np.float32), names, now_ns, 0.1)
     intention.take_status(status(), now_ns)
-    intention.take_chunk(ActionChunk(rows.astype(np.float32), names, now_ns, 0.1), now_ns)
+    intention.take_chunk(chunk, now_ns)
     picture = intention.picture(now_ns)
-    for side, place in (('left', [0.25, 0.3, 0.2]), ('right', [0.25, -0.2, 0.2])):
+    for side in ('left', 'right'):
+        kinematics = ArmKinematics(ALOHA.description_path, f'{side}_ee_gripper_link')
+        columns = [names.index(name) for name in kinematics.joint_names]
+        wanted = [kinematics.tip_position(row) for row in chunk.actions[:, columns]]
         line = only(picture.named(f'predicted/{side}_arm'), Lines)
-        np.testing.assert_allclose(line.points, np.tile(place, (4, 1)), atol=1e-4)
-        assert picture.named(f'executed/{side}_arm')
-        assert len(picture.named(f'body/{side}_arm')) > 5
+        np.testing.assert_allclose(line.points, wanted, atol=1e-9)
+        assert len(picture.named(f'executed/{side}_arm')[0].points) == 10
+        start = picture.named(f'body/{side}_arm')[0].start
+        np.testing.assert_allclose(start, [-0.469 if side == 'left' else 0.469, 0, 0], atol=1e-9)
     reason = 'row 2: velocity of right_waist 9 rad/s > limit 3 rad/s'
-    intention.take_refused(
-        ActionChunk(rows.astype(np.float32), names, now_ns, 0.1), reason, now_ns
-    )
+    intention.take_refused(chunk, reason, now_ns)
     picture = intention.picture(now_ns)
     assert picture.named('refused/right_arm')
     assert not picture.named('refused/left_arm')

@@ -5,13 +5,14 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip('rclpy')
 pytest.importorskip('visualization_msgs')
 from fake_robot import JOINTS, FakeRobot
 from geometry_msgs.msg import TransformStamped
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
-from ros_lab import Lab, wait_for
+from ros_lab import ROOT, Lab, wait_for
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -230,6 +231,27 @@ def test_wrong_extrinsics_end_the_node_in_one_line(lab):
     assert child.wait(timeout=15) == 2
     assert "expected 'parent child x y z qx qy qz qw'" in lab.log('viz_node')
     assert 'Traceback' not in lab.log('viz_node')
+
+
+def test_the_demos_extrinsics_are_the_simulated_cameras():
+    from qwen_vla_ros.sim import arm
+    from qwen_vla_ros.sim.world import TabletopWorld
+
+    text = (ROOT / 'config' / 'nodes' / 'demo.yaml').read_text()
+    told = yaml.safe_load(text)['/**/viz']['ros__parameters']['extrinsics']
+    world = TabletopWorld(render=False)
+    world.set_posture(np.array([0.2, -0.3, 0.4, 0.1, 0.9, 0.0, 0.03]))
+    joints = dict(zip(arm.JOINT_NAMES, world.positions(), strict=True))
+    links = RobotLinks(Embodiment.load('widowx').description_path).poses(joints)
+    # scenes move the scene camera by millimetres and fractions of a degree
+    for part, view, most in zip(
+        told.split(';'), ('ego', 'cam_right_wrist'), (0.03, 1e-4), strict=True
+    ):
+        parent, _, pose = extrinsics_of(part)
+        info = world.camera_info(view)
+        found = links[parent] @ pose
+        np.testing.assert_allclose(found[:3, 3], info.position, atol=most)
+        np.testing.assert_allclose(found[:3, :3], info.rotation, atol=most)
 
 
 # Without DDS -------------------------------------------------------------------------------------

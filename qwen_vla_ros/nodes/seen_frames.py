@@ -15,7 +15,13 @@ from rclpy.node import Node
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.qos import STATIC, STREAM
-from qwen_vla_ros.seeing.frames import FrameTree, extrinsics_of, planar_pose, pose_of_transform
+from qwen_vla_ros.seeing.frames import (
+    CLOCK_BACK_NS,
+    FrameTree,
+    extrinsics_of,
+    planar_pose,
+    pose_of_transform,
+)
 from qwen_vla_ros.seeing.links import RobotLinks
 
 JOINTS_KEPT = 128
@@ -40,7 +46,7 @@ class SeenFrames:
 
     def take_joints(self, positions: Mapping[str, float], time_ns: int) -> None:
         """Remember measured joints by name."""
-        if self._joints and time_ns < self._joints[-1][0]:
+        if self._joints and time_ns < self._joints[-1][0] - CLOCK_BACK_NS:
             self._joints.clear()
         self._joints.append((time_ns, positions))
 

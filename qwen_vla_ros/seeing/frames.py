@@ -16,6 +16,7 @@ from qwen_vla_ros.errors import QwenVlaError
 
 KEPT = 64  # poses a moving frame
 NEAR_NS = 200_000_000
+CLOCK_BACK_NS = 1_000_000_000  # further back in time: a clock that started anew
 
 
 class FrameMissing(QwenVlaError):
@@ -45,7 +46,8 @@ class FrameTree:
             self._still[child] = (parent, pose)
             return
         known = self._moving.get(child)
-        if known is None or known.parent != parent or stamp_ns < known.poses[-1][0]:
+        back = known is not None and stamp_ns < known.poses[-1][0] - CLOCK_BACK_NS
+        if known is None or known.parent != parent or back:
             known = self._moving[child] = _Moving(parent, deque(maxlen=KEPT))
         known.poses.append((stamp_ns, pose))
 

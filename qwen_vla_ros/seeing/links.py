@@ -34,7 +34,13 @@ class RobotLinks:
             frame.name: i for i, frame in enumerate(model.frames) if frame.type == body
         }
         self.root = next(iter(self._frames))
-        self.radius = _root_radius(Path(urdf), self.root)
+        tree = ElementTree.parse(urdf).getroot()
+        self.radius = _root_radius(tree, self.root)
+        self._parents = {
+            joint.find('child').get('link'): joint.find('parent').get('link')
+            for joint in tree.iter('joint')
+            if joint.find('child') is not None and joint.find('parent') is not None
+        }
         self._needs = {link: self._supports(model.frames[i]) for link, i in self._frames.items()}
 
     @property
@@ -47,6 +53,12 @@ class RobotLinks:
         if link not in self._needs:
             raise KinematicsError(f'no link {link!r} in the description; it has {self.names}')
         return self._needs[link]
+
+    def mount_of(self, link: str) -> str:
+        """Return the nearest link towards the root that no joint moves: where an arm stands."""
+        while self.joints_of(link):
+            link = self._parents[link]
+        return link
 
     def end_of(self, joints: Sequence[str]) -> str | None:
         """
@@ -107,10 +119,10 @@ class RobotLinks:
         return tuple(self._model.names[i] for i in list(self._model.supports[joint])[1:])
 
 
-def _root_radius(urdf: Path, root: str) -> float:
+def _root_radius(tree: ElementTree.Element, root: str) -> float:
     """Return how far the root link's cylinders and boxes reach on the ground, in m; 0: unknown."""
     reach = [0.0]
-    for link in ElementTree.parse(urdf).getroot().iter('link'):
+    for link in tree.iter('link'):
         if link.get('name') != root:
             continue
         reach += [float(shape.get('radius', 0)) for shape in link.iterfind('.//cylinder')]

@@ -18,6 +18,7 @@ import numpy as np
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.kinematics import ArmKinematics
 from qwen_vla_ros.safety import SafetyGate
 from qwen_vla_ros.seeing.camera import Camera, looking
 from qwen_vla_ros.seeing.drawing import draw_picture
@@ -214,12 +215,40 @@ def _waypoints(embodiment: Embodiment, start_ns: int, bend: float) -> ActionChun
     return ActionChunk(rows, embodiment.action_names(), start_ns, embodiment.step_s)
 
 
+def two_arms() -> np.ndarray:
+    """ALOHA: each arm has its own way, and both end where the cube changes hands."""
+    embodiment = Embodiment.load('aloha')
+    intention = Intention(embodiment, RobotLinks(embodiment.description_path), body=True)
+    sentence, now_ns = 'hand the cube from the right arm to the left', SECOND_NS
+    ways = []
+    for side, place in (('left', (-0.035, 0.0, 0.24)), ('right', (0.035, 0.0, 0.22))):
+        tip = f'{side}_ee_gripper_link'
+        kinematics = ArmKinematics(embodiment.description_path, tip)
+        ready = np.array([0.35 if side == 'left' else -0.5, -0.9, 1.0, 0.0, 0.25, 0.0])
+        rows = np.zeros((90, 6))
+        shares = np.linspace(0.0, 1.0, 90)[:, None]
+        smooth = shares**3 * (10 - 15 * shares + 6 * shares**2)
+        rows[:, :3] = smooth * (np.array(place) - kinematics.tip_position(ready))
+        ways.append(np.column_stack([kinematics.chunk_to_joints(rows, ready), [0.045] * 90]))
+    motion, names = np.hstack(ways), embodiment.action_names()
+    for tick in range(40):
+        now_ns += round(embodiment.step_s * SECOND_NS)
+        intention.take_joints(dict(zip(names, motion[tick], strict=True)), now_ns)
+        intention.take_status(status(sentence), now_ns)
+        if tick in (10, 25, 39):
+            rows = motion[tick : tick + embodiment.horizon].astype(np.float32)
+            intention.take_chunk(ActionChunk(rows, names, now_ns, embodiment.step_s), now_ns)
+    camera = looking(np.array([0.3, -1.15, 0.8]), np.array([0.0, 0.0, 0.15]), SIZE)
+    return render(intention.picture(now_ns), camera, lambda frame: np.eye(4), floor=0.7)
+
+
 PICTURES: dict[str, Callable[[], np.ndarray]] = {
     'reach': reach,
     'seam': seam,
     'refused': refused,
     'hold': hold,
     'base': base,
+    'two_arms': two_arms,
 }
 
 

@@ -36,7 +36,7 @@ NEAR_LIMIT = 0.02
 ROW = re.compile(r'\brow (\d+)\b')
 WIDTH_M, DOT_M, RING_M = 0.008, 0.011, 0.03
 ARROW_M, ARROW_RAD = 0.08, 2.6
-SKELETON_M = 0.02
+SKELETON_M = 0.03
 ABOVE = np.array([0.0, 0.0, 0.05])
 
 
@@ -48,7 +48,8 @@ def predicted(track: Track, way: Way, now_ns: int) -> list[Shape]:
     name, frame = f'predicted/{track.name}', track.frame
     shapes: list[Shape] = [Lines(name, frame, coming.places, colour, WIDTH_M * track.size)]
     if coming.headings is None:
-        shapes.append(Dots(name, frame, coming.places[1:], colour[1:], DOT_M * track.size))
+        apart = _apart(coming.places, 1.5 * DOT_M * track.size)
+        shapes.append(Dots(name, frame, coming.places[apart], colour[apart], DOT_M * track.size))
     else:
         shapes.append(_arrows(name, frame, coming, colour))
     shapes.append(
@@ -186,7 +187,8 @@ def skeleton(track: ArmTrack, links: 'RobotLinks', poses: Mapping[str, np.ndarra
         for link, joints in zip(links.names, own, strict=True)
         if link in poses and joints and joints == track.joints[: len(joints)]
     ]
-    stops = [*chain, poses[track.link][:3, 3]]
+    mount = poses[links.mount_of(track.link)][:3, 3]
+    stops = [mount, *chain, poses[track.link][:3, 3]]
     return [
         Tube(f'body/{track.name}', track.frame, start, end, SKELETON_M, colours.BODY)
         for start, end in pairwise(stops)
@@ -210,6 +212,16 @@ def concerns(reason: str, track: Track) -> bool:
     """Return whether a refusal names the track's tip or one of its joints."""
     words = set(re.findall(r'\w+', reason))
     return track.link in words or bool(words & set(track.joints))
+
+
+def _apart(places: np.ndarray, least: float) -> np.ndarray:
+    """Return which places after the first [n] are at least so far in m from the one before."""
+    kept, last = [], 0
+    for index in range(1, len(places)):
+        if np.linalg.norm(places[index] - places[last]) >= least:
+            kept.append(index)
+            last = index
+    return np.array(kept, int)
 
 
 def _arrows(name: str, frame: str, way: Way, colour: np.ndarray) -> Lines:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import StateSource
 
 POLICY = 'policy'
-WITH_FILES = ('widowx', 'mobile_base')
+WITH_FILES = ('widowx', 'aloha', 'mobile_base')
 
 
 def rviz_config(embodiment: Embodiment, root: str) -> dict[str, Any]:
