@@ -246,6 +246,10 @@ def test_a_refused_chunk_keeps_the_running_one():
     assert flight.pilot.chunk is running
     assert flight.pilot.gate.refused_chunks == 1
     assert 'jump' in flight.pilot.gate.refusals[-1].reason
+    refused, reason = flight.pilot.take_refused()
+    assert reason == flight.pilot.gate.refusals[-1].reason
+    assert refused is not flight.pilot.chunk
+    assert flight.pilot.take_refused() is None
     assert flight.pilot.command() is not None
 
 

@@ -6,12 +6,13 @@ import pytest
 pytest.importorskip('rclpy')
 from diagnostic_msgs.msg import DiagnosticArray
 from fake_robot import FakeRobot, small_contract
+from qwen_vla_ros.msg import ActionChunk as RefusedChunk
 from qwen_vla_ros.msg import PolicyStatus
 from ros_lab import Lab, wait_for
 from std_srvs.srv import Trigger
 
 from qwen_vla_ros.embodiment import Embodiment
-from qwen_vla_ros.nodes.qos import LATCHED
+from qwen_vla_ros.nodes.qos import LATCHED, STREAM
 from qwen_vla_ros.policy import ConstantPolicy
 from qwen_vla_ros.remote import PolicyServer
 from qwen_vla_ros.types import ActionChunk
@@ -102,13 +103,17 @@ class Jumping(ConstantPolicy):
 
 
 def test_a_latched_gate_holds_until_reset_safety(lab, node):
-    policy = Jumping(Embodiment.load(lab.contract))
+    policy, refused = Jumping(Embodiment.load(lab.contract)), []
+    lab.node.create_subscription(RefusedChunk, 'policy/refused', refused.append, STREAM)
     with PolicyServer(policy, port=0) as server:
         node(address=server.address.removeprefix('ws://'))
         wait_for(lambda: lab.status.stage == 'RUNNING', 20.0, 'RUNNING')
         policy.jump = 1.0
         wait_for(lambda: '3 chunks in a row' in lab.status.reason, 8.0, 'the latch')
         policy.jump = 0.0
+        wait_for(lambda: len(refused) >= 3, 2.0, 'the refused chunks')
+        assert 'position of left_finger 1.03 m' in refused[0].refused
+        assert len(refused[0].actions) == refused[0].horizon * len(refused[0].names)
         assert lab.status.stage == 'HOLDING'
         assert '~/reset_safety' in lab.status.reason
         chunks = lab.status.chunks

@@ -11,6 +11,7 @@ pytest.importorskip('rclpy')
 pytest.importorskip('visualization_msgs')
 from fake_robot import JOINTS, FakeRobot
 from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
 from ros_lab import ROOT, Lab, wait_for
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -224,6 +225,34 @@ def test_it_listens_only_while_somebody_looks(viz, lab, speaker):
     wait_for(lambda: heard() == 1, 10.0, 'listening')
     speaker.look_away()
     wait_for(lambda: heard() == 0, 10.0, 'rest')
+
+
+def test_waypoints_of_a_base_are_drawn_in_the_frame_of_its_odometry(lab, speaker):
+    lab.start_node('viz_node', robot='mobile_base', rate=20.0)
+    odometry = lab.node.create_publisher(Odometry, 'odom', SENSOR)
+    rows = np.array([[0.1, 0.0, 0.0], [0.2, 0.1, 0.3]])
+
+    def drive(message):
+        pose = Odometry(child_frame_id='base_link')
+        pose.header.frame_id = 'my_odom'
+        pose.pose.pose.position.x = 3.0
+        pose.pose.pose.orientation.z = pose.pose.pose.orientation.w = 0.5**0.5
+        odometry.publish(speaker.stamp(pose))
+        chunk = ActionChunk(names=['dx', 'dy', 'dtheta'], step_s=0.5, horizon=2)
+        chunk.actions = rows.ravel().tolist()
+        speaker.chunks.publish(speaker.stamp(chunk))
+        return named(message, 'predicted/base')
+
+    try:
+        speaker.look(MarkerArray, 'policy/markers')
+        found = speaker.until(drive, 'the way of the base')
+        line = next(m for m in named(found, 'predicted/base') if m.type == Marker.LINE_STRIP)
+        assert line.header.frame_id == 'my_odom'
+        end = line.points[-1]
+        np.testing.assert_allclose([end.x, end.y], [2.9, 0.2], atol=1e-6)
+    finally:
+        speaker.look_away()
+        assert lab.stop('viz_node') == 0
 
 
 def test_wrong_extrinsics_end_the_node_in_one_line(lab):

@@ -21,6 +21,7 @@ Locate = Callable[[str], np.ndarray]
 SHIFT = 4  # cv2 draws at sixteenths of a pixel
 FAR_PX = 8192.0
 ROOM_PX = 200
+FINE_PX = 4.0
 BEND_PX = 24.0  # a longer piece of a line is subdivided
 DARK, PANEL = (18, 20, 24), (16, 19, 24)
 FAINT = {'limits', 'planned'}
@@ -161,7 +162,10 @@ def _order(shape: Shape) -> int:
 
 
 def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarray) -> None:
-    seen = camera.seen(placed(lines.points, pose))
+    seen, colours = camera.seen(placed(lines.points, pose)), lines.colours
+    if lines.joined and len(seen) > 2:
+        kept = _thinned(seen, camera.matrix[0, 0])
+        seen, colours = seen[kept], colours[kept]
     begins = range(0, len(seen) - 1, 1 if lines.joined else 2)
     pieces, alive = [], 0.0
     thick = 2.0 if lines.name.partition('/')[0] in FAINT else 8.0
@@ -170,7 +174,7 @@ def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarra
         if cut is None:
             continue
         pixels = _bent(camera, *cut)
-        colour = lines.colours[index : index + 2].mean(0)
+        colour = (colours[index] + colours[index + 1]) / 2.0
         width = _pixels_of(lines.width, camera, float(cut[0][2] + cut[1][2]) / 2, 1.0, thick)
         for begin, end in pairwise(pixels):
             piece = _clipped(begin, end)
@@ -179,6 +183,17 @@ def _draw_lines(image: np.ndarray, lines: Lines, camera: Camera, pose: np.ndarra
                 alive += float(np.linalg.norm(piece[1] - piece[0]))
     halo = lines.name.partition('/')[0] not in FAINT
     _strokes(image, pieces, halo)
+
+
+def _thinned(seen: np.ndarray, focal: float) -> list[int]:
+    """Return which points of a polyline [N, 3] to draw: none nearer than FINE_PX to the last."""
+    flat = focal * seen[:, :2] / np.maximum(seen[:, 2:], NEAR_M)
+    kept = [0]
+    for index, (x, y) in enumerate(flat.tolist()):
+        before = flat[kept[-1]]
+        if abs(x - before[0]) + abs(y - before[1]) >= FINE_PX:
+            kept.append(index)
+    return kept if kept[-1] == len(seen) - 1 else [*kept, len(seen) - 1]
 
 
 def _strokes(
