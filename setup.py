@@ -24,7 +24,14 @@ from setuptools.command.build_ext import build_ext
 NAME = 'qwen_vla_ros'
 VERSION = '0.1.0'
 ROOT = Path(__file__).resolve().parent
-ROS_EXECUTABLES = ('policy_node', 'robot_sim_node', 'recorder_node', 'episode_node', 'viz_node')
+ROS_EXECUTABLES = (
+    'policy_node',
+    'robot_sim_node',
+    'recorder_node',
+    'episode_node',
+    'viz_node',
+    'nav2_sim_node',
+)
 
 # One ROS distribution (Kilted) everywhere: wheels of two distributions must never be mixed.
 MESSAGE_BUILD = [
