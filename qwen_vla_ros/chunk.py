@@ -417,5 +417,5 @@ def _future(plan: Plan, now_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     ends = [time for time in (plan.end_ns, plan.rest_ns) if time is not None]
     seconds = (max(ends) - now_ns) * 1e-9
     times = np.append(np.arange(0.0, seconds - JUDGE_S / 2, JUDGE_S), seconds)
-    motions = np.array([plan.motion(now_ns + round(time * 1e9)) for time in times])
+    motions = plan.motions(now_ns + np.round(times * 1e9).astype(np.int64))
     return times, motions[:, 0], motions[:, 1], motions[:, 2]
