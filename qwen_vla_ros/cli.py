@@ -178,6 +178,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla serve`."""
     _policy_arguments(parser)
+    parser.set_defaults(robot=None)  # every robot of the checkpoint
     parser.add_argument('--host', default='127.0.0.1', help='address (default: this machine only)')
     parser.add_argument('--port', type=int, default=8766, help='TCP port, 0: any (default: 8766)')
 
@@ -259,17 +260,19 @@ def _serve(args: argparse.Namespace) -> int:
     """Serve a policy until interrupted; the token comes from QWEN_VLA_TOKEN."""
     import threading
 
-    from qwen_vla_ros.evaluate.choose_policy import choose_policy, name_policy
+    from qwen_vla_ros.evaluate.choose_policy import name_policy, serve_policy
     from qwen_vla_ros.evaluate.processes import interrupted_by_signals
     from qwen_vla_ros.remote import PolicyServer
 
     with interrupted_by_signals():
-        policy = choose_policy(args)
+        policy = serve_policy(args)
         token = os.environ.get('QWEN_VLA_TOKEN')
         with PolicyServer(policy, args.host, args.port, token) as server:
             for key, value in policy.metadata.get('engine', {}).items():
                 print(f'{key:20} {value}')
-            print(f'serving {name_policy(args)} on {server.address}', flush=True)
+            robots = ', '.join(policy.metadata.get('robots', ()))
+            told = f' for {robots}' if robots else ''
+            print(f'serving {name_policy(args)}{told} on {server.address}', flush=True)
             threading.Event().wait()
     return 0
 

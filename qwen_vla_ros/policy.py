@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qwen_vla_ros.embodiment import Embodiment
-    from qwen_vla_ros.model.engine import EngineOptions
+    from qwen_vla_ros.model.engine import Engine, EngineOptions
     from qwen_vla_ros.model.qwen_vla import QwenVLA
     from qwen_vla_ros.transforms import Pipeline
 
@@ -144,10 +144,12 @@ class LocalPolicy:
         metadata: Mapping[str, Any],
         steps: int | None = None,
         options: 'EngineOptions | None' = None,
+        engine: 'Engine | None' = None,
     ) -> None:
         """
         Join a model and the transforms it was trained with; steps = denoising steps.
 
+        engine: one that runs this model already, shared with other robots and clients.
         The metadata tells how it runs ('engine'), and of real-time chunking how many known rows
         a call may bring ('max_prefix') and whether the model was trained for them ('prefix':
         'trained': they come back as they are; 'guided': the chunk is pulled towards them).
@@ -155,7 +157,7 @@ class LocalPolicy:
         from qwen_vla_ros.model.engine import Engine
 
         self._model, self._pipeline = model, pipeline
-        self._engine = Engine(model, steps, options)
+        self._engine = engine or Engine(model, steps, options)
         flow, inputs = model.config.flow, model.config.inputs
         self._view = inputs.history_view
         self._history = FrameHistory(inputs.history_frames, inputs.history_rate_hz)
@@ -164,12 +166,18 @@ class LocalPolicy:
             **metadata,
             'engine': self._engine.describe(),
             'image_sizes': {
-                view: list(size) for view, size in model.config.inputs.image_sizes.items()
+                view: list(size)
+                for view, size in model.config.inputs.image_sizes.items()
+                if view in metadata.get('views', (view,))
             },
             'prefix': 'trained' if self._trained else 'guided',
             'max_prefix': flow.prefix_rows if self._trained else model.config.decoder.horizon - 1,
         }
         self.reset()
+
+    def open(self, robot: str = '') -> 'LocalPolicy':
+        """Return the same policy for another client: its own noise and history, one engine."""
+        return LocalPolicy(self._model, self._pipeline, self._metadata, engine=self._engine)
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -215,6 +223,53 @@ class LocalPolicy:
         self._generator = torch.Generator().manual_seed(0)
 
 
+class ModelPolicies:
+    """One model for several robots: a policy of its own for every client that names its robot."""
+
+    def __init__(self, policies: Mapping[str, LocalPolicy]) -> None:
+        """Take a policy for each robot, by the name of its contract; they share one engine."""
+        self._policies = dict(policies)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return which robots there are, and how the model runs."""
+        first = next(iter(self._policies.values())).metadata
+        return {'robots': list(self._policies), 'engine': first['engine']}
+
+    def open(self, robot: str = '') -> LocalPolicy:
+        """Return a new policy for a robot; without a name for the only one."""
+        if not robot and len(self._policies) == 1:
+            robot = next(iter(self._policies))
+        if robot not in self._policies:
+            asked = f'{robot!r} is none of them' if robot else 'name one of them'
+            raise PolicyMismatch(f'the model drives {", ".join(self._policies)}; {asked}')
+        return self._policies[robot].open()
+
+
+def load_policies(
+    checkpoint: 'str | Path',
+    device: str = 'auto',
+    steps: int | None = None,
+    dtype: str = 'auto',
+    attention: str | None = None,
+    adapters: 'str | Path | None' = None,
+    quantise: str | None = None,
+    options: 'EngineOptions | None' = None,
+) -> ModelPolicies:
+    """Load a checkpoint once, for every robot that it was trained for; see load_policy()."""
+    from qwen_vla_ros.model.checkpoint import load_checkpoint
+    from qwen_vla_ros.model.engine import Engine
+
+    loaded = load_checkpoint(checkpoint, device, dtype, attention, adapters, quantise)
+    engine = Engine(loaded.model, steps, options)
+    return ModelPolicies(
+        {
+            name: LocalPolicy(loaded.model, robot.pipeline, robot.metadata, engine=engine)
+            for name, robot in loaded.robots.items()
+        }
+    )
+
+
 def load_policy(
     checkpoint: 'str | Path',
     embodiment: 'Embodiment | None' = None,
@@ -240,6 +295,14 @@ def load_policy(
     from qwen_vla_ros.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, device, dtype, attention, adapters, quantise)
-    if embodiment is not None:
-        refuse_mismatch(loaded.metadata, embodiment, layout or embodiment.default_layout)
-    return LocalPolicy(loaded.model, loaded.pipeline, loaded.metadata, steps, options)
+    if embodiment is None:
+        robot = loaded.robot()
+    elif len(loaded.robots) > 1 and embodiment.name not in loaded.robots:
+        raise PolicyMismatch(
+            f'policy {checkpoint} drives {", ".join(loaded.robots)}, not {embodiment.name}; '
+            'choose a checkpoint trained for it'
+        )
+    else:
+        robot = loaded.robots.get(embodiment.name) or loaded.robot()
+        refuse_mismatch(robot.metadata, embodiment, layout or embodiment.default_layout)
+    return LocalPolicy(loaded.model, robot.pipeline, robot.metadata, steps, options)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
@@ -48,6 +49,9 @@ _logger = logging.getLogger(__name__)
 class PolicyServer:
     """
     Serve a policy to any number of clients, one request at a time.
+
+    A policy with open(robot) gives every client one of its own: noise and history do not mix, and
+    one model drives several robots. A client names its robot as ws://host:port/?robot=NAME.
 
     Use it as a context manager (a thread of its own), or call serve_forever().
     """
@@ -151,8 +155,12 @@ class PolicyServer:
         """Greet a client, then answer its requests; one that sends garbage is told and dropped."""
         try:
             greeting = {'type': 'metadata', 'protocol': PROTOCOL, 'shares': FOLDER.is_dir()}
-            client = _Client()
-            await connection.send(pack({**greeting, 'metadata': dict(self._policy.metadata)}))
+            try:
+                client = _Client(self._open(connection.request.path))
+            except QwenVlaError as error:
+                await connection.send(pack({'type': 'error', 'id': -1, 'message': str(error)}))
+                return
+            await connection.send(pack({**greeting, 'metadata': dict(client.policy.metadata)}))
             async for data in connection:
                 try:
                     answer = await self._answer(data, client)
@@ -163,6 +171,12 @@ class PolicyServer:
                 await connection.send(pack(answer))
         except websockets.ConnectionClosed:
             return
+
+    def _open(self, path: str) -> 'Policy':
+        """Return the policy of a new client."""
+        robot = parse_qs(urlsplit(path).query).get('robot', [''])[-1]
+        opens = getattr(self._policy, 'open', None)
+        return self._policy if opens is None else opens(robot)
 
     async def _answer(self, data: str | bytes, client: '_Client') -> dict[str, Any]:
         """Return the answer to one request; what the policy refuses is answered in words."""
@@ -190,12 +204,12 @@ class PolicyServer:
         if prefix is not None and not isinstance(prefix, np.ndarray):
             raise ProtocolError('the prefix must be an array')
         begin = time.perf_counter()
-        chunk = self._policy.infer(observation, prefix)
+        chunk = client.policy.infer(observation, prefix)
         seconds = time.perf_counter() - begin
         return {'type': 'chunk', 'chunk': chunk_fields(chunk), 'inference_s': seconds}
 
     def _reset(self, request: dict[str, Any], client: '_Client') -> dict[str, Any]:
-        self._policy.reset()
+        client.policy.reset()
         return {'type': 'done'}
 
     def _share(self, request: dict[str, Any], client: '_Client') -> dict[str, Any]:
@@ -210,4 +224,5 @@ class PolicyServer:
 class _Client:
     """What belongs to one connection."""
 
+    policy: 'Policy'
     area: SharedView | None = None

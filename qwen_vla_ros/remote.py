@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # in 3.10 its own
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -63,13 +64,16 @@ class RemotePolicy:
         token: str | None = None,
         connect_timeout_s: float = 5.0,
         ping_s: float = 1.0,
+        robot: str = '',
     ) -> None:
         """
         Connect to 'ws://host:port', 'host:port' or 'host'; PolicyUnavailable when nobody answers.
 
-        timeout_s bounds one inference; ping_s is how soon a process that hangs is noticed.
+        timeout_s bounds one inference; ping_s is how soon a process that hangs is noticed. robot
+        is the contract's name, for a server that drives several.
         """
         self._address = _websocket_address(address)
+        self._url = f'{self._address}/?{urlencode({"robot": robot})}' if robot else self._address
         self._timeout_s, self._token, self._ping_s = timeout_s, token, ping_s
         self._lock = threading.Lock()
         self._connection: ClientConnection | None = None
@@ -227,7 +231,7 @@ class RemotePolicy:
 
         headers = {'Authorization': f'Bearer {self._token}'} if self._token else None
         with connect(
-            self._address,
+            self._url,
             additional_headers=headers,
             compression=None,
             proxy=None,
@@ -255,6 +259,8 @@ class RemotePolicy:
 
     def _greet(self, message: dict[str, Any]) -> None:
         """Take the metadata; another policy than before is refused."""
+        if message['type'] == 'error':
+            raise QwenVlaError(f'{self._address}: {message.get("message", "refused")}')
         if message['type'] != 'metadata' or message.get('protocol') != PROTOCOL:
             raise ProtocolError(
                 f'{self._address} speaks protocol {message.get("protocol")}, this program '

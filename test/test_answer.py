@@ -25,7 +25,7 @@ from qwen_vla_ros.model.answer import (
     text_loss,
 )
 from qwen_vla_ros.model.ask import near_size, read_image
-from qwen_vla_ros.model.checkpoint import from_pretrained, save_checkpoint
+from qwen_vla_ros.model.checkpoint import TrainedRobot, from_pretrained, save_checkpoint
 from qwen_vla_ros.model.config import FlowConfig, InputConfig, preset
 from qwen_vla_ros.model.positions import mrope_positions
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
@@ -355,7 +355,7 @@ def folder(trained, tmp_path_factory):
     model, processor = trained[:2]
     place = tmp_path_factory.mktemp('answers') / 'checkpoint'
     facts = {'command': 'test', 'text': {'weight': 0.1, 'samples': 6}}
-    save_checkpoint(place, model, processor.tokenizer, WIDOWX, 'abs_joint', None, facts)
+    save_checkpoint(place, model, processor.tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], facts)
     return place
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
-from qwen_vla_ros.model.checkpoint import from_pretrained, load_checkpoint, save_checkpoint
+from qwen_vla_ros.model.checkpoint import TrainedRobot, from_pretrained, load_checkpoint, save_checkpoint
 from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.int8 import Int8Linear, is_quantised, quantise, quantise_rows
 from qwen_vla_ros.model.qwen_vla import QwenVLA
@@ -80,7 +80,7 @@ def test_actions_of_the_bundled_checkpoint_stay_within_a_hundredth():
         env.reset(seed=seed)
         seen = env.observation()
         for name in env.world.object_positions():
-            sample = exact.pipeline.forward(
+            sample = exact.robot().pipeline.forward(
                 {'images': seen.images, 'state': seen.state, 'instruction': f'touch the {name}'}
             )
             batch = exact.model.collate([sample])
@@ -112,5 +112,5 @@ def test_an_unknown_kind_is_refused():
 def test_8_bits_are_not_saved_as_a_checkpoint(tmp_path):
     model = from_pretrained(bundled_checkpoint(), 'cpu', quantise='int8')
     with pytest.raises(QwenVlaError, match='quantise when loading'):
-        save_checkpoint(tmp_path / 'x', model, None, WIDOWX, 'abs_joint', None, {})
+        save_checkpoint(tmp_path / 'x', model, None, [TrainedRobot(WIDOWX, 'abs_joint', None)], {})
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def node(lab):
 def checkpoint(tmp_path_factory):
     """Return a tiny checkpoint with random weights."""
     pytest.importorskip('torch')
-    from qwen_vla_ros.model.checkpoint import save_checkpoint
+    from qwen_vla_ros.model.checkpoint import TrainedRobot, save_checkpoint
     from qwen_vla_ros.train.supervised import TrainRun, build_model
     from qwen_vla_ros.transforms import Quantiles
 
@@ -62,7 +62,7 @@ def checkpoint(tmp_path_factory):
         for key, names in (('actions', widowx.action_names()), ('state', widowx.state_names))
     }
     folder = tmp_path_factory.mktemp('checkpoint') / 'tiny'
-    save_checkpoint(folder, model, tokenizer, widowx, 'abs_joint', statistics, {})
+    save_checkpoint(folder, model, tokenizer, [TrainedRobot(widowx, 'abs_joint', statistics)], {})
     return folder
 
 

@@ -4,10 +4,11 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.policy import ConstantPolicy, Policy
+from qwen_vla_ros.policy import ConstantPolicy, ModelPolicies, Policy
 
 BUNDLED = Path('checkpoints') / 'small'
 _SHARE = Path('share') / 'qwen_vla_ros'
@@ -15,29 +16,44 @@ _SHARE = Path('share') / 'qwen_vla_ros'
 
 def choose_policy(args: argparse.Namespace) -> Policy:
     """Return the policy that the command line asks for."""
-    embodiment = Embodiment.load(args.robot)
+    embodiment = Embodiment.load(args.robot or 'widowx')
     if args.policy == 'constant':
         return ConstantPolicy(embodiment)
     if args.policy == 'expert':
         from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 
         return ColourSearchPolicy(embodiment)
-    from qwen_vla_ros.model.engine import EngineOptions
     from qwen_vla_ros.policy import load_policy
 
-    folder = args.checkpoint or bundled_checkpoint()
+    return load_policy(args.checkpoint or bundled_checkpoint(), embodiment, **_ways(args))
+
+
+def serve_policy(args: argparse.Namespace) -> Policy | ModelPolicies:
+    """
+    Return the policy to be served: of a checkpoint that of every robot, one model for all.
+
+    With --robot the checkpoint must fit it.
+    """
+    if args.policy != 'model':
+        return choose_policy(args)
+    from qwen_vla_ros.policy import load_policies, refuse_mismatch
+
+    policies = load_policies(args.checkpoint or bundled_checkpoint(), **_ways(args))
+    if args.robot is not None:
+        embodiment = Embodiment.load(args.robot)
+        metadata = policies.open(embodiment.name).metadata
+        refuse_mismatch(metadata, embodiment, embodiment.default_layout)
+    return policies
+
+
+def _ways(args: argparse.Namespace) -> dict[str, Any]:
+    """Return how the model is to run, and set torch's threads."""
+    from qwen_vla_ros.model.engine import EngineOptions
+
     use_threads(args.threads)
-    return load_policy(
-        folder,
-        embodiment,
-        args.device,
-        steps=args.steps,
-        dtype=args.dtype,
-        attention=args.attention,
-        adapters=args.adapters,
-        quantise=args.quantise,
-        options=EngineOptions(path=args.path),
-    )
+    names = ('device', 'steps', 'dtype', 'attention', 'adapters', 'quantise')
+    ways = {name: getattr(args, name) for name in names}
+    return {**ways, 'options': EngineOptions(path=args.path)}
 
 
 def use_threads(count: int | None) -> None:

@@ -7,7 +7,7 @@ model.safetensors  weights, above a size in shards with an index (weights.py); t
 tokenizer files    as transformers writes them
 statistics.json    q01/q99 by name, per embodiment and layout; absent until there is data: then
                    from_pretrained() reads the weights, and no robot moves
-embodiments/*.yaml the contracts as trained
+embodiments/*.yaml the contracts as trained, one a robot
 training.json      command, seed, duration, machine, measured figures; "text" where the model
                    learnt to answer (ask.py)
 """
@@ -15,7 +15,7 @@ training.json      command, seed, duration, machine, measured figures; "text" wh
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,37 @@ from qwen_vla_ros.transforms import (
 
 
 @dataclass(frozen=True)
-class LoadedCheckpoint:
-    """What load_checkpoint returns."""
+class TrainedRobot:
+    """A robot, the layout it was trained in, and the statistics of its data; None: not yet."""
 
-    model: QwenVLA
+    embodiment: Embodiment
+    layout: str
+    statistics: Mapping[str, Quantiles] | None = None
+
+
+@dataclass(frozen=True)
+class LoadedRobot:
+    """What stands around the model for one robot."""
+
     pipeline: Pipeline
     metadata: dict[str, Any]
-    denoising_steps: int
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """What load_checkpoint returns: one model, and every robot that it was trained for."""
+
+    model: QwenVLA
+    robots: dict[str, LoadedRobot]
+
+    def robot(self, name: str | None = None) -> LoadedRobot:
+        """Return a robot by the name of its contract; without a name the only one."""
+        if len(self.robots) == 1 and name is None:
+            return next(iter(self.robots.values()))
+        if name in self.robots:
+            return self.robots[name]
+        told = f'robot {name!r} is none of them' if name else 'name one of them'
+        raise CheckpointError(f'the checkpoint drives {", ".join(self.robots)}; {told}')
 
 
 def build_pipeline(
@@ -70,8 +94,12 @@ def build_pipeline(
     layout: str,
     statistics: Mapping[str, Quantiles],
 ) -> Pipeline:
-    """Return the sandwich for one robot; statistics holds 'actions' and 'state'."""
-    decoder, inputs = config.decoder, config.inputs
+    """
+    Return the sandwich for one robot; statistics holds 'actions' and 'state'.
+
+    processor is of the robot's own views: see for_views().
+    """
+    decoder, inputs = config.decoder, for_views(config, embodiment).inputs
     names = embodiment.action_names(layout)
     steps: list[Any] = [
         ResizeImages(inputs.image_sizes, inputs.history_size, inputs.history_view),
@@ -87,6 +115,19 @@ def build_pipeline(
         Tokenise(processor),
     ]
     return Pipeline(steps)
+
+
+def for_views(config: QwenVLAConfig, embodiment: Embodiment) -> QwenVLAConfig:
+    """Return the configuration with those views alone that a robot has, in the model's order."""
+    inputs = config.inputs
+    views = {camera.view for camera in embodiment.cameras}
+    if absent := sorted(views - set(inputs.image_sizes)):
+        raise CheckpointError(
+            f'{embodiment.name}: the model has no size for view {", ".join(absent)}; it has '
+            f'{", ".join(inputs.image_sizes)} (inputs.image_sizes)'
+        )
+    sizes = {view: size for view, size in inputs.image_sizes.items() if view in views}
+    return replace(config, inputs=replace(inputs, image_sizes=sizes))
 
 
 def statistics_to_json(statistics: Mapping[str, Quantiles]) -> dict[str, Any]:
@@ -119,9 +160,7 @@ def save_checkpoint(
     folder: str | Path,
     model: QwenVLA,
     tokenizer: Any,
-    embodiment: Embodiment,
-    layout: str,
-    statistics: Mapping[str, Quantiles] | None,
+    robots: Sequence[TrainedRobot],
     training: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
     shard_bytes: int = SHARD_BYTES,
@@ -129,7 +168,7 @@ def save_checkpoint(
     """
     Write beside the target, then rename: a kill leaves the old folder or the new one.
 
-    statistics None: none are known yet; such a folder can be trained and runs no robot.
+    A robot without statistics: none are known yet; such a folder can be trained and runs none.
     """
     _refuse_changed_layers(model)
     folder = Path(folder)
@@ -139,10 +178,16 @@ def save_checkpoint(
     save_weights(own_tensors(model), beside, dtype, shard_bytes, attention)
     tokenizer.save_pretrained(beside)
     (beside / 'embodiments').mkdir()
-    (beside / 'embodiments' / f'{embodiment.name}.yaml').write_text(embodiment.text)
+    for robot in robots:
+        (beside / 'embodiments' / f'{robot.embodiment.name}.yaml').write_text(
+            robot.embodiment.text
+        )
     files: dict[str, Any] = {'config.json': model.config.to_dict(), 'training.json': training}
-    if statistics is not None:
-        files['statistics.json'] = {embodiment.name: {layout: statistics_to_json(statistics)}}
+    if all(robot.statistics is not None for robot in robots):
+        files['statistics.json'] = {
+            robot.embodiment.name: {robot.layout: statistics_to_json(robot.statistics)}
+            for robot in robots
+        }
     for name, data in files.items():
         (beside / name).write_text(json.dumps(dict(data), indent=2) + '\n')
     beside.chmod(0o755)
@@ -253,22 +298,26 @@ def load_checkpoint(
     """Read a checkpoint with everything a robot needs; arguments as from_pretrained's."""
     folder = find_checkpoint(source)
     trained = trained_attention(folder)
-    embodiment, layout, quantiles = _read_contract(folder)
+    contracts = _read_contracts(folder)
     model = from_pretrained(folder, device, dtype, attention, adapters, quantise)
-    config = model.config
-    processor = Processor(load_tokenizer(folder), config)
-    metadata = {
-        **describe_policy(embodiment, layout),
+    config, tokenizer = model.config, load_tokenizer(folder)
+    facts = {
         'checkpoint': str(source) if folder != Path(source) else folder.name,
         'attention': config.decoder.attention,
     }
     if trained != config.decoder.attention:
-        metadata['trained_attention'] = trained
+        facts['trained_attention'] = trained
     for key, value in (('adapters', adapters), ('quantised', quantise)):
         if value is not None:
-            metadata[key] = str(value)
-    pipeline = build_pipeline(config, processor, embodiment, layout, quantiles)
-    return LoadedCheckpoint(model, pipeline, metadata, config.flow.denoising_steps)
+            facts[key] = str(value)
+    robots = {}
+    for robot in contracts:
+        processor = Processor(tokenizer, for_views(config, robot.embodiment))
+        robots[robot.embodiment.name] = LoadedRobot(
+            build_pipeline(config, processor, robot.embodiment, robot.layout, robot.statistics),
+            {**describe_policy(robot.embodiment, robot.layout), **facts},
+        )
+    return LoadedCheckpoint(model, robots)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -283,22 +332,23 @@ def load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f'{folder}/tokenizer.json: not a tokenizer ({error})') from error
 
 
-def _read_contract(folder: Path) -> tuple[Embodiment, str, dict[str, Quantiles]]:
-    """Return the robot, the layout and the statistics that a checkpoint was trained with."""
+def _read_contracts(folder: Path) -> list[TrainedRobot]:
+    """Return the robots, layouts and statistics that a checkpoint was trained with."""
     statistics = _read_json(
         folder / 'statistics.json',
         'without the statistics of its training data a policy cannot turn numbers into motion: '
         'train it (qwen-vla train), or use from_pretrained() for the weights alone',
     )
     contracts = sorted((folder / 'embodiments').glob('*.yaml'))
-    if len(contracts) != 1:
-        raise CheckpointError(
-            f'{folder}/embodiments: one contract expected, {len(contracts)} found'
-        )
-    embodiment = Embodiment.load(contracts[0])
+    if not contracts:
+        raise CheckpointError(f'{folder}/embodiments: no contract found (*.yaml)')
+    return [_trained_robot(folder, Embodiment.load(path), statistics) for path in contracts]
+
+
+def _trained_robot(folder: Path, embodiment: Embodiment, statistics: Any) -> TrainedRobot:
     try:
         ((layout, table),) = statistics[embodiment.name].items()
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f'{folder}/statistics.json: no single layout for {embodiment.name}'
         ) from error
@@ -309,4 +359,4 @@ def _read_contract(folder: Path) -> tuple[Embodiment, str, dict[str, Quantiles]]
             f'{place}.actions: names {quantiles["actions"].names} differ from the contract '
             f'{embodiment.action_names(layout)}'
         )
-    return embodiment, layout, quantiles
+    return TrainedRobot(embodiment, layout, quantiles)

@@ -21,7 +21,12 @@ from qwen_vla_ros.model.base_weights import (
     refuse_other_architecture,
     vocabulary_rows,
 )
-from qwen_vla_ros.model.checkpoint import load_tokenizer, save_checkpoint, trained_attention
+from qwen_vla_ros.model.checkpoint import (
+    TrainedRobot,
+    load_tokenizer,
+    save_checkpoint,
+    trained_attention,
+)
 from qwen_vla_ros.model.config import QwenVLAConfig, preset
 from qwen_vla_ros.model.hub import find_checkpoint
 from qwen_vla_ros.model.placement import (
@@ -209,6 +214,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         'text': {'released': args.base},  # the backbone's own: it still answers (ask.py)
     }
     dtype = choose_dtype(args.dtype, torch.device('cpu'))
-    save_checkpoint(args.out, made.model, made.tokenizer, embodiment, layout, None, facts, dtype)
+    robots = [TrainedRobot(embodiment, layout)]
+    save_checkpoint(args.out, made.model, made.tokenizer, robots, facts, dtype)
     print(f'{args.out}: to be trained; without statistics no robot runs it')
     return 0

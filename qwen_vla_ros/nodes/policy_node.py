@@ -237,6 +237,7 @@ class PolicyNode(LifecycleNode):
                 settings.address,
                 token=settings.token or None,
                 connect_timeout_s=settings.connect_timeout,
+                robot=embodiment.name,
             )
         if settings.policy == 'local':
             if not settings.checkpoint:

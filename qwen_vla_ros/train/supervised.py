@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.checkpoint import build_pipeline, save_checkpoint
+from qwen_vla_ros.model.checkpoint import TrainedRobot, build_pipeline, save_checkpoint
 from qwen_vla_ros.model.config import QwenVLAConfig, preset
 from qwen_vla_ros.model.placement import choose_device
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
@@ -311,9 +311,7 @@ class Trainer:
             folder,
             self.model,
             self.tokenizer,
-            self.embodiment,
-            self.run.layout,
-            self.statistics,
+            [TrainedRobot(self.embodiment, self.run.layout, self.statistics)],
             training,
             dtype,
         )
