@@ -126,7 +126,9 @@ def test_unmerged_adapters_can_be_trained_on(base, saved):
 def test_a_merged_model_is_saved_as_a_checkpoint_of_its_own(base, saved, tmp_path):
     model = from_pretrained(base, 'cpu', adapters=saved[1])
     tokenizer = build_model(TrainRun('tiny', (), 0), WIDOWX)[1]
-    save_checkpoint(tmp_path / 'merged', model, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], {})
+    save_checkpoint(
+        tmp_path / 'merged', model, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], {}
+    )
     again = from_pretrained(tmp_path / 'merged', 'cpu').state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(again[name], value, atol=0, rtol=0)
@@ -134,12 +136,16 @@ def test_a_merged_model_is_saved_as_a_checkpoint_of_its_own(base, saved, tmp_pat
 
 def test_adapters_are_not_saved_inside_a_checkpoint(saved, tmp_path):
     with pytest.raises(CheckpointError, match='merge_adapters'):
-        save_checkpoint(tmp_path / 'x', saved[0], None, [TrainedRobot(WIDOWX, 'abs_joint', None)], {})
+        save_checkpoint(
+            tmp_path / 'x', saved[0], None, [TrainedRobot(WIDOWX, 'abs_joint', None)], {}
+        )
 
 
 def test_another_checkpoint_is_refused_by_its_fingerprint(base, saved, tmp_path):
     other, tokenizer = build_model(TrainRun('tiny', (), 0, seed=9), WIDOWX)
-    save_checkpoint(tmp_path / 'other', other, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], {})
+    save_checkpoint(
+        tmp_path / 'other', other, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], {}
+    )
     model = from_pretrained(tmp_path / 'other', 'cpu')
     with pytest.raises(CheckpointError, match=r'trained on another checkpoint .*\(tiny, finger'):
         load_adapters(model, saved[1], tmp_path / 'other')

@@ -355,7 +355,9 @@ def folder(trained, tmp_path_factory):
     model, processor = trained[:2]
     place = tmp_path_factory.mktemp('answers') / 'checkpoint'
     facts = {'command': 'test', 'text': {'weight': 0.1, 'samples': 6}}
-    save_checkpoint(place, model, processor.tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], facts)
+    save_checkpoint(
+        place, model, processor.tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', None)], facts
+    )
     return place
 
 

@@ -9,7 +9,12 @@ import torch
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.checkpoint import TrainedRobot, from_pretrained, load_checkpoint, save_checkpoint
+from qwen_vla_ros.model.checkpoint import (
+    TrainedRobot,
+    from_pretrained,
+    load_checkpoint,
+    save_checkpoint,
+)
 from qwen_vla_ros.policy import PolicyMismatch, load_policy
 from qwen_vla_ros.train.supervised import TrainRun, build_model
 from qwen_vla_ros.transforms import Quantiles
@@ -30,7 +35,13 @@ def saved(tmp_path_factory):
     for parameter in model.decoder.action_out.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
-    save_checkpoint(folder, model, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', statistics)], {'command': 'test'})
+    save_checkpoint(
+        folder,
+        model,
+        tokenizer,
+        [TrainedRobot(WIDOWX, 'abs_joint', statistics)],
+        {'command': 'test'},
+    )
     return folder, model
 
 
@@ -110,7 +121,14 @@ def test_half_precision_on_disk_is_stated_and_loads(saved, tmp_path):
     tokenizer = loaded.pipeline.steps[-1].processor.tokenizer
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
     folder = tmp_path / 'half'
-    save_checkpoint(folder, model, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', statistics)], {}, torch.float16)
+    save_checkpoint(
+        folder,
+        model,
+        tokenizer,
+        [TrainedRobot(WIDOWX, 'abs_joint', statistics)],
+        {},
+        torch.float16,
+    )
     again = load_checkpoint(folder, 'cpu').model.state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(again[name], value, atol=1e-3, rtol=1e-3)
@@ -188,7 +206,13 @@ def test_saving_over_a_checkpoint_replaces_it_whole(saved, copy):
     (copy / 'stale.txt').write_text('old')
     tokenizer = loaded.pipeline.steps[-1].processor.tokenizer
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
-    save_checkpoint(copy, saved[1], tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', statistics)], {'command': 'b'})
+    save_checkpoint(
+        copy,
+        saved[1],
+        tokenizer,
+        [TrainedRobot(WIDOWX, 'abs_joint', statistics)],
+        {'command': 'b'},
+    )
     assert json.loads((copy / 'training.json').read_text()) == {'command': 'b'}
     assert not (copy / 'stale.txt').exists()
     assert [path.name for path in copy.parent.iterdir()] == ['copy']
@@ -200,7 +224,12 @@ def test_shards_run_as_one_file_does(saved, tmp_path):
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
     shards = tmp_path / 'shards'
     save_checkpoint(
-        shards, model, tokenizer, [TrainedRobot(WIDOWX, 'abs_joint', statistics)], {}, shard_bytes=300_000
+        shards,
+        model,
+        tokenizer,
+        [TrainedRobot(WIDOWX, 'abs_joint', statistics)],
+        {},
+        shard_bytes=300_000,
     )
     assert len(list(shards.glob('model-*.safetensors'))) > 3
     one, many = (load_policy(f, WIDOWX, 'cpu').infer(observation()) for f in (folder, shards))

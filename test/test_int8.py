@@ -8,7 +8,12 @@ from torch import nn
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
-from qwen_vla_ros.model.checkpoint import TrainedRobot, from_pretrained, load_checkpoint, save_checkpoint
+from qwen_vla_ros.model.checkpoint import (
+    TrainedRobot,
+    from_pretrained,
+    load_checkpoint,
+    save_checkpoint,
+)
 from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.int8 import Int8Linear, is_quantised, quantise, quantise_rows
 from qwen_vla_ros.model.qwen_vla import QwenVLA

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip('torch')
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.checkpoint import TrainedRobot, load_checkpoint, save_checkpoint
 from qwen_vla_ros.model.config import preset
-from qwen_vla_ros.model.initialise import fit_robot
+from qwen_vla_ros.model.initialise import fit_robots
 from qwen_vla_ros.model.processor import train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.policy import PolicyMismatch, load_policies, load_policy
@@ -29,12 +29,8 @@ def quantiles(names):
 def folder(tmp_path_factory):
     """Return a checkpoint of random weights for three robots."""
     contracts = [Embodiment.load(name) for name in ROBOTS]
-    config = preset('tiny')
-    for contract in contracts:
-        config = fit_robot(config, contract, contract.default_layout)
     texts = [c.prompt('go there') for c in contracts]
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(texts, 400, config.inputs.views)
     place = tmp_path_factory.mktemp('several') / 'checkpoint'
     robots = [
         TrainedRobot(
@@ -47,6 +43,8 @@ def folder(tmp_path_factory):
         )
         for contract in contracts
     ]
+    config = fit_robots(preset('tiny'), robots)
+    tokenizer = train_tokenizer(texts, 400, config.inputs.views)
     save_checkpoint(place, QwenVLA(config).eval(), tokenizer, robots, {})
     return place
 

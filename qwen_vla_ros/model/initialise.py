@@ -6,6 +6,7 @@ since there is no data yet; until it was trained no robot runs it.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,11 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--base', required=True, help='Qwen3.5 release: folder, or e.g. Qwen/Qwen3.5-4B'
     )
-    parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
+    parser.add_argument(
+        '--robot',
+        action='append',
+        help='robot contract, name or YAML file; give it again for more robots (default: widowx)',
+    )
     parser.add_argument('--layout', help="of the actions (default: the contract's)")
     parser.add_argument('--out', type=Path, required=True, help='folder of the checkpoint')
     parser.add_argument(
@@ -180,28 +185,36 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def fit_robot(config: QwenVLAConfig, embodiment: Embodiment, layout: str) -> QwenVLAConfig:
-    """Return the configuration with the robot's views; what does not fit is refused."""
+def fit_robots(config: QwenVLAConfig, robots: Sequence[TrainedRobot]) -> QwenVLAConfig:
+    """
+    Return the configuration with the views of all robots and a horizon for the longest chunk.
+
+    No weight depends on the horizon. More action channels than the decoder has are refused.
+    """
     sizes, decoder = config.inputs.image_sizes, config.decoder
     usual = next(iter(sizes.values()))
-    views = {camera.view: sizes.get(camera.view, usual) for camera in embodiment.cameras}
-    for what, needed, has in (
-        ('actions', len(embodiment.action_names(layout)), decoder.action_dim),
-        ('horizon', embodiment.horizon, decoder.horizon),
-    ):
-        if needed > has:
+    views, horizon = {}, decoder.horizon
+    for robot in robots:
+        channels = len(robot.embodiment.action_names(robot.layout))
+        if channels > decoder.action_dim:
             raise QwenVlaError(
-                f'robot {embodiment.name}: {what} {needed}, but the decoder has room for {has}; '
-                'choose another preset or layout'
+                f'robot {robot.embodiment.name}: actions {channels}, but the decoder has room for '
+                f'{decoder.action_dim}; choose another preset or layout'
             )
-    return replace(config, inputs=replace(config.inputs, image_sizes=views))
+        horizon = max(horizon, robot.embodiment.horizon)
+        for camera in robot.embodiment.cameras:
+            views[camera.view] = sizes.get(camera.view, usual)
+    inputs, decoder = replace(config.inputs, image_sizes=views), replace(decoder, horizon=horizon)
+    return replace(config, inputs=inputs, decoder=decoder)
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Write a checkpoint folder without statistics, and tell what came from where."""
-    embodiment = Embodiment.load(args.robot)
-    layout = args.layout or embodiment.default_layout
-    config = fit_robot(preset(args.preset), embodiment, layout)
+    contracts = [Embodiment.load(name) for name in args.robot or ['widowx']]
+    if args.layout and len(contracts) > 1:
+        raise QwenVlaError('--layout is of one robot; several take their default layouts')
+    robots = [TrainedRobot(c, args.layout or c.default_layout) for c in contracts]
+    config = fit_robots(preset(args.preset), robots)
     if args.attention:
         config = replace(config, decoder=replace(config.decoder, attention=args.attention))
     made = initialise(config, args.base, 'cpu', args.dtype, args.seed)
@@ -214,7 +227,6 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         'text': {'released': args.base},  # the backbone's own: it still answers (ask.py)
     }
     dtype = choose_dtype(args.dtype, torch.device('cpu'))
-    robots = [TrainedRobot(embodiment, layout)]
     save_checkpoint(args.out, made.model, made.tokenizer, robots, facts, dtype)
     print(f'{args.out}: to be trained; without statistics no robot runs it')
     return 0
