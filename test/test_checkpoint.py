@@ -100,7 +100,7 @@ def test_given_prefix_comes_back_as_the_first_rows(saved):
 def test_a_batch_of_different_lengths_equals_one_by_one(saved):
     loaded = load_checkpoint(saved[0], 'cpu')
     samples = [
-        loaded.pipeline.forward(
+        loaded.robot().pipeline.forward(
             {'images': o.images, 'state': o.state, 'instruction': o.instruction}
         )
         for o in (observation(), observation('go to the very orange and rather purple can'))
@@ -118,7 +118,7 @@ def test_a_batch_of_different_lengths_equals_one_by_one(saved):
 def test_half_precision_on_disk_is_stated_and_loads(saved, tmp_path):
     _, model = saved
     loaded = load_checkpoint(saved[0], 'cpu')
-    tokenizer = loaded.pipeline.steps[-1].processor.tokenizer
+    tokenizer = loaded.robot().pipeline.steps[-1].processor.tokenizer
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
     folder = tmp_path / 'half'
     save_checkpoint(
@@ -204,7 +204,7 @@ def test_checkpoint_of_another_robot_is_refused_by_name(saved, tmp_path):
 def test_saving_over_a_checkpoint_replaces_it_whole(saved, copy):
     loaded = load_checkpoint(copy, 'cpu')
     (copy / 'stale.txt').write_text('old')
-    tokenizer = loaded.pipeline.steps[-1].processor.tokenizer
+    tokenizer = loaded.robot().pipeline.steps[-1].processor.tokenizer
     statistics = {'actions': span(WIDOWX.action_names()), 'state': span(WIDOWX.state_names)}
     save_checkpoint(
         copy,
@@ -274,8 +274,8 @@ def test_half_precision_infers_nearly_the_same(saved, dtype):
 
 def test_another_attention_is_used_only_when_named(saved):
     own = load_checkpoint(saved[0], 'cpu')
-    assert own.model.config.decoder.attention == own.metadata['attention'] == 'prefix'
-    assert 'trained_attention' not in own.metadata
+    assert own.model.config.decoder.attention == own.robot().metadata['attention'] == 'prefix'
+    assert 'trained_attention' not in own.robot().metadata
     told = load_checkpoint(saved[0], 'cpu', attention='joint')
-    assert told.model.config.decoder.attention == told.metadata['attention'] == 'joint'
-    assert told.metadata['trained_attention'] == 'prefix'
+    assert told.model.config.decoder.attention == told.robot().metadata['attention'] == 'joint'
+    assert told.robot().metadata['trained_attention'] == 'prefix'

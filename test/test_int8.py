@@ -78,7 +78,7 @@ def test_actions_of_the_bundled_checkpoint_stay_within_a_hundredth():
     exact, small = (
         load_checkpoint(bundled_checkpoint(), 'cpu', quantise=kind) for kind in (None, 'int8')
     )
-    assert small.metadata['quantised'] == 'int8'
+    assert small.robot().metadata['quantised'] == 'int8'
     env = TabletopEnv()
     worst = 0.0
     for seed in range(3):
