@@ -1,0 +1,1 @@
+"""A simulated differential base in furnished rooms: go where the sentence says, and stop."""

@@ -1,0 +1,152 @@
+"""
+The scripted teacher of the base: it knows the map, reads the sentence by keyword, and drives.
+
+Along the way that keeps comfortably off what stands, by pure pursuit in arcs that a differential
+base can drive; on the goal's floor it turns to the piece and stops (waypoints of zero). Asking
+again on the way continues the same motion.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.sim.rooms.drive import Pose, inverted, joined, moved
+from qwen_vla_ros.sim.rooms.free_floor import FreeFloor
+from qwen_vla_ros.sim.rooms.house import House
+from qwen_vla_ros.sim.rooms.tasks import Goal, floor_of, goal_region, parse_goal
+from qwen_vla_ros.types import ActionChunk, Observation
+
+HORIZON, STEP_S = 8, 0.5
+NAMES = ('dx', 'dy', 'dtheta')
+SPEED, TURN = 0.29, 1.2  # m/s, rad/s
+AHEAD = 0.40  # m, the point of the path that the base steers to
+ON_THE_SPOT = 0.7  # rad; further off its way than that, it turns before it goes
+FACING = 0.12  # rad
+COMFORT = 0.45  # m from what stands, where there is so much room
+_DEEPER = 0.12  # m past the edge of the goal's floor
+
+
+class RoomsExpert:
+    """The teacher as a policy; where() returns the house and the pose of odom on its map."""
+
+    def __init__(
+        self, where: Callable[[], tuple[House, Pose]], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take where it is; metadata is what the robot compares."""
+        self._where = where
+        self._metadata = {**(metadata or {}), 'checkpoint': 'expert'}
+        self._known: tuple[House, Goal] | None = None
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the given facts."""
+        return self._metadata
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Return eight waypoints in base_link; eight zeros where the sentence names no goal."""
+        house, odom = self._where()
+        goal = parse_goal(observation.instruction, house)
+        rows = np.zeros((HORIZON, 3))
+        if goal is not None:
+            self._learn(house, goal)
+            rows = self._waypoints(joined(odom, pose_of(observation)))
+        return ActionChunk(rows.astype(np.float32), NAMES, observation.stamp_ns, STEP_S)
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def _learn(self, house: House, goal: Goal) -> None:
+        """Work out the ways to a goal, once."""
+        if self._known == (house, goal):
+            return
+        self._floor: FreeFloor = floor_of(house)
+        self._region = _inner(self._floor, goal_region(self._floor, goal))
+        self._distances = self._floor.distances(self._region, COMFORT)
+        self._face = None
+        if goal.piece:
+            piece = house.piece(goal.piece)
+            self._face = np.array([piece.x, piece.y])
+        self._known = (house, goal)
+
+    def _waypoints(self, pose: Pose) -> np.ndarray:
+        """Return rows [8, 3] in the base at a pose on the map."""
+        path = _smooth(self._floor.path(self._distances, *pose[:2]))
+        back, at, rows = inverted(pose), pose, []
+        for _ in range(HORIZON):
+            way, turn = self._drive(at, path)
+            at = moved(at, way, turn)
+            rows.append(joined(back, at))
+        return np.array(rows)
+
+    def _drive(self, pose: Pose, path: np.ndarray) -> tuple[float, float]:
+        """Return way (m) and turn (rad) of the next step: an arc."""
+        here = np.array(pose[:2])
+        away = np.linalg.norm(path - here, axis=1)
+        ahead = path[int(away.argmin()) :]
+        left = float(away.min() + np.linalg.norm(np.diff(ahead, axis=0), axis=1).sum())
+        most = TURN * STEP_S
+        if left < 0.06:
+            if self._face is None:
+                return 0.0, 0.0
+            bearing = _bearing(pose, self._face)
+            return 0.0, float(np.clip(bearing, -most, most)) if abs(bearing) > FACING else 0.0
+        far = np.flatnonzero(np.linalg.norm(ahead - here, axis=1) >= AHEAD)
+        point = ahead[far[0]] if len(far) else ahead[-1]
+        bearing = _bearing(pose, point)
+        if abs(bearing) > ON_THE_SPOT:
+            return 0.0, float(np.clip(bearing, -most, most))
+        distance = max(float(np.linalg.norm(point - here)), 1e-6)
+        way = min(SPEED * STEP_S, left * np.cos(bearing))
+        turn = way * 2.0 * np.sin(bearing) / distance
+        return float(way), float(np.clip(turn, -most, most))
+
+
+class StandingPolicy:
+    """The baseline that says STOP at once."""
+
+    def __init__(self, metadata: Mapping[str, Any] | None = None) -> None:
+        """Wear the given metadata."""
+        self.metadata = {**(metadata or {}), 'checkpoint': 'constant'}
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Return eight waypoints of zero."""
+        return ActionChunk(np.zeros((HORIZON, 3), np.float32), NAMES, observation.stamp_ns, STEP_S)
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+def pose_of(observation: Observation) -> Pose:
+    """Return x, y in m and yaw in rad of an observation's odometry; QwenVlaError without it."""
+    absent = {'x', 'y', 'yaw'} - set(observation.state_names)
+    if absent:
+        raise QwenVlaError(f'rooms expert: the state has no {sorted(absent)}')
+    state = dict(zip(observation.state_names, observation.state, strict=True))
+    return float(state['x']), float(state['y']), float(state['yaw'])
+
+
+def _inner(floor: FreeFloor, region: np.ndarray) -> np.ndarray:
+    """Return the part of a region that lies _DEEPER from its edge; all of it when there is none."""
+    outside = floor.free & ~region
+    if not outside.any():
+        return region
+    inner = region & (floor.distances(outside) >= _DEEPER)
+    return inner if inner.any() else region
+
+
+def _smooth(path: np.ndarray) -> np.ndarray:
+    """Return a path with its corners rounded; both ends stay."""
+    if len(path) < 3:
+        return path
+    padded = np.vstack([path[:1], path, path[-1:]])
+    rounded = (padded[:-2] + padded[1:-1] + padded[2:]) / 3.0
+    rounded[0], rounded[-1] = path[0], path[-1]
+    return rounded
+
+
+def _bearing(pose: Pose, point: np.ndarray) -> float:
+    """Return the direction of a point in the base, in (-pi, pi]."""
+    angle = np.arctan2(point[1] - pose[1], point[0] - pose[0]) - pose[2]
+    return float(np.arctan2(np.sin(angle), np.cos(angle)))

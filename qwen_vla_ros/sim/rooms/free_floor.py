@@ -1,0 +1,138 @@
+"""
+Where the base may be, and how far it is from there: a grid over the house and Dijkstra on it.
+
+A cell is free when the middle of the base keeps GAP m from what stands. Steps go to 16
+neighbours, so a distance is at most 2.7 % longer than the shortest way between cells; a path is
+then pulled straight, which leaves the true shortest way within a few centimetres.
+"""
+
+import heapq
+from collections.abc import Iterable
+
+import numpy as np
+
+from qwen_vla_ros.sim.rooms.house import House, cell_centres, clearance
+from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS
+
+CELL = 0.1  # m
+GAP = RADIUS + 0.03  # m, of the middle of the base from what stands
+SPACING = 0.25  # m between two points of a path
+_STEPS = [
+    (dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) and
+    np.gcd(dx, dy) == 1
+]  # fmt: skip
+
+
+class FreeFloor:
+    """The free floor of a house. A region is bool [ny, nx] over its cells."""
+
+    def __init__(self, house: House) -> None:
+        """Measure the distance of every cell to what stands."""
+        self.house = house
+        self.x, self.y = cell_centres(house, CELL)
+        self.clearance = clearance(house, self.x, self.y)
+        self.free = self.clearance >= GAP
+
+    def distances(self, region: np.ndarray, comfort: float = 0.0) -> np.ndarray:
+        """
+        Return the length in m of the way from each cell [ny, nx] to the region; inf: no way.
+
+        comfort m: cells nearer than that to what stands cost up to four times their length.
+        """
+        ny, nx = self.free.shape
+        price = np.ones_like(self.x)
+        if comfort > 0.0:
+            price += 3.0 * ((comfort - self.clearance) / comfort).clip(0.0)
+        steps = [(dx, dy, CELL * float(np.hypot(dx, dy))) for dx, dy in _STEPS]
+        free, price = self.free.tolist(), price.tolist()
+        found = np.full((ny, nx), np.inf).tolist()
+        heap = [(0.0, int(j), int(i)) for j, i in np.argwhere(region & self.free)]
+        for _, j, i in heap:
+            found[j][i] = 0.0
+        while heap:
+            distance, j, i = heapq.heappop(heap)
+            if distance > found[j][i]:
+                continue
+            for dx, dy, length in steps:
+                a, b = i + dx, j + dy
+                if not (0 <= a < nx and 0 <= b < ny and free[b][a]):
+                    continue
+                new = distance + length * 0.5 * (price[j][i] + price[b][a])
+                if new < found[b][a]:
+                    found[b][a] = new
+                    heapq.heappush(heap, (new, b, a))
+        return np.array(found)
+
+    def at(self, distances: np.ndarray, x: float, y: float) -> float:
+        """Return the distance in m from a point on the floor, by the cells around it."""
+        j, i = self._near(x, y, distances)
+        if j is None:
+            return float('inf')
+        if distances[j, i] == 0.0:
+            return 0.0
+        return float(distances[j, i] + np.hypot(self.x[j, i] - x, self.y[j, i] - y))
+
+    def path(self, distances: np.ndarray, x: float, y: float) -> np.ndarray:
+        """Return the way [N, 2] in m down to where the distance is 0; [1, 2] when there is none."""
+        j, i = self._near(x, y, distances)
+        points = [(x, y)]
+        while j is not None and np.isfinite(distances[j, i]) and distances[j, i] > 0.0:
+            rows, columns = self._neighbours(j, i)
+            lengths = CELL * np.hypot(rows - j, columns - i)
+            ahead = distances[rows, columns] + 1e-6 * lengths
+            best = int(ahead.argmin())
+            if ahead[best] >= distances[j, i]:
+                break
+            j, i = int(rows[best]), int(columns[best])
+            points.append((float(self.x[j, i]), float(self.y[j, i])))
+        return np.array(points)
+
+    def pulled(self, path: np.ndarray, gap: float = GAP) -> np.ndarray:
+        """Return the path with corners left out where the straight way keeps the gap."""
+        kept, start = [0], 0
+        while start < len(path) - 1:
+            end = start + 1
+            for other in range(len(path) - 1, start + 1, -1):
+                if self.sees(path[start], path[other], gap):
+                    end = other
+                    break
+            kept.append(end)
+            start = end
+        return path[kept]
+
+    def sees(self, a: np.ndarray, b: np.ndarray, gap: float = GAP) -> bool:
+        """Return whether the straight way between two points keeps the gap."""
+        count = max(2, int(np.ceil(np.linalg.norm(b - a) / 0.04)))
+        points = a + np.linspace(0.0, 1.0, count)[:, None] * (b - a)
+        return bool((clearance(self.house, points[:, 0], points[:, 1]) >= gap - 0.02).all())
+
+    def _near(self, x: float, y: float, distances: np.ndarray) -> tuple[int | None, int]:
+        """Return row and column of the free cell nearest to a point, within 0.4 m."""
+        j0, i0 = int(y / CELL), int(x / CELL)
+        ny, nx = self.free.shape
+        rows, columns = (
+            g.ravel()
+            for g in np.mgrid[max(j0 - 4, 0) : min(j0 + 5, ny), max(i0 - 4, 0) : min(i0 + 5, nx)]
+        )
+        if not len(rows):
+            return None, 0
+        away = np.hypot(self.x[rows, columns] - x, self.y[rows, columns] - y)
+        away[~np.isfinite(distances[rows, columns])] = np.inf
+        best = int(away.argmin())
+        return (int(rows[best]), int(columns[best])) if away[best] <= 0.4 else (None, 0)
+
+    def _neighbours(self, j: int, i: int) -> tuple[np.ndarray, np.ndarray]:
+        ny, nx = self.free.shape
+        found = [(j + dy, i + dx) for dx, dy in _STEPS if 0 <= j + dy < ny and 0 <= i + dx < nx]
+        rows, columns = np.array(found).T
+        return rows, columns
+
+
+def resampled(path: Iterable[Iterable[float]], spacing: float = SPACING) -> np.ndarray:
+    """Return a path [N, 2] as points so many m apart along it; both ends stay."""
+    points = np.array([[*point][:2] for point in path], np.float64)
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    if along[-1] <= 0.0:
+        return points[:1]
+    stops = np.append(np.arange(0.0, along[-1], spacing), along[-1])
+    return np.stack([np.interp(stops, along, points[:, axis]) for axis in (0, 1)], 1)

@@ -1,0 +1,164 @@
+"""
+The rooms in MuJoCo: a house that collides, a base that drives, its camera and a view from above.
+
+The base moves by its kinematics (drive.py); MuJoCo finds the contacts of its footprint and draws.
+Frames: map is the house's, odom begins at the base's first pose, base_link lies on the floor.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
+from qwen_vla_ros.sim.rooms.drive import DifferentialBase, Drift, Pose, inverted, joined
+from qwen_vla_ros.sim.rooms.house import House, sample_house
+from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_ABOVE, SEEN_INSIDE, house_xml
+from qwen_vla_ros.sim.world import CameraInfo
+
+mujoco = load_mujoco()
+
+VIEW = 'ego'
+SIZE = (240, 320)  # h, w of the camera, as in the contract
+TICK_S = 0.01
+_OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo camera -> optical
+_ABOVE_FOVY = 6.0  # degrees; a long lens, so that walls hardly lean
+_NEAR, _ABOVE_NEAR = 0.01, 10.0  # share of the model's extent; depth is scarce from so far above
+
+
+class RoomsWorld:
+    """One house and one base; render=False never opens a GL context."""
+
+    def __init__(self, seed: int = 0, render: bool = True) -> None:
+        """Build the house of a seed with the base in its first room."""
+        self._renders, self._renderers = render, {}
+        house = sample_house(seed)
+        box = house.rooms[0].inside
+        self.reset(house, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, 0.0))
+
+    def reset(self, house: House, pose: Pose, drift: Drift | None = None) -> None:
+        """Build a house and put the base at a pose on its map, at rest."""
+        self.close()
+        self.house, self._start = house, pose
+        self.model = mujoco.MjModel.from_xml_string(house_xml(house))
+        self.data = mujoco.MjData(self.model)
+        self._footprint = self.model.geom('footprint').id
+        self.base = DifferentialBase(pose, drift, house.seed)
+        self.time, self.ticks = 0.0, 0
+        self.bumped: list[str] = []
+        self._put(pose)
+
+    def close(self) -> None:
+        """Free the GL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def step(self, duration_s: float) -> None:
+        """Drive on in ticks of TICK_S."""
+        for _ in range(max(1, round(duration_s / TICK_S))):
+            self.base.step(TICK_S, self._is_free)
+            self.ticks += 1
+            self.time = self.ticks * TICK_S
+        self._put(self.base.pose)
+
+    @property
+    def odom_on_map(self) -> Pose:
+        """Return where the frame odom is on the map now: its drift moves it."""
+        return joined(self.base.pose, inverted(self.base.odometry))
+
+    def room_name(self) -> str:
+        """Return the name of the room in which the base is; '' between rooms."""
+        room = self.house.room_at(*self.base.pose[:2])
+        return room.name if room else ''
+
+    def render(self, view: str = VIEW, size: tuple[int, int] = SIZE) -> np.ndarray:
+        """Return the camera's image uint8 [h, w, 3] RGB; size is (h, w)."""
+        renderer = self._renderer(size)
+        option = mujoco.MjvOption()
+        option.geomgroup[:] = SEEN_INSIDE
+        renderer.update_scene(self.data, camera=self._camera(view), scene_option=option)
+        return renderer.render().copy()
+
+    def render_above(self, size: tuple[int, int]) -> np.ndarray:
+        """Return the house from above uint8 [h, w, 3], walls cut at 1 m; see above_pixels()."""
+        renderer, option = self._renderer(size), mujoco.MjvOption()
+        option.geomgroup[:] = SEEN_ABOVE
+        camera = self.model.camera('above').id
+        self.model.cam_fovy[camera] = _ABOVE_FOVY
+        self.model.cam_pos[camera, 2] = self._above(size)[0]
+        self._put(self.base.pose)
+        self.model.vis.map.znear = _ABOVE_NEAR
+        renderer.update_scene(self.data, camera=camera, scene_option=option)
+        self.model.vis.map.znear = _NEAR
+        return renderer.render().copy()
+
+    def above_pixels(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return pixels [N, 2] (u, v) of points [N, 2] on the floor in render_above()."""
+        _, scale = self._above(size)
+        middle = np.array([self.house.width, self.house.depth]) / 2
+        offset = (np.asarray(points, np.float64) - middle) * scale
+        return np.array([size[1], size[0]]) / 2 + offset * [1.0, -1.0]
+
+    def camera_info(self, view: str = VIEW, size: tuple[int, int] = SIZE) -> CameraInfo:
+        """Return matrix and pose (in base_link) of the camera for images of size (h, w)."""
+        camera, (height, width) = self._camera(view), size
+        focal = 0.5 * height / np.tan(0.5 * np.radians(self.model.cam_fovy[camera]))
+        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        rotation = np.zeros(9)
+        mujoco.mju_quat2Mat(rotation, self.model.cam_quat[camera])
+        place = self.model.cam_pos[camera].copy()
+        return CameraInfo(matrix, place, rotation.reshape(3, 3) @ _OPTICAL, width, height)
+
+    def _camera(self, view: str) -> int:
+        if view != VIEW:
+            raise QwenVlaError(f"rooms: no view {view!r}; the base has '{VIEW}'")
+        return self.model.camera(view).id
+
+    def _above(self, size: tuple[int, int]) -> tuple[float, float]:
+        """Return height in m and pixels a metre of the view from above."""
+        half = np.tan(np.radians(_ABOVE_FOVY) / 2)
+        needed = max(self.house.depth, self.house.width * size[0] / size[1]) + 0.3
+        height = needed / (2 * half)
+        return height, size[0] / needed
+
+    def _put(self, pose: Pose) -> None:
+        self.data.qpos[:] = pose
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
+    def _is_free(self, pose: Pose) -> bool:
+        """Return whether the footprint touches nothing at a pose; note what it touches."""
+        self.data.qpos[:] = pose
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_collision(self.model, self.data)
+        contact = self.data.contact
+        for index in range(self.data.ncon):
+            if contact.dist[index] < 0.0:
+                self._note(contact.geom[index])
+                return False
+        return True
+
+    def _note(self, pair: np.ndarray) -> None:
+        other = int(pair[0] if pair[1] == self._footprint else pair[1])
+        name = self.model.geom(other).name or 'wall'
+        if name not in self.bumped:
+            self.bumped.append(name)
+
+    def _renderer(self, size: tuple[int, int]) -> Any:
+        if not self._renders:
+            raise QwenVlaError('simulation: the rooms were made with render=False')
+        if size not in self._renderers:
+            try:
+                renderer = mujoco.Renderer(self.model, *size)
+            except Exception as error:  # each GL backend raises its own kind
+                raise QwenVlaError(
+                    f'simulation: cannot render with MUJOCO_GL={os.environ.get("MUJOCO_GL")} '
+                    f'({error}); {REMEDY}'
+                ) from error
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            self._renderers[size] = renderer
+        return self._renderers[size]
