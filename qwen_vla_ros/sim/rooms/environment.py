@@ -44,7 +44,7 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         images: bool = True,
         drift: float = 0.0,
     ) -> None:
-        """Make the world; images=False leaves pictures out; drift: share by which odometry errs."""
+        """Make the world; images=False: no pictures; drift: share by which odometry errs."""
         self.render_mode = render_mode
         self.world = RoomsWorld(render=images or render_mode is not None)
         self._size, self._views, self._drift = size, (VIEW,) if images else (), drift

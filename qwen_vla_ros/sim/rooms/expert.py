@@ -13,8 +13,8 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.rooms.drive import Pose, inverted, joined, moved
-from qwen_vla_ros.sim.rooms.free_floor import FreeFloor
-from qwen_vla_ros.sim.rooms.house import House
+from qwen_vla_ros.sim.rooms.free_floor import GAP, FreeFloor
+from qwen_vla_ros.sim.rooms.house import House, clearance
 from qwen_vla_ros.sim.rooms.tasks import Goal, floor_of, goal_region, parse_goal
 from qwen_vla_ros.types import ActionChunk, Observation
 
@@ -23,6 +23,7 @@ NAMES = ('dx', 'dy', 'dtheta')
 SPEED, TURN = 0.29, 1.2  # m/s, rad/s
 AHEAD = 0.40  # m, the point of the path that the base steers to
 ON_THE_SPOT = 0.7  # rad; further off its way than that, it turns before it goes
+TIGHT = 0.15  # rad, the same where it is narrow
 FACING = 0.12  # rad
 COMFORT = 0.45  # m from what stands, where there is so much room
 _DEEPER = 0.12  # m past the edge of the goal's floor
@@ -72,7 +73,7 @@ class RoomsExpert:
 
     def _waypoints(self, pose: Pose) -> np.ndarray:
         """Return rows [8, 3] in the base at a pose on the map."""
-        path = _smooth(self._floor.path(self._distances, *pose[:2]))
+        path = self._floor.path(self._distances, *pose[:2])
         back, at, rows = inverted(pose), pose, []
         for _ in range(HORIZON):
             way, turn = self._drive(at, path)
@@ -87,20 +88,31 @@ class RoomsExpert:
         ahead = path[int(away.argmin()) :]
         left = float(away.min() + np.linalg.norm(np.diff(ahead, axis=0), axis=1).sum())
         most = TURN * STEP_S
-        if left < 0.06:
+        if left < 0.04:
             if self._face is None:
                 return 0.0, 0.0
             bearing = _bearing(pose, self._face)
             return 0.0, float(np.clip(bearing, -most, most)) if abs(bearing) > FACING else 0.0
-        far = np.flatnonzero(np.linalg.norm(ahead - here, axis=1) >= AHEAD)
-        point = ahead[far[0]] if len(far) else ahead[-1]
+        point = self._steer_to(here, ahead)
         bearing = _bearing(pose, point)
-        if abs(bearing) > ON_THE_SPOT:
+        tight = clearance(self._floor.house, *here[:, None])[0] < GAP + 0.1
+        if abs(bearing) > (TIGHT if tight else ON_THE_SPOT):
             return 0.0, float(np.clip(bearing, -most, most))
         distance = max(float(np.linalg.norm(point - here)), 1e-6)
         way = min(SPEED * STEP_S, left * np.cos(bearing))
         turn = way * 2.0 * np.sin(bearing) / distance
         return float(way), float(np.clip(turn, -most, most))
+
+    def _steer_to(self, here: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+        """Return the point of the path at AHEAD, or nearer where the chord would cut a corner."""
+        reach = AHEAD
+        while reach > 0.1:
+            far = np.flatnonzero(np.linalg.norm(ahead - here, axis=1) >= reach)
+            point = ahead[far[0]] if len(far) else ahead[-1]
+            if self._floor.sees(here, point):
+                break
+            reach -= 0.1
+        return point
 
 
 class StandingPolicy:
@@ -128,22 +140,12 @@ def pose_of(observation: Observation) -> Pose:
 
 
 def _inner(floor: FreeFloor, region: np.ndarray) -> np.ndarray:
-    """Return the part of a region that lies _DEEPER from its edge; all of it when there is none."""
+    """Return the part of a region that lies _DEEPER from its edge, or its middle."""
     outside = floor.free & ~region
     if not outside.any():
         return region
-    inner = region & (floor.distances(outside) >= _DEEPER)
-    return inner if inner.any() else region
-
-
-def _smooth(path: np.ndarray) -> np.ndarray:
-    """Return a path with its corners rounded; both ends stay."""
-    if len(path) < 3:
-        return path
-    padded = np.vstack([path[:1], path, path[-1:]])
-    rounded = (padded[:-2] + padded[1:-1] + padded[2:]) / 3.0
-    rounded[0], rounded[-1] = path[0], path[-1]
-    return rounded
+    depth = floor.distances(outside)
+    return region & (depth >= min(_DEEPER, float(depth[region].max())))
 
 
 def _bearing(pose: Pose, point: np.ndarray) -> float:

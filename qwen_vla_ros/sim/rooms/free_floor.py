@@ -68,12 +68,10 @@ class FreeFloor:
         j, i = self._near(x, y, distances)
         if j is None:
             return float('inf')
-        if distances[j, i] == 0.0:
-            return 0.0
         return float(distances[j, i] + np.hypot(self.x[j, i] - x, self.y[j, i] - y))
 
     def path(self, distances: np.ndarray, x: float, y: float) -> np.ndarray:
-        """Return the way [N, 2] in m down to where the distance is 0; [1, 2] when there is none."""
+        """Return the way [N, 2] in m to where the distance is 0; the point alone without one."""
         j, i = self._near(x, y, distances)
         points = [(x, y)]
         while j is not None and np.isfinite(distances[j, i]) and distances[j, i] > 0.0:
@@ -88,16 +86,23 @@ class FreeFloor:
         return np.array(points)
 
     def pulled(self, path: np.ndarray, gap: float = GAP) -> np.ndarray:
+        """Return the path [N, 2] drawn tight around what stands, keeping the gap."""
+        path = resampled(self._shortcut(path, gap), 0.15)
+        for count in range(120):
+            middle = (path[:-2] + path[2:])[count % 2 :: 2] / 2
+            clear = clearance(self.house, middle[:, 0], middle[:, 1]) >= gap
+            inner = path[1:-1][count % 2 :: 2]
+            inner[clear] = middle[clear]
+        return self._shortcut(path, gap)
+
+    def _shortcut(self, path: np.ndarray, gap: float) -> np.ndarray:
         """Return the path with corners left out where the straight way keeps the gap."""
         kept, start = [0], 0
         while start < len(path) - 1:
-            end = start + 1
-            for other in range(len(path) - 1, start + 1, -1):
-                if self.sees(path[start], path[other], gap):
-                    end = other
-                    break
-            kept.append(end)
-            start = end
+            ahead = range(len(path) - 1, start + 1, -1)
+            seen = (other for other in ahead if self.sees(path[start], path[other], gap))
+            start = next(seen, start + 1)
+            kept.append(start)
         return path[kept]
 
     def sees(self, a: np.ndarray, b: np.ndarray, gap: float = GAP) -> bool:
@@ -108,14 +113,10 @@ class FreeFloor:
 
     def _near(self, x: float, y: float, distances: np.ndarray) -> tuple[int | None, int]:
         """Return row and column of the free cell nearest to a point, within 0.4 m."""
-        j0, i0 = int(y / CELL), int(x / CELL)
         ny, nx = self.free.shape
-        rows, columns = (
-            g.ravel()
-            for g in np.mgrid[max(j0 - 4, 0) : min(j0 + 5, ny), max(i0 - 4, 0) : min(i0 + 5, nx)]
-        )
-        if not len(rows):
-            return None, 0
+        j0, i0 = int(np.clip(y / CELL, 0, ny - 1)), int(np.clip(x / CELL, 0, nx - 1))
+        grid = np.mgrid[max(j0 - 4, 0) : min(j0 + 5, ny), max(i0 - 4, 0) : min(i0 + 5, nx)]
+        rows, columns = grid.reshape(2, -1)
         away = np.hypot(self.x[rows, columns] - x, self.y[rows, columns] - y)
         away[~np.isfinite(distances[rows, columns])] = np.inf
         best = int(away.argmin())

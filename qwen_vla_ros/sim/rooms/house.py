@@ -53,6 +53,15 @@ class Box:
         """Return the box with every edge moved outwards."""
         return Box(self.x0 - by, self.y0 - by, self.x1 + by, self.y1 + by)
 
+    def within(self, other: 'Box') -> 'Box':
+        """Return what two boxes share."""
+        return Box(
+            max(self.x0, other.x0),
+            max(self.y0, other.y0),
+            min(self.x1, other.x1),
+            min(self.y1, other.y1),
+        )
+
     def overlaps(self, other: 'Box') -> bool:
         """Return whether two boxes share floor."""
         apart = self.x1 <= other.x0 or other.x1 <= self.x0
@@ -249,7 +258,7 @@ def _furnish(
         piece = Piece(kind, colour, x, y, yaw, room.name)
         if _fits(house, room, piece):
             left = np.minimum(distance, distance_to(piece.box, *centres))
-            if _passable(left >= REACH, (*house.pieces, piece)):
+            if _passable(house, left >= REACH, (*house.pieces, piece)):
                 return piece
     return None
 
@@ -281,7 +290,7 @@ def _fits(house: House, room: Room, piece: Piece) -> bool:
     return not any(box.grown(0.04).overlaps(other.box) for other in house.pieces)
 
 
-def _passable(free: np.ndarray, pieces: tuple[Piece, ...]) -> bool:
+def _passable(house: House, free: np.ndarray, pieces: tuple[Piece, ...]) -> bool:
     """Return whether a base can get from everywhere to everywhere, and next to every piece."""
     count, labels = cv2.connectedComponents(free.astype(np.uint8), connectivity=4)
     if count < 2:
@@ -290,10 +299,11 @@ def _passable(free: np.ndarray, pieces: tuple[Piece, ...]) -> bool:
     if sizes.max() < 0.985 * sizes.sum():
         return False
     main = labels == 1 + int(sizes.argmax())
-    return all(_near(main, piece.box.grown(REACH + 0.25)) for piece in pieces)
+    boxes = [piece.box.grown(REACH + 0.25).within(house.room(piece.room).box) for piece in pieces]
+    return all(_any_cell(main, box) for box in boxes)
 
 
-def _near(mask: np.ndarray, box: Box) -> bool:
+def _any_cell(mask: np.ndarray, box: Box) -> bool:
     x0, y0, x1, y1 = (int(v / _CELL) for v in (box.x0, box.y0, box.x1, box.y1))
     return bool(mask[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1].any())
 

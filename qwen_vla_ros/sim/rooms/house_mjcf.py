@@ -41,7 +41,7 @@ def house_xml(house: House) -> str:
     return f"""<mujoco model="rooms">
   <option timestep="0.01" gravity="0 0 0"/>
   <visual>
-    <headlight ambient="0.36 0.36 0.36" diffuse="0.22 0.22 0.22" specular="0 0 0"/>
+    <headlight ambient="0.42 0.42 0.42" diffuse="0.24 0.24 0.24" specular="0 0 0"/>
     <map znear="0.01" zfar="30"/>
     <global offwidth="1280" offheight="960"/>
     <quality shadowsize="0" offsamples="4"/>
@@ -50,6 +50,7 @@ def house_xml(house: House) -> str:
   <asset>
     <texture type="skybox" builtin="gradient" rgb1="0.75 0.82 0.90" rgb2="0.93 0.95 0.97"
       width="64" height="64"/>
+    <material name="ceiling" rgba="0.93 0.93 0.92 1" emission="0.45" specular="0"/>
     {''.join(_materials(room, i) for i, room in enumerate(house.rooms))}
   </asset>
   <worldbody>
@@ -87,7 +88,7 @@ def _light(room: Room) -> str:
     x, y = (room.box.x0 + room.box.x1) / 2, (room.box.y0 + room.box.y1) / 2
     return (
         f'<light pos="{x:.3f} {y:.3f} 2.2" dir="0 0 -1" cutoff="100" exponent="1" '
-        'attenuation="1 0 0.25" diffuse="0.44 0.43 0.41" specular="0.05 0.05 0.05" '
+        'attenuation="1 0 0.25" diffuse="0.48 0.47 0.45" specular="0.05 0.05 0.05" '
         'castshadow="false"/>'
     )
 
@@ -96,7 +97,7 @@ def _room(house: House, room: Room, index: int) -> Iterator[str]:
     """Return floor, ceiling, walls in two heights, and skirting boards."""
     tint, _, dark = _TINT[room.name]
     yield _slab(room.box, -0.02, 0.0, FLOOR, material=f'floor{index}')
-    yield _slab(room.box, HEIGHT, HEIGHT + 0.02, CEILING, (0.96, 0.96, 0.95))
+    yield _slab(room.box, HEIGHT, HEIGHT + 0.02, CEILING, material='ceiling')
     for wall in house.walls(room):
         yield _slab(wall, 0.0, LOW_WALL, FLOOR, tint)
         yield _slab(wall, LOW_WALL, HEIGHT, UPPER, tint)

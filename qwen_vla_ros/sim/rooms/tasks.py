@@ -21,8 +21,9 @@ from qwen_vla_ros.sim.rooms.furniture import COLOURS, KINDS
 from qwen_vla_ros.sim.rooms.house import ROOMS, House, Piece, distance_to, sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS
 
-NEAR = 0.60  # m, from the middle of the base to the piece's edge
+NEAR = 0.80  # m, from the middle of the base to the piece's edge
 _INSIDE = RADIUS + 0.10  # m past the wall's middle
+_MARGIN = 0.05  # m, from the goal's edge to the middles of its cells
 _SHORTEST, _LONGEST = 2.0, 14.0  # m, of the way to the goal
 
 OBJECT_SENTENCES = ('go to the {0}', 'drive to the {0}', 'move over to the {0}', 'find the {0}')
@@ -60,6 +61,8 @@ class Task:
 
     def distance(self, x: float, y: float) -> float:
         """Return how far it is from a point to the goal's floor, in m along the shortest way."""
+        if self.reached(x, y):
+            return 0.0
         return self.floor.at(self.distances, x, y)
 
     def reached(self, x: float, y: float) -> bool:
@@ -124,10 +127,10 @@ def goal_region(floor: FreeFloor, goal: Goal) -> np.ndarray:
     depth = np.minimum.reduce(
         [floor.x - box.x0, box.x1 - floor.x, floor.y - box.y0, box.y1 - floor.y]
     )
-    region = floor.free & (depth >= _INSIDE + 0.02)
+    region = floor.free & (depth >= _INSIDE + _MARGIN)
     if goal.piece:
         away = distance_to(floor.house.piece(goal.piece).box, floor.x, floor.y)
-        region = floor.free & (depth > 0.0) & (away <= NEAR - 0.02)
+        region = floor.free & (depth >= _MARGIN) & (away <= NEAR - _MARGIN)
     return region
 
 
