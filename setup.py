@@ -97,6 +97,7 @@ EXTRAS = {
         'peft>=0.21',
         'huggingface_hub>=1.0',
     ],
+    'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [
         'pytest>=8.0',
         'hypothesis>=6.100',

@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
     'pinocchio': 'pin',
+    'rerun': 'rerun-sdk',
     'yaml': 'PyYAML',
 }
 # In package.xml because rosdep has them; from PyPI there is no wheel (imported lazily).

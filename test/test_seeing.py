@@ -11,8 +11,9 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.kinematics import ArmKinematics, KinematicsError
 from qwen_vla_ros.safety import SafetyGate
 from qwen_vla_ros.seeing.camera import CameraUnusable, camera_of_info, looking
+from qwen_vla_ros.seeing.caption_drawing import draw_caption
 from qwen_vla_ros.seeing.colours import ahead
-from qwen_vla_ros.seeing.drawing import draw_caption, draw_picture
+from qwen_vla_ros.seeing.drawing import draw_picture
 from qwen_vla_ros.seeing.frames import FrameMissing, FrameTree, extrinsics_of, planar_pose, pose_of
 from qwen_vla_ros.seeing.intention import Intention
 from qwen_vla_ros.seeing.links import RobotLinks

@@ -202,7 +202,8 @@ def test_the_way_is_drawn_into_the_image_where_it_projects(viz, speaker):
 
 
 def test_a_camera_without_a_frame_gets_no_projection_and_is_named(lab, speaker):
-    lab.start_node('viz_node', rate=20.0)
+    record = lab.folder / 'run.rrd'
+    lab.start_node('viz_node', rate=20.0, rerun=record)
     try:
         speaker.look(CompressedImage, 'policy/annotated/ego/compressed')
         found = speaker.until(lambda m: True, 'an annotated image')
@@ -211,6 +212,7 @@ def test_a_camera_without_a_frame_gets_no_projection_and_is_named(lab, speaker):
         assert words[:40].any()
         wait_for(lambda: 'not known' in lab.log('viz_node'), 5.0, 'the warning')
         assert f"ego: no projection: frame '{OPTICAL}' is not known" in lab.log('viz_node')
+        assert record.exists() or 'rerun-sdk is not installed' in lab.log('viz_node')
     finally:
         speaker.look_away()
         assert lab.stop('viz_node') == 0

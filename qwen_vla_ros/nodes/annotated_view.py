@@ -1,6 +1,7 @@
 """One camera's images with what the policy intends drawn in; heard only while somebody looks."""
 
 import array
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.image_decoding import decode_image
 from qwen_vla_ros.nodes.qos import SENSOR, VIEW
 from qwen_vla_ros.seeing.camera import camera_of_info
-from qwen_vla_ros.seeing.drawing import draw_caption, draw_picture
+from qwen_vla_ros.seeing.caption_drawing import draw_caption
+from qwen_vla_ros.seeing.drawing import draw_picture
 from qwen_vla_ros.seeing.picture import Picture
 
 if TYPE_CHECKING:
@@ -40,9 +42,10 @@ class AnnotatedView:
         self._info: CameraInfo | None = None
         self._problem = ''
 
-    def watch(self) -> bool:
-        """Listen while somebody looks; return whether somebody does."""
-        watched = self._raw.get_subscription_count() + self._compressed.get_subscription_count()
+    def watch(self, recorded: bool = False) -> bool:
+        """Listen while somebody looks, or it is recorded; return whether that is so."""
+        watched = recorded or self._raw.get_subscription_count()
+        watched = watched or self._compressed.get_subscription_count()
         if watched and not self._subscriptions:
             subscribe, source = self._node.create_subscription, self._source
             self._subscriptions = [
@@ -57,8 +60,17 @@ class AnnotatedView:
             self._subscriptions, self._image, self._info = [], None, None
         return bool(watched)
 
-    def draw(self, picture: Picture, frames: 'SeenFrames') -> str:
-        """Publish the newest image with the picture in it; return why it has no projection."""
+    def draw(
+        self,
+        picture: Picture,
+        frames: 'SeenFrames',
+        show: Callable[[str, np.ndarray, int], None] | None = None,
+    ) -> str:
+        """
+        Publish the newest image with the picture in it; return why it has no projection.
+
+        show(view, image, stamp_ns) gets it as well.
+        """
         data, self._image = self._image, None
         if data is None:
             return self._problem
@@ -72,6 +84,8 @@ class AnnotatedView:
         time_ns -= round(source.latency_offset_s * 1e9)
         self._problem = self._project(image, picture, frames, message.header.frame_id, time_ns)
         self._publish(message.header, image)
+        if show is not None:
+            show(self.name, image, time_ns)
         return self._problem
 
     def _project(

@@ -32,6 +32,8 @@ from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.nodes.seen_frames import SeenFrames
 from qwen_vla_ros.seeing.intention import Intention
 from qwen_vla_ros.seeing.links import RobotLinks
+from qwen_vla_ros.seeing.picture import Picture
+from qwen_vla_ros.seeing.rerun_view import RerunView
 from qwen_vla_ros.state_reading import state_reader
 
 POSE = tuple(StateField(name, unit) for name, unit in (('x', 'm'), ('y', 'm'), ('yaw', 'rad')))
@@ -47,6 +49,7 @@ class VizSettings:
     trail: float = parameter(6.0, 's of what was executed', 0.5, 60.0)
     body: bool = parameter(False, "draw the contract's capsules")
     frame_prefix: str = parameter('', "what stands before the URDF's links on tf, like wx250s/")
+    rerun: str = parameter('', "'spawn', a file.rrd or a viewer's address; '': no Rerun")
     extrinsics: str = parameter('', "'parent child x y z qx qy qz qw; …' for frames not on tf")
 
 
@@ -63,6 +66,7 @@ class VizNode(Node):
         name = self.settings.policy_node
         self._marker_publisher = self.create_publisher(MarkerArray, f'{name}/markers', VIEW)
         self._views = [AnnotatedView(self, camera, name) for camera in self._embodiment.cameras]
+        self._rerun = self._open_rerun()
         self._session: _Session | None = None
         self._said: dict[str, str] = {}
         self._open().close()  # extrinsics that cannot be read are told at once
@@ -70,7 +74,16 @@ class VizNode(Node):
         self.create_timer(1.0 / self.settings.rate, self._draw, clock=steady)
 
     def close(self) -> None:
-        """Nothing to end beyond the node itself."""
+        """End the recording."""
+        if self._rerun is not None:
+            self._rerun.close()
+
+    def _open_rerun(self) -> RerunView | None:
+        try:
+            return RerunView(self.settings.rerun) if self.settings.rerun else None
+        except QwenVlaError as error:
+            self.get_logger().warning(str(error))
+            return None
 
     def _open(self) -> '_Session':
         return _Session(self, self._embodiment, self._links, self.settings)
@@ -85,8 +98,9 @@ class VizNode(Node):
     def _draw(self) -> None:
         """Draw what somebody looks at; hear and keep nothing while nobody does."""
         watched = self._marker_publisher.get_subscription_count() > 0
-        views = [view for view in self._views if view.watch()]
-        if not watched and not views:
+        recorded = self._rerun is not None
+        views = [view for view in self._views if view.watch(recorded)]
+        if not watched and not views and not recorded:
             self._rest()
             return
         if self._session is None:
@@ -97,8 +111,22 @@ class VizNode(Node):
             self._marker_publisher.publish(self._markers.message(picture))
         else:
             self._markers.forget()
+        if recorded:
+            self._tell('rerun', self._record(picture, self._session.frames))
+        show = self._rerun.show_image if recorded else None
         for view in views:
-            self._tell(view.name, view.draw(picture, self._session.frames))
+            self._tell(view.name, view.draw(picture, self._session.frames, show))
+
+    def _record(self, picture: Picture, frames: SeenFrames) -> str:
+        """Log a picture into Rerun, in the frame of its caption; return why it cannot be."""
+        frames.place_links(picture.stamp_ns)
+        try:
+            self._rerun.show(
+                picture, lambda frame: frames.pose(picture.frame, frame, picture.stamp_ns)
+            )
+        except QwenVlaError as error:
+            return str(error)
+        return ''
 
     def _rest(self) -> None:
         if self._session is not None:
@@ -110,8 +138,10 @@ class VizNode(Node):
         """Log why a projection is not drawn, when that changes."""
         if problem != self._said.get(view, ''):
             self._said[view] = problem
-            text = f'{view}: no projection: {problem}' if problem else f'{view}: projection drawn'
-            self.get_logger().warning(text) if problem else self.get_logger().info(text)
+            if problem:
+                self.get_logger().warning(f'{view}: no projection: {problem}')
+            else:
+                self.get_logger().info(f'{view}: drawn')
 
 
 class _Session:
