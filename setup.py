@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent
 ROS_EXECUTABLES = (
     'policy_node',
     'robot_sim_node',
+    'base_sim_node',
     'recorder_node',
     'episode_node',
     'viz_node',
