@@ -5,16 +5,15 @@ Frame base_link (robot base at the origin, x forward, table top at z = 0), SI un
 used from one thread: the OpenGL context belongs to the thread that renders first.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim import arm, mjcf
-from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
+from qwen_vla_ros.sim.cameras import SIZE, CameraInfo, Cameras, looking
+from qwen_vla_ros.sim.graphics import load_mujoco
 from qwen_vla_ros.sim.scene import (
     COLOURS,
     OBJECTS_PER_SCENE,
@@ -28,32 +27,14 @@ from qwen_vla_ros.sim.scene import (
 mujoco = load_mujoco()
 
 VIEWS = ('ego', 'cam_right_wrist')
-SIZE = (480, 640)  # h, w of the cameras
 TIMESTEP_S = 0.002
 TIME_LIMIT_S = 12.0
 
-_OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo camera (x right, y up, looks along -z) -> optical
 _GEOM = {
     'block': (mujoco.mjtGeom.mjGEOM_BOX, (WIDTH / 2,) * 3),
     'ball': (mujoco.mjtGeom.mjGEOM_SPHERE, (WIDTH / 2, 0.0, 0.0)),
     'can': (mujoco.mjtGeom.mjGEOM_CYLINDER, (WIDTH / 2, SHAPES['can'] / 2, 0.0)),
 }
-
-
-@dataclass(frozen=True)
-class CameraInfo:
-    """
-    A pinhole camera at one instant, without distortion.
-
-    matrix K [3, 3] in pixels; position [3] and rotation [3, 3] (columns: the optical axes x right,
-    y down, z forward) in base_link.
-    """
-
-    matrix: np.ndarray
-    position: np.ndarray
-    rotation: np.ndarray
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -84,8 +65,7 @@ class TabletopWorld:
         """Compile the model and reset to scene 0."""
         self.model = mujoco.MjModel.from_xml_string(mjcf.tabletop_xml(timestep_s))
         self.data = mujoco.MjData(self.model)
-        self._renders = render
-        self._renderers: dict[tuple[int, int], Any] = {}
+        self._cameras = Cameras(self.model, self.data, VIEWS, render)
         names = (*arm.JOINT_NAMES, 'right_finger')
         joints = [self.model.joint(name) for name in names]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
@@ -118,9 +98,7 @@ class TabletopWorld:
 
     def close(self) -> None:
         """Free the GL contexts."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self._cameras.close()
 
     # Arm ---------------------------------------------------------------------------------------
 
@@ -214,18 +192,11 @@ class TabletopWorld:
 
     def render(self, view: str, size: tuple[int, int] = SIZE) -> np.ndarray:
         """Return the image uint8 [h, w, 3] RGB of a view; size is (h, w)."""
-        camera, renderer = self._camera(view), self._renderer(size)
-        renderer.update_scene(self.data, camera=camera)
-        return renderer.render().copy()
+        return self._cameras.render(view, size)
 
     def camera_info(self, view: str, size: tuple[int, int] = SIZE) -> CameraInfo:
         """Return matrix and present pose of a view for images of size (h, w)."""
-        camera = self._camera(view)
-        height, width = size
-        focal = 0.5 * height / np.tan(0.5 * np.radians(self.model.cam_fovy[camera]))
-        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        rotation = self.data.cam_xmat[camera].reshape(3, 3) @ _OPTICAL
-        return CameraInfo(matrix, self.data.cam_xpos[camera].copy(), rotation, width, height)
+        return self._cameras.info(view, size)
 
     def project(
         self, view: str, points: np.ndarray, size: tuple[int, int] = SIZE
@@ -235,11 +206,7 @@ class TabletopWorld:
 
         A point behind the camera has a depth <= 0 and NaN pixels.
         """
-        info = self.camera_info(view, size)
-        seen = (np.asarray(points, np.float64) - info.position) @ info.rotation
-        depth = seen[:, 2]
-        ahead = np.where(depth > 0, depth, np.nan)[:, None]
-        return (seen @ info.matrix.T)[:, :2] / ahead, depth
+        return self._cameras.project(view, points, size)
 
     # Inside ------------------------------------------------------------------------------------
 
@@ -257,29 +224,6 @@ class TabletopWorld:
         """Return the number of an object."""
         self.scene.named(name)
         return self.scene.names.index(name)
-
-    def _camera(self, view: str) -> int:
-        """Return the camera's id."""
-        if view not in VIEWS:
-            raise QwenVlaError(f'simulated cameras: no view {view!r}; choose from {list(VIEWS)}')
-        return self.model.camera(view).id
-
-    def _renderer(self, size: tuple[int, int]) -> Any:
-        """Return the renderer for images of size (h, w), opened when first asked for."""
-        if not self._renders:
-            raise QwenVlaError('simulation: the world was made with render=False')
-        if size not in self._renderers:
-            try:
-                renderer = mujoco.Renderer(self.model, *size)
-            except Exception as error:  # each GL backend raises its own kind
-                raise QwenVlaError(
-                    f'simulation: cannot render with MUJOCO_GL={os.environ.get("MUJOCO_GL")} '
-                    f'({error}); {REMEDY}'
-                ) from error
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-            self._renderers[size] = renderer
-        return self._renderers[size]
 
     def _note_touches(self) -> None:
         """Append objects that an arm link touches for the first time."""
@@ -316,28 +260,16 @@ class TabletopWorld:
         model.light_diffuse[0] = room.light
         model.vis.headlight.ambient[:] = room.ambient
         model.mat_rgba[model.material('table').id, :3] = room.table_rgb
-        self._mount_camera('ego', *_scene_mounting(room.camera_shift, room.camera_turn))
-        tilt = mjcf.WRIST_CAMERA['tilt']
+        mounting = _scene_mounting(room.camera_shift, room.camera_turn)
+        self._cameras.mount('ego', *mounting, mjcf.SCENE_CAMERA['fovy'])
+        wrist, tilt = mjcf.WRIST_CAMERA, mjcf.WRIST_CAMERA['tilt']
         ahead = np.array([np.cos(tilt), 0.0, -np.sin(tilt)])
-        self._mount_camera(
-            'cam_right_wrist', np.array(mjcf.WRIST_CAMERA['position']), _looking(ahead, (0, 0, 1))
+        self._cameras.mount(
+            'cam_right_wrist',
+            np.array(wrist['position']),
+            looking(ahead, (0, 0, 1)),
+            wrist['fovy'],
         )
-        model.cam_fovy[self._camera('ego')] = mjcf.SCENE_CAMERA['fovy']
-        model.cam_fovy[self._camera('cam_right_wrist')] = mjcf.WRIST_CAMERA['fovy']
-
-    def _mount_camera(self, view: str, position: np.ndarray, rotation: np.ndarray) -> None:
-        """Set a camera's pose in the frame of its body."""
-        camera = self._camera(view)
-        self.model.cam_pos[camera] = position
-        mujoco.mju_mat2Quat(self.model.cam_quat[camera], rotation.flatten())
-
-
-def _looking(ahead: np.ndarray, up: Sequence[float]) -> np.ndarray:
-    """Return the rotation [3, 3] of a MuJoCo camera that looks ahead with up upwards."""
-    back = -ahead / np.linalg.norm(ahead)
-    right = np.cross(np.asarray(up, np.float64), back)
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(back, right), back], -1)
 
 
 def _scene_mounting(
@@ -345,7 +277,7 @@ def _scene_mounting(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return position [3] and MuJoCo rotation [3, 3] of the scene camera."""
     position = np.array(mjcf.SCENE_CAMERA['position'])
-    nominal = _looking(np.array(mjcf.SCENE_CAMERA['target']) - position, (0, 0, 1))
+    nominal = looking(np.array(mjcf.SCENE_CAMERA['target']) - position, (0, 0, 1))
     jitter = (
         arm.rotation_z(np.float64(turn[2]))
         @ arm.rotation_y(np.float64(turn[1]))
