@@ -8,7 +8,7 @@ from typing import Any
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.policy import ConstantPolicy, ModelPolicies, Policy
+from qwen_vla_ros.policy import ConstantPolicy, ModelPolicies, Policy, describe_policy
 
 BUNDLED = Path('checkpoints') / 'small'
 _SHARE = Path('share') / 'qwen_vla_ros'
@@ -20,9 +20,7 @@ def choose_policy(args: argparse.Namespace) -> Policy:
     if args.policy == 'constant':
         return ConstantPolicy(embodiment)
     if args.policy == 'expert':
-        from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
-
-        return ColourSearchPolicy(embodiment)
+        return _expert(embodiment)
     from qwen_vla_ros.policy import load_policy
 
     return load_policy(args.checkpoint or bundled_checkpoint(), embodiment, **_ways(args))
@@ -54,6 +52,21 @@ def _ways(args: argparse.Namespace) -> dict[str, Any]:
     names = ('device', 'steps', 'dtype', 'attention', 'adapters', 'quantise')
     ways = {name: getattr(args, name) for name in names}
     return {**ways, 'options': EngineOptions(path=args.path)}
+
+
+def _expert(embodiment: Embodiment) -> Policy:
+    """Return the scripted policy of the simulated robot that has the contract's joints."""
+    from qwen_vla_ros.sim.aloha import vx300s
+
+    if embodiment.action_names() == vx300s.JOINT_NAMES:
+        from qwen_vla_ros.evaluate.colour_places import places_in_view
+        from qwen_vla_ros.sim.aloha.expert import BimanualExpert
+
+        facts = describe_policy(embodiment)
+        return BimanualExpert(places_in_view, facts, embodiment.horizon, embodiment.step_s)
+    from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
+
+    return ColourSearchPolicy(embodiment)
 
 
 def use_threads(count: int | None) -> None:

@@ -91,18 +91,23 @@ class ColourSearchPolicy:
 
 def colour_blob(image: np.ndarray, colour: str) -> tuple[np.ndarray, int] | None:
     """Return middle [2] (u, v in pixels) and size of the largest patch of a colour, if any."""
+    count, _, facts, middles = cv2.connectedComponentsWithStats(colour_mask(image, colour))
+    if count < 2:
+        return None
+    largest = 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
+    pixels = int(facts[largest, cv2.CC_STAT_AREA])
+    return (middles[largest], pixels) if pixels >= _LEAST_PIXELS else None
+
+
+def colour_mask(image: np.ndarray, colour: str) -> np.ndarray:
+    """Return which pixels of an RGB image have a colour, uint8 [h, w] of 0 and 1."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     named = (np.array([[COLOURS[colour]]]) * 255).astype(np.uint8)
     hue = int(cv2.cvtColor(named, cv2.COLOR_RGB2HSV)[0, 0, 0])
     distance = np.abs(hsv[..., 0].astype(np.int16) - hue)
     near = np.minimum(distance, 180 - distance) <= _HUE_TOLERANCE
     mask = near & (hsv[..., 1] >= _LEAST_SATURATION) & (hsv[..., 2] >= _LEAST_VALUE)
-    count, _, facts, middles = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    if count < 2:
-        return None
-    largest = 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
-    pixels = int(facts[largest, cv2.CC_STAT_AREA])
-    return (middles[largest], pixels) if pixels >= _LEAST_PIXELS else None
+    return mask.astype(np.uint8)
 
 
 def _nominal_camera() -> Any:

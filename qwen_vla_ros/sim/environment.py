@@ -7,7 +7,7 @@ the episode, 12 s truncate it. Importing this module registers 'qwen_vla_ros/Tab
 """
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -167,7 +167,7 @@ def run_episode(
         policy.reset()
         inferences, ended = 0, False
         while not ended:
-            rows = _rows_in_order(policy.infer(env.observation()))
+            rows = rows_in_order(policy.infer(env.observation()), arm.JOINT_NAMES, STEP_S)
             inferences += 1
             for row in rows[1 : 1 + replan_steps]:
                 _, _, terminated, truncated, facts = env.step(row)
@@ -180,16 +180,16 @@ def run_episode(
             env.close()
 
 
-def _rows_in_order(chunk: ActionChunk) -> np.ndarray:
-    """Return a chunk's rows [H, 7] in the order of arm.JOINT_NAMES."""
-    if set(chunk.names) != set(arm.JOINT_NAMES) or chunk.horizon < 2:
+def rows_in_order(chunk: ActionChunk, names: Sequence[str], step_s: float) -> np.ndarray:
+    """Return a chunk's rows [H, J] in the order of names, at least two of them, step_s apart."""
+    if set(chunk.names) != set(names) or chunk.horizon < 2:
         raise QwenVlaError(
-            f'{ENVIRONMENT_ID}: needs at least 2 rows of absolute joints {list(arm.JOINT_NAMES)}, '
+            f'simulation: needs at least 2 rows of absolute joints {list(names)}, '
             f'the policy gave {chunk.horizon} of {list(chunk.names)}'
         )
-    if abs(chunk.step_s - STEP_S) > 1e-6:
-        raise QwenVlaError(f'{ENVIRONMENT_ID}: needs rows {STEP_S} s apart, got {chunk.step_s} s')
-    return chunk.actions[:, [chunk.names.index(name) for name in arm.JOINT_NAMES]]
+    if abs(chunk.step_s - step_s) > 1e-6:
+        raise QwenVlaError(f'simulation: needs rows {step_s} s apart, got {chunk.step_s} s')
+    return chunk.actions[:, [chunk.names.index(name) for name in names]]
 
 
 gymnasium.register(ENVIRONMENT_ID, entry_point='qwen_vla_ros.sim.environment:TabletopEnv')

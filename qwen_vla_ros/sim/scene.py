@@ -107,7 +107,7 @@ def sample_scene(seed: int) -> Scene:
         )
         for colour, shape, (x, y) in zip(colours, shapes, places, strict=True)
     )
-    return Scene(seed, objects, _sample_surroundings(rng), _sample_posture(rng))
+    return Scene(seed, objects, sample_surroundings(rng), _sample_posture(rng))
 
 
 def instruction_for(item: SceneObject | str, rng: np.random.Generator | None = None) -> str:
@@ -137,7 +137,7 @@ def _sample_places(rng: np.random.Generator) -> np.ndarray:
             return places
 
 
-def _sample_surroundings(rng: np.random.Generator) -> Surroundings:
+def sample_surroundings(rng: np.random.Generator) -> Surroundings:
     """Return light, table and camera mounting of one room."""
     grey = rng.uniform(0.40, 0.75)
     return Surroundings(
