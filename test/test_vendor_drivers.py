@@ -14,6 +14,7 @@ TYPES = (
     'interbotix_xs_msgs/srv/RobotInfo',
     'control_msgs/action/FollowJointTrajectory',
     'nav2_msgs/action/FollowPath',
+    'tf2_msgs/msg/TFMessage',
 )
 LONGEST_S = 120
 FOLDER = Path(__file__).parent
@@ -49,7 +50,7 @@ def run(environment, *words):
     return done.stdout
 
 
-@pytest.mark.parametrize('name', ['interbotix', 'trajectory_action', 'nav2'])
+@pytest.mark.parametrize('name', ['interbotix', 'trajectory_action', 'nav2', 'tf'])
 def test_a_driver_answers_as_the_vendors_does(environment, name):
     """The checks run in a process of their own, which finds the types' libraries at its start."""
     start = (

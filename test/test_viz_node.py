@@ -99,6 +99,21 @@ def named(message, name, action=Marker.ADD):
     return [m for m in message.markers if m.ns == name and m.action == action]
 
 
+def yellow(picture):
+    """Pixels of the first half of the way; of the words only the badge's green is near."""
+    image = decode_image(picture, 'annotated').astype(int)[60:380]
+    red, green, blue = image.transpose(2, 0, 1)
+    return np.argwhere((red > 220) & (green > 80) & (blue < 90)) + [60, 0]
+
+
+def astray(picture, chunk):
+    """How far in pixels the way in a picture lies from where LOOK's camera sees the chunk."""
+    camera = camera_of_info(info(), False, (640, 480)).placed(extrinsics_of(LOOK)[2])
+    pixels = camera.project(tips(chunk_from(chunk).actions.astype(np.float64)))
+    marked = yellow(picture)[:, ::-1]
+    return np.linalg.norm(marked[:, None] - pixels[None], axis=2).min(1).max()
+
+
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     lab = Lab(61, tmp_path_factory.mktemp('viz'))
@@ -185,20 +200,9 @@ def test_the_way_is_drawn_into_the_image_where_it_projects(viz, speaker):
     speaker.until(lambda m: True, 'an annotated image')
     message = speaker.chunk(turn=0.1)
     speaker.chunks.publish(message)
-
-    def yellow(picture):
-        """Pixels of the first half of the way; of the words only the badge's green is near."""
-        image = decode_image(picture, 'annotated').astype(int)[60:380]
-        red, green, blue = image.transpose(2, 0, 1)
-        return np.argwhere((red > 220) & (green > 80) & (blue < 90)) + [60, 0]
-
     found = speaker.until(lambda m: len(yellow(m)) > 50, 'the way in the image')
     assert (found.width, found.height, found.encoding) == (640, 480, 'rgb8')
-    camera = camera_of_info(info(), False, (640, 480)).placed(extrinsics_of(LOOK)[2])
-    pixels = camera.project(tips(chunk_from(message).actions.astype(np.float64)))
-    marked = yellow(found)[:, ::-1]
-    nearest = np.linalg.norm(marked[:, None] - pixels[None], axis=2).min(1)
-    assert nearest.max() < 14.0
+    assert astray(found, message) < 14.0
 
 
 def test_a_camera_without_a_frame_gets_no_projection_and_is_named(lab, speaker):

@@ -4,9 +4,9 @@ Build the message types that only a ROS of apt or a vendor's workspace has, for 
     python test/vendor_types/build.py [--python PYTHON_WITH_THE_BUILD_REQUIREMENTS]
 
 The files beside this one are ours: they declare the fields that Interbotix' driver, ros2_control's
-controllers and Nav2 of Kilted send and take, so that tests meet the same bytes on the wire. They
-are never installed. Where the real packages are found, tests use those. Prints the prefix; with an
-unchanged source it is there already. About 2 minutes on one core, most of it pip and g++.
+controllers, Nav2 and tf of Kilted send and take, so that tests meet the same bytes on the wire.
+They are never installed. Where the real packages are found, tests use those. Prints the prefix;
+with an unchanged source it is there already. About 2 minutes on one core, most of it pip and g++.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+GENERATORS = ('ament_cmake', 'rosidl_default_generators')
 PACKAGES = {
     'interbotix_xs_msgs': ['trajectory_msgs'],
     'control_msgs': [
@@ -29,6 +30,7 @@ PACKAGES = {
         'trajectory_msgs',
     ],
     'nav2_msgs': ['action_msgs', 'builtin_interfaces', 'geometry_msgs', 'nav_msgs', 'std_msgs'],
+    'tf2_msgs': ['geometry_msgs'],
 }
 
 
@@ -71,7 +73,7 @@ def build(name: str, needs: list[str], folder: Path, python: Path) -> None:
         (source / path).write_text((HERE / name / path).read_text())
     listed, finds = (
         ' '.join(map(str, files)),
-        '\n'.join(f'find_package({n} REQUIRED)' for n in needs),
+        '\n'.join(f'find_package({n} REQUIRED)' for n in (*GENERATORS, *needs)),
     )
     (source / 'CMakeLists.txt').write_text(
         f'cmake_minimum_required(VERSION 3.20)\nproject({name})\n{finds}\n'
