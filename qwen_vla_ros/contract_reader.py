@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
-from qwen_vla_ros.command import OUTPUTS
+from qwen_vla_ros.command import NOTHING, OUTPUTS
 from qwen_vla_ros.embodiment import (
+    EULER,
+    ROTATIONS,
     ActionGroup,
     ContractError,
     Embodiment,
@@ -60,18 +62,20 @@ class _Reader(SafetyReader):
         """Return the whole contract."""
         beside = ('words', 'source', 'text', 'further_states')
         keys = [f.name for f in fields(Embodiment) if f.name not in beside]
-        optional = ('workspace', 'capsules', 'park')
+        optional = ('workspace', 'capsules', 'park', 'description')
         self.table(data, '', ['prompt', *(k for k in keys if k not in optional)], optional)
         states = self.states(data['state'])
         units = {field.name: field.unit for state in states for field in state.fields}
-        description = self.word(data['description'], 'description')
+        description = data.get('description', '')
+        if 'description' in data:
+            self.word(description, 'description')
         told = described_limits(source, description)
         limits = self.limits(data['limits'], units, told) if data['limits'] != {} else {}
         layouts = {
             name: self.layout(value, f'layouts.{name}', units, limits)
             for name, value in self.named(data['layouts'], 'layouts').items()
         }
-        workspace, capsules, park = (data.get(key) for key in optional)
+        workspace, capsules, park = (data.get(key) for key in optional[:3])
         return Embodiment(
             name=self.word(data['name'], 'name', VIEW),
             words=self.prompt(data['prompt']),
@@ -123,7 +127,7 @@ class _Reader(SafetyReader):
                 raise self.fail(path, f'the action {name!r} stands twice')
         topics = [group.output.topic for group in groups]
         for index, topic in enumerate(topics):
-            if topic in topics[:index]:
+            if topic and topic in topics[:index]:
                 raise self.fail(f'{path}.{groups[index].name}.output', f'{topic!r} stands twice')
         return groups
 
@@ -136,40 +140,70 @@ class _Reader(SafetyReader):
         limits: Mapping[str, JointLimit],
     ) -> ActionGroup:
         """Return one group; units are those of the state, by joint."""
-        kind = data.get('kind') if isinstance(data, dict) else None
-        cartesian = kind == 'delta_eef'
-        extra = ('frame', 'tip', 'joints') if cartesian else ()
-        self.table(data, path, ('kind', 'names', 'output', *extra), ('on_limit',))
+        kind = self.table_of(data, path).get('kind')
+        cartesian, solved = kind == 'delta_eef', self.takes(data.get('output')) == JOINTS
+        # Our own kinematics need the arm; whoever takes the tip itself has his own.
+        arm = ('tip', 'joints') if cartesian else ()
+        needed = (*(('frame',) if cartesian else ()), *(arm if solved else ()))
+        optional = ('output', 'on_limit', *(('rotation', *arm) if cartesian else ()))
+        self.table(data, path, ('kind', 'names', *needed), optional)
         self.one_of(kind, f'{path}.kind', KINDS)
         names = self.units(data['names'], f'{path}.names')
         joints: tuple[str, ...] = ()
         if cartesian:
+            self.shaped(names, DELTA_UNITS, f'{path}.names', 'six', 'dx .. dyaw')
+        elif kind == 'waypoint':
+            self.shaped(names, WAYPOINT_UNITS, f'{path}.names', 'three', 'dx, dy, dtheta')
+        elif 'output' in data:
+            self.limited(names, f'{path}.names', limits)
+            self.measured(names, f'{path}.names', units)
+        if 'joints' in data:
             joints = self.words(data['joints'], f'{path}.joints')
             self.limited(joints, f'{path}.joints', limits)
-            if tuple(names.values()) != DELTA_UNITS:
-                wanted = 'six names of units m, m, m, rad, rad, rad are wanted (dx .. dyaw)'
-                raise self.fail(f'{path}.names', wanted)
-        elif kind == 'waypoint':
-            if tuple(names.values()) != WAYPOINT_UNITS:
-                wanted = 'three names of units m, m, rad are wanted (dx, dy, dtheta)'
-                raise self.fail(f'{path}.names', wanted)
-        else:
-            self.limited(names, f'{path}.names', limits)
-            for joint, unit in names.items():
-                if unit != units[joint]:
-                    problem = f'unit {unit!r}, but state.fields says {units[joint]!r}'
-                    raise self.fail(f'{path}.names.{joint}', problem)
         return ActionGroup(
             name,
             kind,
             tuple(names),
             tuple(names.values()),
-            self.output(data['output'], f'{path}.output', kind, tuple(names)),
+            self.output(data['output'], f'{path}.output', kind, tuple(names))
+            if 'output' in data
+            else Output(NOTHING, ''),
             self.word(data['frame'], f'{path}.frame') if cartesian else '',
-            self.word(data['tip'], f'{path}.tip') if cartesian else '',
+            self.word(data['tip'], f'{path}.tip') if 'tip' in data else '',
             joints,
             self.one_of(data.get('on_limit', REJECT), f'{path}.on_limit', ON_LIMIT),
+            self.rotation(data, path),
         )
+
+    def takes(self, output: Any) -> str:
+        """Return which rows an output takes; '' for none, and for one that is refused later."""
+        known = output.get('type') if isinstance(output, dict) else None
+        return OUTPUTS[known].rows if known in OUTPUTS else ''
+
+    def rotation(self, data: dict[str, Any], path: str) -> str:
+        """Return how a group's channels turn the tip; outputs take 'euler' only."""
+        rotation = self.one_of(data.get('rotation', EULER), f'{path}.rotation', ROTATIONS)
+        if rotation != EULER and 'output' in data:
+            problem = (
+                f'no output takes {rotation!r}; leave the output out (data), or use {EULER!r}'
+            )
+            raise self.fail(f'{path}.rotation', problem)
+        return rotation
+
+    def shaped(
+        self, names: Mapping[str, str], wanted: tuple[str, ...], path: str, count: str, such: str
+    ) -> None:
+        """Refuse names of other units than those of the kind."""
+        if tuple(names.values()) != wanted:
+            units = ', '.join(wanted)
+            raise self.fail(path, f'{count} names of units {units} are wanted ({such})')
+
+    def measured(self, names: Mapping[str, str], path: str, units: Mapping[str, str]) -> None:
+        """Refuse joints that are commanded in another unit than they are measured in."""
+        for joint, unit in names.items():
+            if unit != units[joint]:
+                problem = f'unit {unit!r}, but state.fields says {units[joint]!r}'
+                raise self.fail(f'{path}.{joint}', problem)
 
     def limited(self, joints: Iterable[str], path: str, limits: Mapping[str, JointLimit]) -> None:
         """Refuse a joint that has no limits."""

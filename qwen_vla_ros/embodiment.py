@@ -16,6 +16,9 @@ from typing import Any
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.safety_contract import Capsules, JointLimit, Park, Safety, WorkspaceBox
 
+# How the last three channels of a delta_eef group turn the tip.
+ROTATIONS = EULER, AXIS_ANGLE = ('euler', 'axis_angle')
+
 
 class ContractError(QwenVlaError):
     """A robot YAML is wrong; the message names file, key path and remedy."""
@@ -104,8 +107,10 @@ class ActionGroup:
     Channels that belong together.
 
     kind delta_eef: displacement of tip in frame relative to the chunk's first row; joints are
-    those that inverse kinematics moves. on_limit: 'clamp' moves positions and velocities into
-    their limits where 'reject' refuses the chunk.
+    those that inverse kinematics moves. rotation: how its last three channels turn the tip:
+    'euler' (about fixed axes) or 'axis_angle' (a rotation vector). on_limit: 'clamp' moves
+    positions and velocities into their limits where 'reject' refuses the chunk. An output of type
+    command.NOTHING: the group is data to train on and is never commanded.
     """
 
     name: str
@@ -117,6 +122,7 @@ class ActionGroup:
     tip: str = ''
     joints: tuple[str, ...] = ()
     on_limit: str = 'reject'
+    rotation: str = EULER
 
 
 @dataclass(frozen=True)
@@ -228,6 +234,11 @@ class Embodiment:
         """
         content = asdict(self)
         del content['source'], content['text']
+        for groups in content['layouts'].values():
+            for group in groups:
+                # Younger than recorded fingerprints, so its default is left out.
+                if group['rotation'] == EULER:
+                    del group['rotation']
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -263,13 +274,19 @@ def find_contract(name_or_path: str | Path) -> Path:
 
 def find_description(source: Path, description: str) -> Path:
     """Return the URDF of a contract; ContractError tells where it was looked for."""
+    if not description:
+        raise ContractError(
+            f'{told_file(source)}: description: the contract names none; write '
+            "'description: robots/<robot>.urdf' and put the vendor's URDF there"
+        )
     folders = (source.resolve().parent.parent, config_folder())
     for folder in folders:
         if (folder / description).is_file():
             return folder / description
     raise ContractError(
         f'{told_file(source)}: description: no file {description!r} in '
-        f'{" or ".join(str(folder) for folder in dict.fromkeys(folders))}'
+        f'{" or ".join(str(folder) for folder in dict.fromkeys(folders))}; put the '
+        "vendor's URDF there"
     )
 
 

@@ -14,7 +14,8 @@ from qwen_vla_ros.image_encodings import DEPTH, ENCODINGS
 from qwen_vla_ros.state_reading import ODOMETRY_UNITS
 from qwen_vla_ros.strict_values import StrictValues
 
-UNITS = ('rad', 'm')
+# '1' has no unit: a closed share from 0 to 1, a coefficient.
+UNITS = ('rad', 'm', '1')
 STATE_TYPES = ('JointState', 'Odometry')
 TOPIC = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 VIEW = re.compile(r'[a-z][a-z0-9_]*')

@@ -49,8 +49,7 @@ class StrictValues:
         self, data: Any, path: str, required: Iterable[str], optional: Iterable[str] = ()
     ) -> dict[str, Any]:
         """Return a mapping with exactly these keys."""
-        if not isinstance(data, dict):
-            raise self.fail(path or 'the file', f'a table of keys is wanted, got {data!r}')
+        self.table_of(data, path)
         dot = f'{path}.' if path else ''
         required, known = tuple(required), (*required, *optional)
         for key in data:
@@ -59,6 +58,12 @@ class StrictValues:
         for key in required:
             if key not in data:
                 raise self.fail(f'{dot}{key}', 'the key is missing')
+        return data
+
+    def table_of(self, data: Any, path: str) -> dict[str, Any]:
+        """Return a mapping, whatever its keys."""
+        if not isinstance(data, dict):
+            raise self.fail(path or 'the file', f'a table of keys is wanted, got {data!r}')
         return data
 
     def named(self, data: Any, path: str) -> dict[str, Any]:
@@ -114,9 +119,8 @@ class StrictValues:
         """Return one of the known words."""
         known = tuple(known)
         if value not in known:
-            raise self.fail(
-                path, f'{value!r} is not one of {", ".join(known)}{did_you_mean(value, known)}'
-            )
+            hint = '; put it in quotes' if str(value) in known else did_you_mean(value, known)
+            raise self.fail(path, f'{value!r} is not one of {", ".join(known)}{hint}')
         return value
 
     def flag(self, value: Any, path: str) -> bool:

@@ -9,7 +9,7 @@ Every command ends with a way to rest within the limits, so an arm whose node di
 brakes by itself. Once it does, what runs here is no longer where the arm is: see lapsed().
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,10 @@ SAG_RAD, SAG_M = 0.02, 0.002  # how far it may stand from there and still be whe
 REST = 1e-6
 
 
+OfArm = Callable[[np.ndarray, np.ndarray], np.ndarray]
+ToJoints = OfArm | Mapping[str, OfArm]
+
+
 class RowRefused(QwenVlaError):
     """Safety refused a row that was about to be sent; the gate has latched."""
 
@@ -57,7 +61,7 @@ class ArmDrive:
         dt_s: float,
         interlocks: 'Interlocks',
         tip_position: Callable[[np.ndarray], np.ndarray] | None = None,
-        to_joints: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        to_joints: ToJoints | None = None,
         capsules: 'CapsuleModel | None' = None,
         policy_groups: 'tuple[ActionGroup, ...] | None' = None,
     ) -> None:
@@ -65,7 +69,8 @@ class ArmDrive:
         Set up at rest.
 
         layout is one of joints alone. policy_groups are the policy's own groups for the same
-        joints, in the same order; to_joints(rows [H, 6], q) -> [H, J] turns Cartesian ones.
+        joints, in the same order; to_joints(rows [H, 6], q) -> [H, J] turns Cartesian ones, by
+        name of the group where arms differ.
         """
         self._embodiment, self._lookahead_s, self._dt_s = embodiment, lookahead_s, dt_s
         self.groups = embodiment.action_groups(layout)
@@ -119,7 +124,10 @@ class ArmDrive:
             rows = chunk.actions[:, [chunk.names.index(name) for name in group.names]]
             if group.kind == 'delta_eef':
                 at = [self.names.index(name) for name in joints.names]
-                rows = self._to_joints(rows, measured[at])
+                solve = self._to_joints
+                if isinstance(solve, Mapping):
+                    solve = solve[group.name]
+                rows = solve(rows, measured[at])
             columns.append(rows)
         actions = np.concatenate(columns, axis=1).astype(np.float32)
         return ActionChunk(actions, self.names, chunk.start_ns, chunk.step_s)

@@ -37,14 +37,16 @@ class LayoutParts:
 
 
 def split_layout(embodiment: 'Embodiment', layout: str) -> LayoutParts:
-    """Return the parts of a layout; QwenVlaError when a Cartesian group has no joints."""
+    """Return the parts of a layout; QwenVlaError for a group without joints or output."""
     groups = embodiment.action_groups(layout)
     driven = tuple(g for g in groups if output_of(g.output.type).rows == JOINTS)
     followers = tuple(g for g in groups if g not in driven)
     if not driven:
         return LayoutParts(embodiment, '', (), followers)
     if any(group.kind in CARTESIAN for group in driven):
-        return LayoutParts(embodiment, _joint_layout(embodiment, layout), driven, followers)
+        return LayoutParts(
+            embodiment, _joint_layout(embodiment, layout, driven), driven, followers
+        )
     if not followers:
         return LayoutParts(embodiment, layout, driven, ())
     name = f'{OWN} {layout}'
@@ -52,9 +54,15 @@ def split_layout(embodiment: 'Embodiment', layout: str) -> LayoutParts:
     return LayoutParts(replace(embodiment, layouts=layouts), name, driven, followers)
 
 
-def _joint_layout(embodiment: 'Embodiment', layout: str) -> str:
-    """Return the contract's layout of joints that executes a Cartesian one."""
+def _joint_layout(embodiment: 'Embodiment', layout: str, driven: 'tuple[ActionGroup, ...]') -> str:
+    """Return the contract's layout of joints that executes a Cartesian one, group for group."""
+    wanted = [group.joints or group.names for group in driven]
     for name in embodiment.layouts:
-        if not any(group.kind in CARTESIAN for group in embodiment.action_groups(name)):
+        groups = embodiment.action_groups(name)
+        cartesian = any(group.kind in CARTESIAN for group in groups)
+        if not cartesian and [group.names for group in groups] == wanted:
             return name
-    raise QwenVlaError(f'{embodiment.source}: no layout of joints to execute {layout!r} with')
+    raise QwenVlaError(
+        f'{embodiment.source}: no layout of joints to execute {layout!r} with; add one whose '
+        f'groups have the names {"; ".join(", ".join(names) for names in wanted)}'
+    )

@@ -24,7 +24,7 @@ from qwen_vla_ros.chunk_check import ChunkRefused
 from qwen_vla_ros.clock_watch import ClockWatch
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.interlocks import ESTOP, Interlocks
-from qwen_vla_ros.nodes.arm_drive import ArmDrive, RowRefused
+from qwen_vla_ros.nodes.arm_drive import ArmDrive, RowRefused, ToJoints
 from qwen_vla_ros.nodes.base_part import BasePart
 from qwen_vla_ros.nodes.layout_parts import LayoutParts, split_layout
 from qwen_vla_ros.nodes.motion import Follow, Motion, Problem, standing
@@ -78,7 +78,7 @@ class Pilot:
         lookahead_s: float,
         dt_s: float,
         tip_position: Callable[[np.ndarray], np.ndarray] | None = None,
-        to_joints: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        to_joints: ToJoints | None = None,
         splice: str = '',
         replan_s: float = 0.0,
         arming: Arming | None = None,

@@ -22,6 +22,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 
 from qwen_vla_ros.clock_watch import PAUSE_NS, ClockWatch
+from qwen_vla_ros.command import commands
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
@@ -37,6 +38,7 @@ from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message,
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
 from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
 from qwen_vla_ros.safety import capsule_model
@@ -390,17 +392,17 @@ class PolicyNode(LifecycleNode):
 
 
 def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
-    """Return tip_position for the workspace box and to_joints for a Cartesian layout, or None."""
+    """Return tip_position for the workspace box or None, and to_joints by Cartesian group."""
     from qwen_vla_ros.kinematics import ArmKinematics
 
-    tip_position = to_joints = None
+    tip_position, to_joints = None, {}
     if embodiment.workspace is not None:
         tip = embodiment.workspace.tip
         tip_position = ArmKinematics(embodiment.description_path, tip).tip_position
-    group = next((g for g in embodiment.action_groups(layout) if g.kind == 'delta_eef'), None)
-    if group is not None:
-        arm = ArmKinematics(embodiment.description_path, group.tip, group.joints)
-        to_joints = arm.chunk_to_joints
+    for group in embodiment.action_groups(layout):
+        if group.kind == 'delta_eef' and commands(group, JOINTS):
+            arm = ArmKinematics(embodiment.description_path, group.tip, group.joints)
+            to_joints[group.name] = arm.chunk_to_joints
     return tip_position, to_joints
 
 

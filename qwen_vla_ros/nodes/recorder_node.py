@@ -21,7 +21,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
-from qwen_vla_ros.command import output_of
+from qwen_vla_ros.command import NOTHING, output_of
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
@@ -217,6 +217,7 @@ def _topics(
         (group.output.type, group.output.topic)
         for groups in embodiment.layouts.values()
         for group in groups
+        if group.output.type != NOTHING
     }
     for kind, topic in sorted(outputs):
         output = output_of(kind)
