@@ -9,14 +9,20 @@ Every output that a contract may name. OUTPUTS says how each is made; see output
 
 from typing import TYPE_CHECKING
 
+from qwen_vla_ros import cartesian_commands, joint_commands, navigation_commands
 from qwen_vla_ros.output_kinds import OUTPUTS, OutputKind, OutputUnavailable
 
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import ActionGroup
 
 __all__ = [
-    *('NOTHING', 'OUTPUTS', 'cartesian_commands', 'joint_commands', 'navigation_commands'),
-    *('commands', 'output_of'),
+    'NOTHING',
+    'OUTPUTS',
+    'cartesian_commands',
+    'commands',
+    'joint_commands',
+    'navigation_commands',
+    'output_of',
 ]
 
 # The output type of groups that a contract gives none: data to train on, not a robot to move.
