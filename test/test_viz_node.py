@@ -69,6 +69,11 @@ class Speaker:
         message.actions, message.refused = rows.ravel().tolist(), refused
         return self.stamp(message)
 
+    def send(self, publisher, message):
+        """Publish once somebody hears it."""
+        wait_for(publisher.get_subscription_count, 8.0, 'a listener')
+        publisher.publish(self.stamp(message))
+
     def until(self, condition, what, **said):
         """Speak as a policy node does until a message meets the condition; return it."""
 
@@ -148,7 +153,7 @@ def test_markers_show_the_chunk_then_the_hold_then_silence(viz, lab, speaker):
     first = speaker.until(lambda m: named(m, 'executed/arm'), 'the executed way')
     assert speaker.seen[0].markers[0].action == Marker.DELETEALL
     message = speaker.chunk()
-    speaker.chunks.publish(message)
+    speaker.send(speaker.chunks, message)
     found = speaker.until(lambda m: named(m, 'predicted/arm'), 'the predicted way')
     line = next(m for m in named(found, 'predicted/arm') if m.type == Marker.LINE_STRIP)
     wanted = tips(chunk_from(message).actions.astype(np.float64))
@@ -184,7 +189,7 @@ def test_a_refused_chunk_is_red_with_its_reason(viz, speaker):
     speaker.until(lambda m: named(m, 'executed/arm'), 'the executed way')
     reason = 'row 7: velocity of waist 9 rad/s > limit 3.142 rad/s'
     message = speaker.chunk(reason, turn=0.1)
-    speaker.refusals.publish(message)
+    speaker.send(speaker.refusals, message)
     found = speaker.until(lambda m: named(m, 'refused/arm'), 'the refusal')
     balls = [m for m in named(found, 'refused/arm') if m.type == Marker.SPHERE_LIST]
     place = balls[1].points[0]
@@ -199,7 +204,7 @@ def test_the_way_is_drawn_into_the_image_where_it_projects(viz, speaker):
     speaker.look(Image, 'policy/annotated/ego')
     speaker.until(lambda m: True, 'an annotated image')
     message = speaker.chunk(turn=0.1)
-    speaker.chunks.publish(message)
+    speaker.send(speaker.chunks, message)
     found = speaker.until(lambda m: len(yellow(m)) > 50, 'the way in the image')
     assert (found.width, found.height, found.encoding) == (640, 480, 'rgb8')
     assert astray(found, message) < 14.0

@@ -35,7 +35,7 @@ def test_a_camera_on_tf_gets_its_projection(lab, topic, qos):
 
     def drawn(picture):
         frames.publish(TFMessage(transforms=[speaker.stamp(transform)]))
-        speaker.chunks.publish(chunk)
+        speaker.chunks.publish(speaker.stamp(chunk))
         return len(yellow(picture)) > 50
 
     try:
