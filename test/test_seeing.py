@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.embodiment import Embodiment, config_folder
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.kinematics import ArmKinematics, KinematicsError
 from qwen_vla_ros.safety import SafetyGate
@@ -495,3 +495,11 @@ def test_two_arms_have_a_way_each_and_a_refusal_names_one():
     picture = intention.picture(now_ns)
     assert picture.named('refused/right_arm')
     assert not picture.named('refused/left_arm')
+
+
+@pytest.mark.parametrize('path', sorted((config_folder() / 'embodiments').glob('*.yaml')))
+def test_every_contract_can_be_watched(path):
+    """Without its URDF no arm is drawn, and nothing else suffers."""
+    intention = Intention(Embodiment.load(path), None)
+    intention.take_status(status(), S)
+    assert intention.picture(S).caption.badge == 'RUNNING'

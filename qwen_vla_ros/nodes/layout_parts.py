@@ -8,10 +8,13 @@ whose output takes the tip's own motion, and the waypoints of a base, are handed
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.safety import CARTESIAN
+from qwen_vla_ros.types import ActionChunk
 
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import ActionGroup, Embodiment
@@ -52,6 +55,18 @@ def split_layout(embodiment: 'Embodiment', layout: str) -> LayoutParts:
     name = f'{OWN} {layout}'
     layouts = {**embodiment.layouts, name: driven}
     return LayoutParts(replace(embodiment, layouts=layouts), name, driven, followers)
+
+
+def whole_chunk(
+    joints: ActionChunk | None, chunk: ActionChunk, followers: 'tuple[ActionGroup, ...]'
+) -> ActionChunk:
+    """Return what is executed in one chunk: the joints as they go out, then tips and bases."""
+    names = tuple(name for group in followers for name in group.names)
+    if joints is None or not names:
+        return chunk if joints is None else joints
+    columns = [chunk.names.index(name) for name in names]
+    rows = np.hstack([joints.actions, chunk.actions[:, columns]])
+    return replace(joints, actions=rows, names=(*joints.names, *names), frame=chunk.frame)
 
 
 def _joint_layout(embodiment: 'Embodiment', layout: str, driven: 'tuple[ActionGroup, ...]') -> str:

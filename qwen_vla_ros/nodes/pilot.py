@@ -26,7 +26,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.interlocks import ESTOP, Interlocks
 from qwen_vla_ros.nodes.arm_drive import ArmDrive, RowRefused, ToJoints
 from qwen_vla_ros.nodes.base_part import BasePart
-from qwen_vla_ros.nodes.layout_parts import LayoutParts, split_layout
+from qwen_vla_ros.nodes.layout_parts import LayoutParts, split_layout, whole_chunk
 from qwen_vla_ros.nodes.motion import Follow, Motion, Problem, standing
 from qwen_vla_ros.nodes.timed_policy import TimedPolicy
 from qwen_vla_ros.observation import ObservationBuffer
@@ -326,7 +326,7 @@ class Pilot:
                 if self.stages.stage == SHADOW and joints is not None:
                     self.shadow.expect(joints, measured)
                 self._set(WATCHING, f'stage {self.stages.stage}: nothing is commanded')
-            return self.chunk
+            return whole_chunk(joints, chunk, self.parts.followers)
 
     def _lead(
         self,
