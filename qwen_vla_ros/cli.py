@@ -74,6 +74,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         init_arguments(init)
     _ask_arguments(_add(commands, 'ask', 'ask a checkpoint about images', _ask))
     _record_arguments(_add(commands, 'record', "record a robot's topics into a bag", _record))
+    check = _add(commands, 'check', "an arm's home pose and signs, its camera's place", _check)
+    if words[:1] == ['check']:
+        from qwen_vla_ros.checks.command import cli_arguments as check_arguments
+
+        check_arguments(check)
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
     return parser
 
@@ -305,6 +310,11 @@ def _record(args: argparse.Namespace) -> int:
 
     words = ['--ros-args', '-p', f'output:={args.out}', '-p', f'robot:={args.robot}']
     return run(RecorderNode, words)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Never called: each check brings its own."""
+    raise QwenVlaError('check: choose home or hand-eye')
 
 
 def _doctor(args: argparse.Namespace) -> int:
