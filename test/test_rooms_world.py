@@ -189,3 +189,15 @@ def test_it_is_a_gymnasium_environment():
         assert env.unwrapped.observation().state_names == BASE.state_names
     finally:
         env.close()
+
+
+def test_the_view_from_above_reaches_the_floor_of_the_largest_houses():
+    size = (240, 320)
+    world = RoomsWorld(0)  # 11.6 m wide
+    try:
+        image = world.render_above(size, base=False).astype(int)
+        doors = np.array([[doorway.x, doorway.y] for doorway in world.house.doorways])
+        for u, v in np.rint(world.above_pixels(doors, size)).astype(int):
+            assert np.abs(image[v, u] - image[0, 0]).sum() > 60, 'sky where the floor should be'
+    finally:
+        world.close()

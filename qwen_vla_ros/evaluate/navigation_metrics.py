@@ -60,6 +60,7 @@ def score_episode(
     stopped: bool,
     radius_m: float = 0.0,
     dtw_radius_m: float | None = None,
+    aligned: np.ndarray | None = None,
 ) -> NavigationScore:
     """
     Return the metrics of one episode.
@@ -71,6 +72,7 @@ def score_episode(
     stopped       it ended by its own will
     radius_m      m, within which the goal counts as reached
     dtw_radius_m  m, d of nDTW; by default radius_m
+    aligned       [K, 2 or 3] m, the track sampled as the reference is, for nDTW; by default track
     """
     track, distances = np.asarray(track, np.float64), np.asarray(distances_m, np.float64)
     if track.ndim != 2 or len(track) != len(distances) or not len(track):
@@ -81,12 +83,13 @@ def score_episode(
         raise QwenVlaError('navigation metrics: track and distances must be numbers')
     error, length = float(distances[-1]), path_length(track)
     success = bool(stopped and error <= radius_m)
+    beside = track if aligned is None else aligned
     return NavigationScore(
         error_m=error if np.isfinite(error) else None,
         success=success,
         oracle_success=bool((distances <= radius_m).any()),
         spl=path_weighted_success(success, shortest_m, length),
-        ndtw=normalised_dtw(track, reference, radius_m if dtw_radius_m is None else dtw_radius_m),
+        ndtw=normalised_dtw(beside, reference, radius_m if dtw_radius_m is None else dtw_radius_m),
         length_m=length,
         shortest_m=float(shortest_m),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.evaluate.choose_policy import choose_policy, name_policy
 from qwen_vla_ros.evaluate.closed_loop import VARIANTS, run_tasks
 from qwen_vla_ros.evaluate.episodes import Episode, parse_seeds, plan_tasks, write_json
@@ -20,6 +21,10 @@ TASK = 'touch the named object of three (simulated WidowX)'
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Run, print the rates, and leave summary.json, plots and report.html; 1 without episodes."""
+    if Embodiment.load(args.robot).action_groups()[0].kind == 'waypoint':
+        from qwen_vla_ros.evaluate.rooms import run_from_arguments as run_rooms
+
+        return run_rooms(args)
     tasks = plan_tasks(parse_seeds(args.seeds), args.swap, showcase=False)
     args.out.mkdir(parents=True, exist_ok=True)
     policy = choose_policy(args)

@@ -52,8 +52,15 @@ class Film:
         self._thread = threading.Thread(target=self._encode, name='film', daemon=True)
         self._thread.start()
 
-    def add(self, *parts: Any) -> None:
-        """Add a frame: the arguments of compose, which runs in the film's own thread."""
+    def add(self, *parts: Any, wait: bool = False) -> None:
+        """
+        Add a frame: the arguments of compose, which runs in the film's own thread.
+
+        wait: rather than leave a frame out, wait for room (where no robot's time passes).
+        """
+        if wait:
+            self._queue.put(parts)
+            return
         try:
             self._queue.put_nowait(parts)
         except queue.Full:

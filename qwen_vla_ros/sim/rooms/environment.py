@@ -9,7 +9,7 @@ registers 'qwen_vla_ros/Rooms-v0'.
 """
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import gymnasium
@@ -46,6 +46,7 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     ) -> None:
         """Make the world; images=False: no pictures; drift: share by which odometry errs."""
         self.render_mode = render_mode
+        self.driven: Callable[[], None] = lambda: None  # called after every command
         self.world = RoomsWorld(render=images or render_mode is not None)
         self._size, self._views, self._drift = size, (VIEW,) if images else (), drift
         contract = Embodiment.load('mobile_base')
@@ -96,6 +97,7 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self.world.base.command(float(speed[0]), float(speed[2]))
             self.world.step(1.0 / self._options['rate_hz'])
             self.track.append(self.world.base.pose[:2])
+            self.driven()
         facts = self._facts()
         truncated = not self.stopped and self.world.time >= TIME_LIMIT_S
         return self._observe(), float(facts['success']), self.stopped, truncated, facts
@@ -169,9 +171,12 @@ def run_episode(
     seed: int,
     instruction: str | None = None,
     env: RoomsEnv | None = None,
+    told: Callable[[np.ndarray], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """
     Run one episode synchronously (the world waits for the policy) and return its facts.
+
+    told is called with every chunk [8, 3] before the base follows it.
 
     With them come track [N, 2] (where the base was, on the map, in m), the instruction and the
     number of inferences.
@@ -185,6 +190,7 @@ def run_episode(
         while not ended:
             rows = _waypoints(policy.infer(env.observation()))
             inferences += 1
+            told(rows)
             _, _, terminated, truncated, facts = env.step(rows)
             ended = terminated or truncated
         track = np.array(env.track)

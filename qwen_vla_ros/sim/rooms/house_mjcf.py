@@ -2,7 +2,7 @@
 House -> MJCF: floors, walls, doorframes, ceiling and furniture of primitives, and the base.
 
 Groups: 0 floor and furniture, 1 upper walls and 2 ceiling (left out when seen from above), 3 what
-collides, never drawn: each wall and the box of each piece, as on the map of free floor.
+collides, never drawn: each wall and each piece's box, as on the map of free floor; 4 the base.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,9 @@ import numpy as np
 from qwen_vla_ros.sim.rooms.furniture import KINDS, colour_of
 from qwen_vla_ros.sim.rooms.house import DOOR, WALL, Box, Doorway, House, Piece, Room
 
-FLOOR, UPPER, CEILING, SOLID = 0, 1, 2, 3
-SEEN_INSIDE, SEEN_ABOVE = (1, 1, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0)  # by group
+FLOOR, UPPER, CEILING, SOLID, BASE = 0, 1, 2, 3, 4
+# What a camera draws, by group.
+SEEN_INSIDE, SEEN_ABOVE, SEEN_EMPTY = (1, 1, 1, 0, 1, 0), (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, 0)
 HEIGHT = 2.4  # m, of the rooms
 DOOR_HEIGHT = 2.05
 LOW_WALL = 1.0  # m, up to where walls are seen from above
@@ -42,7 +43,7 @@ def house_xml(house: House) -> str:
   <option timestep="0.01" gravity="0 0 0"/>
   <visual>
     <headlight ambient="0.42 0.42 0.42" diffuse="0.24 0.24 0.24" specular="0 0 0"/>
-    <map znear="0.01" zfar="30"/>
+    <map znear="0.01" zfar="60"/>
     <global offwidth="1280" offheight="960"/>
     <quality shadowsize="0" offsamples="4"/>
   </visual>
@@ -160,7 +161,7 @@ def _base() -> str:
     )
     seen = ''.join(
         f'<geom type="{shape}" size="{_text(size)}" pos="{_text(place)}" rgba="{colour} 1" '
-        'contype="0" conaffinity="0"/>'
+        f'group="{BASE}" contype="0" conaffinity="0"/>'
         for shape, size, place, colour in shell
     )
     fovy = np.degrees(2 * np.arctan(np.tan(CAMERA_FOVX / 2) * 3 / 4))

@@ -14,7 +14,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
 from qwen_vla_ros.sim.rooms.drive import DifferentialBase, Drift, Pose, inverted, joined
 from qwen_vla_ros.sim.rooms.house import House, sample_house
-from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_ABOVE, SEEN_INSIDE, house_xml
+from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_ABOVE, SEEN_EMPTY, SEEN_INSIDE, house_xml
 from qwen_vla_ros.sim.world import CameraInfo
 
 mujoco = load_mujoco()
@@ -81,10 +81,10 @@ class RoomsWorld:
         renderer.update_scene(self.data, camera=self._camera(view), scene_option=option)
         return renderer.render().copy()
 
-    def render_above(self, size: tuple[int, int]) -> np.ndarray:
-        """Return the house from above uint8 [h, w, 3], walls cut at 1 m; see above_pixels()."""
+    def render_above(self, size: tuple[int, int], base: bool = True) -> np.ndarray:
+        """Return the house from above uint8 [h, w, 3], walls cut at 1 m; with the base or not."""
         renderer, option = self._renderer(size), mujoco.MjvOption()
-        option.geomgroup[:] = SEEN_ABOVE
+        option.geomgroup[:] = SEEN_ABOVE if base else SEEN_EMPTY
         camera = self.model.camera('above').id
         self.model.cam_fovy[camera] = _ABOVE_FOVY
         self.model.cam_pos[camera, 2] = self._above(size)[0]
