@@ -102,6 +102,7 @@ EXTRAS = {
     'dev': [
         'pytest>=8.0',
         'hypothesis>=6.100',
+        'jsonschema>=4.20',
         'ruff==0.17.5',
         'pre-commit>=3.5',
     ],

@@ -80,6 +80,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
 
         check_arguments(check)
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
+    schema = _add(commands, 'schema', 'the JSON Schema of robot contracts, for editors', _schema)
+    if words[:1] == ['schema']:
+        from qwen_vla_ros.contract_schema import cli_arguments as schema_arguments
+
+        schema_arguments(schema)
     return parser
 
 
@@ -315,6 +320,13 @@ def _record(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     """Never called: each check brings its own."""
     raise QwenVlaError('check: choose home or hand-eye')
+
+
+def _schema(args: argparse.Namespace) -> int:
+    """Print or write the schema of robot contracts."""
+    from qwen_vla_ros.contract_schema import run_from_arguments
+
+    return run_from_arguments(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -5,15 +5,25 @@ A wrong key, type, unit, name or range fails with the file, the key's path and, 
 the right word. Nothing is guessed and nothing unknown is passed over.
 """
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from qwen_vla_ros.command import NOTHING, OUTPUTS
+from qwen_vla_ros.contract_keys import (
+    ARMS,
+    DELTA_UNITS,
+    KINDS,
+    LINE,
+    MAX_HORIZON,
+    SECTIONS,
+    TOPIC,
+    VIEW,
+    WAYPOINT_UNITS,
+    needed,
+)
 from qwen_vla_ros.embodiment import (
     EULER,
     ROTATIONS,
@@ -28,17 +38,11 @@ from qwen_vla_ros.embodiment import (
 from qwen_vla_ros.output_kinds import BASE, JOINTS, TIP, Option
 from qwen_vla_ros.safety_contract import ON_LIMIT, REJECT, JointLimit
 from qwen_vla_ros.safety_reader import SafetyReader, described_limits
-from qwen_vla_ros.sensor_reader import TOPIC, VIEW
 from qwen_vla_ros.strict_values import StrictLoader
 
-KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint')
-LINE = re.compile(r'[^\n\r]+')
-MAX_HORIZON = 1000
 # What an output must take to fit a kind; all others go to joints. delta_eef goes there through
 # our inverse kinematics.
 ROWS_OF = {'delta_eef': (JOINTS, TIP), 'waypoint': (BASE,)}
-WAYPOINT_UNITS = ('m', 'm', 'rad')
-DELTA_UNITS = ('m', 'm', 'm', 'rad', 'rad', 'rad')
 
 
 def read_contract(path: Path) -> Embodiment:
@@ -60,10 +64,7 @@ class _Reader(SafetyReader):
 
     def embodiment(self, data: Any, source: Path, text: str) -> Embodiment:
         """Return the whole contract."""
-        beside = ('words', 'source', 'text', 'further_states')
-        keys = [f.name for f in fields(Embodiment) if f.name not in beside]
-        optional = ('workspace', 'capsules', 'park', 'description')
-        self.table(data, '', ['prompt', *(k for k in keys if k not in optional)], optional)
+        self.section(data, '', 'contract')
         states = self.states(data['state'])
         units = {field.name: field.unit for state in states for field in state.fields}
         description = data.get('description', '')
@@ -75,7 +76,7 @@ class _Reader(SafetyReader):
             name: self.layout(value, f'layouts.{name}', units, limits)
             for name, value in self.named(data['layouts'], 'layouts').items()
         }
-        workspace, capsules, park = (data.get(key) for key in optional[:3])
+        workspace, capsules, park = (data.get(k) for k in ('workspace', 'capsules', 'park'))
         return Embodiment(
             name=self.word(data['name'], 'name', VIEW),
             words=self.prompt(data['prompt']),
@@ -99,10 +100,10 @@ class _Reader(SafetyReader):
     def prompt(self, data: Any) -> Prompt:
         """Return the words of the prompt."""
         flags = ('waist', 'mobile_base', 'control_convention', 'normalization')
-        self.table(data, 'prompt', ('robot_tag', 'arms'), flags)
+        self.section(data, 'prompt', 'prompt')
         prompt = Prompt(
             self.word(data['robot_tag'], 'prompt.robot_tag', LINE),
-            self.one_of(data['arms'], 'prompt.arms', ('single', 'dual', 'none')),
+            self.one_of(data['arms'], 'prompt.arms', ARMS),
             **{key: self.flag(data.get(key, False), f'prompt.{key}') for key in flags},
         )
         if prompt.arms == 'none' and not prompt.mobile_base:
@@ -144,9 +145,10 @@ class _Reader(SafetyReader):
         cartesian, solved = kind == 'delta_eef', self.takes(data.get('output')) == JOINTS
         # Our own kinematics need the arm; whoever takes the tip itself has his own.
         arm = ('tip', 'joints') if cartesian else ()
-        needed = (*(('frame',) if cartesian else ()), *(arm if solved else ()))
-        optional = ('output', 'on_limit', *(('rotation', *arm) if cartesian else ()))
-        self.table(data, path, ('kind', 'names', *needed), optional)
+        also = (*(('frame',) if cartesian else ()), *(arm if solved else ()))
+        beyond = () if cartesian else ('frame', 'tip', 'joints', 'rotation')
+        known = [key for key in SECTIONS['group'] if key not in beyond]
+        self.table(data, path, (*needed('group'), *also), known)
         self.one_of(kind, f'{path}.kind', KINDS)
         names = self.units(data['names'], f'{path}.names')
         joints: tuple[str, ...] = ()

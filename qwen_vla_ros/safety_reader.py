@@ -8,10 +8,11 @@ Accelerations and jerks stand in no URDF, so they are always the YAML's.
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen_vla_ros.contract_keys import MAX_METRES, MAX_SPEED, SAFETY_RANGES, SECTIONS
 from qwen_vla_ros.embodiment import ContractError, did_you_mean, find_description, told_file
 from qwen_vla_ros.safety_contract import (
     Capsule,
@@ -24,25 +25,6 @@ from qwen_vla_ros.safety_contract import (
 )
 from qwen_vla_ros.sensor_reader import SensorReader
 from qwen_vla_ros.splice import MODES
-
-# Outside these a figure would switch its check off, or is meant in another unit (ms, degrees).
-SAFETY_RANGES = {
-    'max_age_s': (0.01, 2.0),
-    'max_skew_s': (0.001, 1.0),
-    'max_future_s': (0.001, 1.0),
-    'inference_timeout_s': (0.05, 10.0),
-    'command_rate_hz': (1.0, 500.0),
-    'lookahead_s': (0.02, 2.0),
-    'blend_s': (0.02, 2.0),
-    'max_jump_rad': (0.01, 1.0),
-    'max_jump_m': (0.001, 0.2),
-    'max_refused_chunks': (1, 1000),
-    'max_clamped_chunks': (1, 1000),
-    'watchdog_s': (0.02, 2.0),
-    'dead_man_s': (0.02, 2.0),
-}
-# A plane through 10 m of air guards nothing; a capsule of that size is meant in mm.
-MAX_METRES = 10.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +93,7 @@ class SafetyReader(SensorReader):
 
     def limit(self, data: Any, path: str, told: DescribedLimit) -> JointLimit:
         """Return the limits of one joint: the URDF's where the YAML says nothing."""
-        self.table(data, path, ('acceleration',), ('position', 'velocity', 'jerk'))
+        self.section(data, path, 'limit')
         lower, upper, velocity = told.lower, told.upper, told.velocity
         if 'position' in data:
             lower, upper = self.pair(data['position'], f'{path}.position', '[lower, upper]')
@@ -143,7 +125,7 @@ class SafetyReader(SensorReader):
 
     def box(self, data: Any) -> WorkspaceBox:
         """Return the box of the tip."""
-        self.table(data, 'workspace', ('frame', 'tip', 'lower', 'upper'), ('speed',))
+        self.section(data, 'workspace', 'workspace')
         corners = [self.point(data[key], f'workspace.{key}') for key in ('lower', 'upper')]
         for axis, low, high in zip('xyz', *corners, strict=True):
             if low >= high:
@@ -152,7 +134,7 @@ class SafetyReader(SensorReader):
             self.word(data['frame'], 'workspace.frame'),
             self.word(data['tip'], 'workspace.tip'),
             *corners,
-            self.number(data['speed'], 'workspace.speed', 0, 10, True)
+            self.number(data['speed'], 'workspace.speed', 0, MAX_SPEED, True)
             if 'speed' in data
             else None,
         )
@@ -166,7 +148,7 @@ class SafetyReader(SensorReader):
 
     def capsules(self, data: Any) -> Capsules:
         """Return the volume of the arm."""
-        self.table(data, 'capsules', ('parts',), ('ignore', 'planes', 'clearance'))
+        self.section(data, 'capsules', 'capsules')
         parts = {
             name: self.capsule(name, value, f'capsules.parts.{name}')
             for name, value in self.named(data['parts'], 'capsules.parts').items()
@@ -191,7 +173,7 @@ class SafetyReader(SensorReader):
 
     def capsule(self, name: str, data: Any, path: str) -> Capsule:
         """Return one capsule."""
-        self.table(data, path, ('link', 'from', 'to', 'radius'))
+        self.section(data, path, 'capsule')
         return Capsule(
             name,
             self.word(data['link'], f'{path}.link'),
@@ -202,7 +184,7 @@ class SafetyReader(SensorReader):
 
     def plane(self, name: str, data: Any, path: str) -> Plane:
         """Return one plane; its normal is brought to length 1."""
-        self.table(data, path, ('normal', 'offset'))
+        self.section(data, path, 'plane')
         x, y, z = self.point(data['normal'], f'{path}.normal')
         length = math.hypot(x, y, z)
         if length < 1e-6:
@@ -212,7 +194,7 @@ class SafetyReader(SensorReader):
 
     def park(self, data: Any, limits: Mapping[str, JointLimit]) -> Park:
         """Return where the arm is put, inside the limits."""
-        self.table(data, 'park', ('positions',), ('scale', 'via'))
+        self.section(data, 'park', 'park')
         via = data.get('via', [])
         if not isinstance(via, list):
             raise self.fail('park.via', f'a list of postures is wanted, got {via!r}')
@@ -234,8 +216,8 @@ class SafetyReader(SensorReader):
 
     def safety(self, data: Any) -> Safety:
         """Return the safety figures; what is left out keeps its default."""
-        known = {field.name: field.default for field in fields(Safety)}
-        self.table(data, 'safety', (), known)
+        known = SECTIONS['safety']
+        self.section(data, 'safety', 'safety')
         values: dict[str, Any] = {}
         for key, value in data.items():
             path = f'safety.{key}'
@@ -243,7 +225,7 @@ class SafetyReader(SensorReader):
                 values[key] = self.one_of(value, path, MODES)
                 continue
             low, high = SAFETY_RANGES[key]
-            if isinstance(known[key], int):
+            if known[key].kind == 'whole':
                 values[key] = self.whole(value, path, high)
             else:
                 values[key] = self.number(value, path, low, high)

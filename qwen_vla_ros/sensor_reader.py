@@ -5,27 +5,31 @@ A robot has one source of state (`topic`, `fields` at once) or several by name (
 topic, as two arms or an arm on a moving base have them.
 """
 
-import re
-from dataclasses import fields
 from typing import Any
 
+from qwen_vla_ros.contract_keys import (
+    MAX_LATENCY_S,
+    MAX_PIXELS,
+    MAX_RATE_HZ,
+    STATE_TYPES,
+    TOPIC,
+    UNITS,
+    VIEW,
+    needed,
+    optional,
+)
 from qwen_vla_ros.embodiment import Camera, StateField, StateSource
 from qwen_vla_ros.image_encodings import DEPTH, ENCODINGS
 from qwen_vla_ros.state_reading import ODOMETRY_UNITS
 from qwen_vla_ros.strict_values import StrictValues
 
-# '1' has no unit: a closed share from 0 to 1, a coefficient.
-UNITS = ('rad', 'm', '1')
-STATE_TYPES = ('JointState', 'Odometry')
-TOPIC = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
-VIEW = re.compile(r'[a-z][a-z0-9_]*')
-MAX_LATENCY_S = 1.0
-MAX_RATE_HZ = 1000.0
-MAX_PIXELS = 8192
-
 
 class SensorReader(StrictValues):
     """Reads what the robot sees and feels."""
+
+    def section(self, data: Any, path: str, name: str) -> dict[str, Any]:
+        """Return a mapping with the keys of a section of contract_keys.SECTIONS."""
+        return self.table(data, path, needed(name), optional(name))
 
     def cameras(self, data: Any, states: tuple[StateSource, ...]) -> tuple[Camera, ...]:
         """Return the views; no topic serves two of them, or the joints as well."""
@@ -44,10 +48,8 @@ class SensorReader(StrictValues):
 
     def camera(self, view: str, data: Any, path: str) -> Camera:
         """Return one view."""
-        optional = ('latency_offset_s', 'depth_m')
-        keys = [f.name for f in fields(Camera) if f.name not in ('view', *optional)]
         self.word(view, path, VIEW)
-        self.table(data, path, keys, optional)
+        self.section(data, path, 'camera')
         encoding = self.one_of(data['encoding'], f'{path}.encoding', ENCODINGS)
         return Camera(
             view,
@@ -78,7 +80,7 @@ class SensorReader(StrictValues):
         """Return where the measured joints come from: one source, or several by name."""
         if not (isinstance(data, dict) and 'sources' in data):
             return (self.state(data, 'state', 'state'),)
-        self.table(data, 'state', ('sources',))
+        self.section(data, 'state', 'sources')
         states = tuple(
             self.state(value, f'state.sources.{key}', f'state.{self.word(key, "state", VIEW)}')
             for key, value in self.named(data['sources'], 'state.sources').items()
@@ -95,8 +97,7 @@ class SensorReader(StrictValues):
 
     def state(self, data: Any, path: str, name: str) -> StateSource:
         """Return one source of measured joints, or of the odometry."""
-        optional = ('latency_offset_s', 'type', 'prefix')
-        self.table(data, path, ('topic', 'rate_hz', 'fields'), optional)
+        self.section(data, path, 'state')
         kind = self.one_of(data.get('type', 'JointState'), f'{path}.type', STATE_TYPES)
         prefix = data.get('prefix', '')
         if prefix != '':
