@@ -221,7 +221,12 @@ def test_a_trail_is_bounded_and_starts_anew_when_the_clock_goes_back():
     assert len(trail.since(0).times_ns) == 26
     trail.add(0, np.ones(3))
     assert trail.since(0) is None
-    np.testing.assert_array_equal(trail.newest[0], np.ones(3))
+    trail.add(40_000_000, np.ones(3) + 0.1)
+    assert len(trail.since(0).times_ns) == 2
+    trail.add(80_000_000, np.ones(3))
+    trail.add(120_000_000, np.zeros(3))  # nothing moves 1.7 m in 40 ms
+    assert trail.since(0) is None
+    np.testing.assert_array_equal(trail.newest[0], np.zeros(3))
 
 
 # Cameras -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from qwen_vla_ros.seeing.lettering import folded, lettered, write
 from qwen_vla_ros.seeing.picture import Caption
 
 ROOM_PX = 200
+ALARM, CALM = (176, 32, 32), (62, 74, 96)
 DARK, PANEL = (18, 20, 24), (16, 19, 24)
 
 
@@ -24,7 +25,8 @@ def draw_caption(image: np.ndarray, caption: Caption) -> None:
     unit = max(11, image.shape[1] // 48)
     height = _draw_title(image, caption, unit)
     if caption.alarm:
-        _draw_alarm(image, caption.alarm, unit, height)
+        calm = caption.badge in ('WAITING', 'WATCHING')
+        _draw_alarm(image, caption.alarm, unit, height, CALM if calm else ALARM)
     size = max(10, round(0.8 * unit))
     _draw_facts(image, caption.facts, size)
     if caption.horizon_s > 0:
@@ -46,12 +48,13 @@ def _draw_title(image: np.ndarray, caption: Caption, unit: int) -> int:
     return height
 
 
-def _draw_alarm(image: np.ndarray, alarm: str, unit: int, top: int) -> None:
+def _draw_alarm(
+    image: np.ndarray, alarm: str, unit: int, top: int, ground: tuple[int, int, int]
+) -> None:
     lines = folded(alarm, unit, image.shape[1] - unit, 3, True)
     step = round(1.4 * unit)
     band = image[top : top + step * len(lines) + unit // 2]
-    red = np.array((176, 32, 32), np.float32)
-    band[:] = np.rint(0.2 * band + 0.8 * red).astype(np.uint8)
+    band[:] = np.rint(0.2 * band + 0.8 * np.array(ground, np.float32)).astype(np.uint8)
     for index, line in enumerate(lines):
         at = (unit // 2, top + unit // 4 + index * step)
         write(image, at, line, (255, 255, 255), unit, True)

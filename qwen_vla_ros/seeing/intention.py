@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qwen_vla_ros.seeing import strokes
 from qwen_vla_ros.seeing.captions import RUNNING, caption_of
 from qwen_vla_ros.seeing.links import RobotLinks, tip_links
@@ -110,6 +112,14 @@ class Intention:
         caption = caption_of(self._status, quiet_ns * 1e-9 if silent else 0.0, reason, horizon_s)
         frame, place = self._above()
         return Picture(now_ns, tuple(shapes), caption, frame, place)
+
+    def places(self) -> np.ndarray:
+        """Return where the arms' links are [N, 3] in m, those whose joints are known."""
+        if self._links is None:
+            return np.zeros((0, 3))
+        moved = [link for link in self._links.names if self._links.joints_of(link)]
+        poses = self._links.poses(self.joints)
+        return np.array([poses[link][:3, 3] for link in moved if link in poses]).reshape(-1, 3)
 
     @property
     def root(self) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TRAIL_STEP_NS = 40_000_000
 NEAR_NS = 300_000_000  # a place further away in time is not the place of an instant
+LEAP_M_S = 5.0  # nothing here moves faster: a simulation was reset, odometry was set anew
 BASE_SIZE = 3.0  # a base is seen from further away: its lines are so much wider than a tip's
 ON_GROUND_M = 0.01  # the base's way lies this high, above the floor that a viewer draws
 
@@ -71,10 +72,14 @@ class Trail:
         self._seen: deque[tuple[int, np.ndarray, float]] = deque(maxlen=kept)
 
     def add(self, time_ns: int, place: np.ndarray, heading: float = 0.0) -> None:
-        """Take a place; a clock that went back starts a new trail."""
-        if self._seen and time_ns < self._seen[-1][0]:
-            self._seen.clear()
-        self._seen.append((time_ns, np.asarray(place, np.float64), heading))
+        """Take a place; a clock that went back, or a leap of the robot, starts a new trail."""
+        place = np.asarray(place, np.float64)
+        if self._seen:
+            before_ns, before, _ = self._seen[-1]
+            reach = LEAP_M_S * (time_ns - before_ns) * 1e-9
+            if reach < 0 or np.linalg.norm(place - before) > reach:
+                self._seen.clear()
+        self._seen.append((time_ns, place, heading))
 
     def due(self, time_ns: int) -> bool:
         """Return whether the next place is wanted yet."""
