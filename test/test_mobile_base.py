@@ -68,6 +68,7 @@ def test_speeds_stay_within_those_of_the_create_3():
 def test_the_description_has_the_cameras_frame():
     load_pinocchio()
     pose = RobotLinks(BASE.description_path).poses({})['camera_color_optical_frame']
-    np.testing.assert_allclose(pose[:3, 3], [0.0912, 0.0, 0.5819], atol=1e-4)
-    np.testing.assert_allclose(pose[:3, 2], [1, 0, 0], atol=1e-6)  # looks ahead
-    np.testing.assert_allclose(pose[:3, 1], [0, 0, -1], atol=1e-6)  # its y is down
+    np.testing.assert_allclose(pose[:3, 3], [0.0888, 0.0, 0.5662], atol=1e-4)
+    ahead, down = [np.cos(0.3), 0, -np.sin(0.3)], [-np.sin(0.3), 0, -np.cos(0.3)]
+    np.testing.assert_allclose(pose[:3, 2], ahead, atol=1e-6)
+    np.testing.assert_allclose(pose[:3, 1], down, atol=1e-6)

@@ -28,8 +28,8 @@ from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import COMMAND, SENSOR, STREAM
 from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.nodes.simulated_base import SimulatedBase
+from qwen_vla_ros.sim.cameras import CameraInfo as SeenFrom
 from qwen_vla_ros.sim.rooms.drive import TIMEOUT_S, Pose
-from qwen_vla_ros.sim.world import CameraInfo as SeenFrom
 from qwen_vla_ros.srv import ResetWorld, TaskResult
 
 ODOM, BASE = 'odom', 'base_link'

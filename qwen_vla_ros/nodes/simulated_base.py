@@ -16,11 +16,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.rooms.drive import Drift, Pose
 from qwen_vla_ros.sim.rooms.environment import TIME_LIMIT_S
 from qwen_vla_ros.sim.rooms.tasks import Task, sample_task
 from qwen_vla_ros.sim.rooms.world import SIZE, TICK_S, VIEW, RoomsWorld
-from qwen_vla_ros.sim.world import CameraInfo
 
 TICK_NS = round(TICK_S * 1e9)
 SLIP_NS = 200_000_000  # further behind than this, the world stops to catch up

@@ -21,7 +21,8 @@ DOOR_HEIGHT = 2.05
 LOW_WALL = 1.0  # m, up to where walls are seen from above
 RADIUS, BASE_HEIGHT = 0.17, 0.60  # m, the base: a Create 3 and LoCoBot's tower
 # The camera as in config/robots/mobile_base.urdf; its width of view is the D435's there.
-CAMERA = (0.0912, 0.0, 0.5819)
+CAMERA = (0.0888, 0.0, 0.56615)
+CAMERA_TILT = 0.3  # rad, downwards
 CAMERA_FOVX = 0.994837
 
 _TINT = {
@@ -164,6 +165,7 @@ def _base() -> str:
         f'group="{BASE}" contype="0" conaffinity="0"/>'
         for shape, size, place, colour in shell
     )
+    up = _text((np.sin(CAMERA_TILT), 0.0, np.cos(CAMERA_TILT)))
     fovy = np.degrees(2 * np.arctan(np.tan(CAMERA_FOVX / 2) * 3 / 4))
     return (
         '<body name="base_link"><joint name="x" type="slide" axis="1 0 0"/>'
@@ -171,7 +173,7 @@ def _base() -> str:
         f'<inertial pos="0 0 0.1" mass="5" diaginertia="0.1 0.1 0.1"/>{seen}'
         f'<geom name="footprint" type="cylinder" size="{RADIUS} {BASE_HEIGHT / 2}" '
         f'pos="0 0 {BASE_HEIGHT / 2 + 0.01}" group="{SOLID}"/>'
-        f'<camera name="ego" pos="{_text(CAMERA)}" xyaxes="0 -1 0 0 0 1" fovy="{fovy:.4f}"/>'
+        f'<camera name="ego" pos="{_text(CAMERA)}" xyaxes="0 -1 0 {up}" fovy="{fovy:.4f}"/>'
         '</body>'
     )
 

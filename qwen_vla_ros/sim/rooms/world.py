@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
 from qwen_vla_ros.sim.rooms.drive import DifferentialBase, Drift, Pose, inverted, joined
 from qwen_vla_ros.sim.rooms.house import House, sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_ABOVE, SEEN_EMPTY, SEEN_INSIDE, house_xml
-from qwen_vla_ros.sim.world import CameraInfo
 
 mujoco = load_mujoco()
 
