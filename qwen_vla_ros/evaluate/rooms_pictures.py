@@ -122,7 +122,7 @@ class RoomsFilm:
         facts = (
             f'to the goal  {left:.2f} m',
             f'speed  {base.linear:.2f} m/s, {base.angular:+.2f} rad/s',
-            f'room  {world.room_name() or "in a doorway"}',
+            f'room  {world.room_name()}',
             f'time  {world.time:.1f} s',
         )
         stage = 'HOLDING' if env.stopped else 'RUNNING'

@@ -18,7 +18,7 @@ from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
 mujoco = load_mujoco()
 
 SIZE = (480, 640)  # h, w
-_OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo camera (x right, y up, looks along -z) -> optical
+OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo camera (x right, y up, looks along -z) -> optical
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,19 @@ class Cameras:
             renderer.close()
         self._renderers.clear()
 
-    def render(self, view: str, size: tuple[int, int] = SIZE) -> np.ndarray:
-        """Return the image uint8 [h, w, 3] RGB of a view; size is (h, w)."""
+    def render(
+        self, view: str, size: tuple[int, int] = SIZE, groups: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """
+        Return the image uint8 [h, w, 3] RGB of a view; size is (h, w).
+
+        groups: 1 or 0 for each of MuJoCo's six groups of geoms, drawn or not; None: its default.
+        """
         camera, renderer = self.identity(view), self._renderer(size)
-        renderer.update_scene(self._data, camera=camera)
+        option = mujoco.MjvOption()
+        if groups is not None:
+            option.geomgroup[:] = groups
+        renderer.update_scene(self._data, camera=camera, scene_option=option)
         return renderer.render().copy()
 
     def info(self, view: str, size: tuple[int, int] = SIZE) -> CameraInfo:
@@ -64,7 +73,7 @@ class Cameras:
         height, width = size
         focal = 0.5 * height / np.tan(0.5 * np.radians(self._model.cam_fovy[camera]))
         matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        rotation = self._data.cam_xmat[camera].reshape(3, 3) @ _OPTICAL
+        rotation = self._data.cam_xmat[camera].reshape(3, 3) @ OPTICAL
         return CameraInfo(matrix, self._data.cam_xpos[camera].copy(), rotation, width, height)
 
     def project(

@@ -5,24 +5,21 @@ The base moves by its kinematics (drive.py); MuJoCo finds the contacts of its fo
 Frames: map is the house's, odom begins at the base's first pose, base_link lies on the floor.
 """
 
-import os
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.sim.cameras import CameraInfo
-from qwen_vla_ros.sim.graphics import REMEDY, load_mujoco
+from qwen_vla_ros.sim.cameras import OPTICAL, CameraInfo, Cameras
+from qwen_vla_ros.sim.graphics import load_mujoco
 from qwen_vla_ros.sim.rooms.drive import DifferentialBase, Drift, Pose, inverted, joined
 from qwen_vla_ros.sim.rooms.house import House, sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_ABOVE, SEEN_EMPTY, SEEN_INSIDE, house_xml
 
 mujoco = load_mujoco()
 
-VIEW = 'ego'
+VIEW, ABOVE = 'ego', 'above'
 SIZE = (240, 320)  # h, w of the camera, as in the contract
 TICK_S = 0.01
-_OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo camera -> optical
 _ABOVE_FOVY = 6.0  # degrees; a long lens, so that walls hardly lean
 _NEAR, _ABOVE_NEAR = 0.01, 10.0  # share of the model's extent; depth is scarce from so far above
 
@@ -32,7 +29,8 @@ class RoomsWorld:
 
     def __init__(self, seed: int = 0, render: bool = True) -> None:
         """Build the house of a seed with the base in its first room."""
-        self._renders, self._renderers = render, {}
+        self._renders = render
+        self._cameras: Cameras | None = None
         house = sample_house(seed)
         box = house.rooms[0].inside
         self.reset(house, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, 0.0))
@@ -40,9 +38,10 @@ class RoomsWorld:
     def reset(self, house: House, pose: Pose, drift: Drift | None = None) -> None:
         """Build a house and put the base at a pose on its map, at rest."""
         self.close()
-        self.house, self._start = house, pose
+        self.house = house
         self.model = mujoco.MjModel.from_xml_string(house_xml(house))
         self.data = mujoco.MjData(self.model)
+        self._cameras = Cameras(self.model, self.data, (VIEW, ABOVE), self._renders)
         self._footprint = self.model.geom('footprint').id
         self.base = DifferentialBase(pose, drift, house.seed)
         self.time, self.ticks = 0.0, 0
@@ -51,9 +50,8 @@ class RoomsWorld:
 
     def close(self) -> None:
         """Free the GL contexts."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        if self._cameras is not None:
+            self._cameras.close()
 
     def step(self, duration_s: float) -> None:
         """Drive on in ticks of TICK_S."""
@@ -69,30 +67,25 @@ class RoomsWorld:
         return joined(self.base.pose, inverted(self.base.odometry))
 
     def room_name(self) -> str:
-        """Return the name of the room in which the base is; '' between rooms."""
+        """Return the name of the room in which the base is; '' outside."""
         room = self.house.room_at(*self.base.pose[:2])
         return room.name if room else ''
 
     def render(self, view: str = VIEW, size: tuple[int, int] = SIZE) -> np.ndarray:
         """Return the camera's image uint8 [h, w, 3] RGB; size is (h, w)."""
-        renderer = self._renderer(size)
-        option = mujoco.MjvOption()
-        option.geomgroup[:] = SEEN_INSIDE
-        renderer.update_scene(self.data, camera=self._camera(view), scene_option=option)
-        return renderer.render().copy()
+        return self._cameras.render(view, size, SEEN_INSIDE)
 
     def render_above(self, size: tuple[int, int], base: bool = True) -> np.ndarray:
         """Return the house from above uint8 [h, w, 3], walls cut at 1 m; with the base or not."""
-        renderer, option = self._renderer(size), mujoco.MjvOption()
-        option.geomgroup[:] = SEEN_ABOVE if base else SEEN_EMPTY
-        camera = self.model.camera('above').id
+        camera = self._cameras.identity(ABOVE)
         self.model.cam_fovy[camera] = _ABOVE_FOVY
         self.model.cam_pos[camera, 2] = self._above(size)[0]
         self._put(self.base.pose)
         self.model.vis.map.znear = _ABOVE_NEAR
-        renderer.update_scene(self.data, camera=camera, scene_option=option)
-        self.model.vis.map.znear = _NEAR
-        return renderer.render().copy()
+        try:
+            return self._cameras.render(ABOVE, size, SEEN_ABOVE if base else SEEN_EMPTY)
+        finally:
+            self.model.vis.map.znear = _NEAR
 
     def above_pixels(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Return pixels [N, 2] (u, v) of points [N, 2] on the floor in render_above()."""
@@ -103,18 +96,11 @@ class RoomsWorld:
 
     def camera_info(self, view: str = VIEW, size: tuple[int, int] = SIZE) -> CameraInfo:
         """Return matrix and pose (in base_link) of the camera for images of size (h, w)."""
-        camera, (height, width) = self._camera(view), size
-        focal = 0.5 * height / np.tan(0.5 * np.radians(self.model.cam_fovy[camera]))
-        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        camera, seen = self._cameras.identity(view), self._cameras.info(view, size)
         rotation = np.zeros(9)
         mujoco.mju_quat2Mat(rotation, self.model.cam_quat[camera])
         place = self.model.cam_pos[camera].copy()
-        return CameraInfo(matrix, place, rotation.reshape(3, 3) @ _OPTICAL, width, height)
-
-    def _camera(self, view: str) -> int:
-        if view != VIEW:
-            raise QwenVlaError(f"rooms: no view {view!r}; the base has '{VIEW}'")
-        return self.model.camera(view).id
+        return replace(seen, position=place, rotation=rotation.reshape(3, 3) @ OPTICAL)
 
     def _above(self, size: tuple[int, int]) -> tuple[float, float]:
         """Return height in m and pixels a metre of the view from above."""
@@ -146,19 +132,3 @@ class RoomsWorld:
         name = self.model.geom(other).name or 'wall'
         if name not in self.bumped:
             self.bumped.append(name)
-
-    def _renderer(self, size: tuple[int, int]) -> Any:
-        if not self._renders:
-            raise QwenVlaError('simulation: the rooms were made with render=False')
-        if size not in self._renderers:
-            try:
-                renderer = mujoco.Renderer(self.model, *size)
-            except Exception as error:  # each GL backend raises its own kind
-                raise QwenVlaError(
-                    f'simulation: cannot render with MUJOCO_GL={os.environ.get("MUJOCO_GL")} '
-                    f'({error}); {REMEDY}'
-                ) from error
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-            self._renderers[size] = renderer
-        return self._renderers[size]
