@@ -200,8 +200,8 @@ class FaultyRobot(RobotSimNode):
 
     def _create_publishers(self) -> None:
         super()._create_publishers()
-        self.streams = {'joints': self._stream(self._joint_states, JointState, 'joints')}
-        self._joint_states = self.streams['joints']
+        self.streams = {'joints': self._stream(self._joint_states[0], JointState, 'joints')}
+        self._joint_states[0] = self.streams['joints']
         for view, (images, infos, frame_id) in list(self._cameras.items()):
             stream = self._stream(images, Image, VIEWS[view])
             self.streams[VIEWS[view]] = stream
@@ -217,8 +217,8 @@ class FaultyRobot(RobotSimNode):
 
     def on_tick(self, stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> None:
         """Keep the instant, then publish it with the shifted time."""
-        arm, finger = self._robot.arm.sample(stamp_ns), self._robot.gripper.sample(stamp_ns)
-        wanted = [np.concatenate(pair) for pair in zip(arm, finger, strict=True)]
+        sampled = [controller.sample(stamp_ns) for controller in self._robot.controllers]
+        wanted = [np.concatenate(pair) for pair in zip(*sampled, strict=True)]
         self.ticks.append(Tick(time.monotonic(), positions.copy(), velocities.copy(), *wanted))
         super().on_tick(stamp_ns + self.shift_ns, positions, velocities)
 

@@ -31,13 +31,21 @@ class TrajectoryDriver:
     """Trajectory controllers by name, with their topics and actions."""
 
     def __init__(
-        self, node: Node, robot: Any, controllers: Mapping[str, TrajectoryController]
+        self,
+        node: Node,
+        robot: Any,
+        controllers: Mapping[str, TrajectoryController],
+        first: int = 0,
     ) -> None:
-        """Subscribe; the node has stamp_ns(message) and on_command(topic, message, reason)."""
-        self._parts = [_TrajectoryPart(node, robot, *item) for item in controllers.items()]
+        """
+        Subscribe; the node has stamp_ns(message) and on_command(topic, message, reason).
+
+        first is the arm's first column among the robot's measured joints.
+        """
+        self._parts = [_TrajectoryPart(node, robot, *item, first) for item in controllers.items()]
 
     def on_tick(self, now_ns: int, positions: np.ndarray) -> None:
-        """Let the controllers compare the measured joints [7] with the desired ones."""
+        """Let the controllers compare the measured joints [7 a arm] with the desired ones."""
         for part in self._parts:
             part.on_tick(now_ns, positions)
 
@@ -46,10 +54,15 @@ class _TrajectoryPart:
     """One controller."""
 
     def __init__(
-        self, node: Node, robot: Any, name: str, controller: TrajectoryController
+        self,
+        node: Node,
+        robot: Any,
+        name: str,
+        controller: TrajectoryController,
+        first: int,
     ) -> None:
         self._node, self._robot, self._controller = node, robot, controller
-        self._columns = [JOINT_NAMES.index(joint) for joint in controller.joint_names]
+        self._columns = [first + JOINT_NAMES.index(joint) for joint in controller.joint_names]
         self._measured, _ = controller.sample(0)
         self._lock, self._ticks = threading.Lock(), 0
         self._goals, self._server = TrajectoryGoals(controller), None

@@ -16,9 +16,10 @@ import numpy as np
 from rclpy.node import Node
 
 from qwen_vla_ros.output_kinds import message_class
-from qwen_vla_ros.sim import arm as geometry
+from qwen_vla_ros.sim.arm import JOINT_NAMES, WX250S
 from qwen_vla_ros.sim.interbotix_arm import DriverDied, InterbotixArm
 from qwen_vla_ros.sim.interbotix_config import CURRENT, PWM, VELOCITY
+from qwen_vla_ros.sim.six_axis import SixAxisArm
 
 DEPTH = 10  # of its queues, reliable: xs_sdk_obj.cpp
 GAINS = {
@@ -36,18 +37,29 @@ EFFORTS = {VELOCITY: 'velocities', PWM: 'effort', CURRENT: 'effort'}
 class InterbotixDriver:
     """Topics and services of one arm."""
 
-    def __init__(self, node: Node, robot: Any, arm: InterbotixArm) -> None:
+    def __init__(
+        self,
+        node: Node,
+        robot: Any,
+        arm: InterbotixArm,
+        namespace: str = '',
+        geometry: SixAxisArm = WX250S,
+    ) -> None:
         """
-        Subscribe and serve; the node has on_command(topic, message, reason).
+        Subscribe and serve in a namespace; the node has on_command(topic, message, reason).
+
+        geometry has the limits that get_robot_info tells.
 
         Raises OutputUnavailable where interbotix_xs_msgs is not installed.
         """
         self._node, self._robot, self._arm = node, robot, arm
+        self._geometry = geometry
         for topic, kind, take in (
             ('commands/joint_group', 'JointGroupCommand', self._group),
             ('commands/joint_single', 'JointSingleCommand', self._single),
             ('commands/joint_trajectory', 'JointTrajectoryCommand', self._trajectory),
         ):
+            topic = namespace + topic
             callback = partial(self._on_command, topic, take)
             kind = message_class(f'interbotix_xs_msgs/msg/{kind}')
             node.create_subscription(kind, topic, callback, DEPTH)
@@ -60,6 +72,7 @@ class InterbotixDriver:
             ('set_motor_registers', 'RegisterValues', self._set_registers),
             ('get_motor_registers', 'RegisterValues', self._get_registers),
         ):
+            service = namespace + service
             callback = partial(self._on_call, service, answer)
             node.create_service(message_class(f'interbotix_xs_msgs/srv/{kind}'), service, callback)
 
@@ -144,8 +157,8 @@ class InterbotixDriver:
             return told
         for field, value in told.items():
             setattr(response, field, value)
-        columns = [geometry.JOINT_NAMES.index(name) for name in told['joint_names']]
-        response.joint_lower_limits = geometry.LOWER[columns].tolist()
-        response.joint_upper_limits = geometry.UPPER[columns].tolist()
-        response.joint_velocity_limits = geometry.VELOCITY[columns].tolist()
+        columns = [JOINT_NAMES.index(name) for name in told['joint_names']]
+        response.joint_lower_limits = self._geometry.lower[columns].tolist()
+        response.joint_upper_limits = self._geometry.upper[columns].tolist()
+        response.joint_velocity_limits = self._geometry.velocity[columns].tolist()
         return None

@@ -1,7 +1,8 @@
 """
-A simulated WidowX 250s that is a ROS robot: same topics, types, rates and controller semantics.
+A simulated robot on ROS: the topics, types, rates and controller semantics of the real one.
 
-Publishes joint_states (50 Hz), two cameras with camera_info, /tf where tf2_msgs is installed, and
+The contract says which: a WidowX 250s, or ALOHA's two ViperX 300s (robot_kinds.py). Publishes each
+arm's joint states (50 Hz), the cameras with camera_info, /tf where tf2_msgs is installed, and
 /clock when asked to; is commanded as the parameter `driver` says: by default as a
 joint_trajectory_controller on Jazzy is. Services ~/reset and ~/result, topic ~/target. The fault
 parameters may be set while it runs.
@@ -25,16 +26,16 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import SENSOR, STREAM
+from qwen_vla_ros.nodes.robot_kinds import ArmModel, kind_of
 from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.nodes.simulated_drivers import make_driver
 from qwen_vla_ros.nodes.simulated_robot import SimulatedRobot
 from qwen_vla_ros.nodes.transforms_publisher import transforms_publisher
-from qwen_vla_ros.sim import arm
-from qwen_vla_ros.sim import world as tabletop
+from qwen_vla_ros.sim import cameras
+from qwen_vla_ros.sim.arm import ARM_JOINTS
 from qwen_vla_ros.srv import ResetWorld, TaskResult
 
-JOINT_NAMES = (*arm.ARM_JOINTS, 'gripper', 'left_finger', 'right_finger')
-HORN_RADIUS, ROD_LENGTH = 0.014, 0.024  # the crank that moves the fingers, m
+JOINT_NAMES = (*ARM_JOINTS, 'gripper', 'left_finger', 'right_finger')
 SECOND_NS = 1_000_000_000
 
 
@@ -44,9 +45,10 @@ class RobotSimSettings:
 
     robot: str = parameter('widowx', 'name or path of the contract')
     seed: int = parameter(0, 'scene on the table at the start', 0, 2**31 - 1)
+    task: str = parameter('', "its task: a sentence or a target; ALOHA: 'transfer', 'insertion'")
     camera_rate: float = parameter(20.0, 'pictures a second and camera', 1.0, 30.0)
     driver: str = parameter('jtc-jazzy', 'who takes commands: see simulated_drivers.py')
-    mode_configs: str = parameter('', "driver interbotix: a file of modes; '': our wx250s_modes")
+    mode_configs: str = parameter('', "driver interbotix: a file of modes; '': ours")
     use_clock: bool = parameter(False, 'publish /clock and stamp with simulated time')
     mute_camera_scene: bool = parameter(False, 'fault: no scene images', changeable=True)
     mute_camera_wrist: bool = parameter(False, 'fault: no wrist images', changeable=True)
@@ -71,6 +73,8 @@ class RobotSimNode(Node):
             self,
             self.settings.camera_rate,
             self.settings.seed,
+            kind_of(self._embodiment),
+            self.settings.task,
         )
         self._driver = make_driver(self, self._robot, self.settings)
         self._robot.start()
@@ -97,13 +101,18 @@ class RobotSimNode(Node):
         if self._ticks % 2 or self._faults['mute_joint_states']:
             return
         if self._faults['nan_joints']:
-            positions = np.where(np.arange(7) == 2, np.nan, positions)
-        self._joint_states.publish(_joint_state(stamp_ns, positions, velocities))
+            positions = np.where(np.arange(len(positions)) == 2, np.nan, positions)
+        kind = self._robot.kind
+        for publisher, place in zip(self._joint_states, kind.arms, strict=True):
+            columns = place.columns
+            publisher.publish(
+                _joint_state(stamp_ns, kind.model, positions[columns], velocities[columns])
+            )
         if self._transforms is not None:
             self._transforms(stamp_ns, self._robot.world)
 
     def on_image(
-        self, view: str, stamp_ns: int, image: np.ndarray, info: tabletop.CameraInfo
+        self, view: str, stamp_ns: int, image: np.ndarray, info: cameras.CameraInfo
     ) -> None:
         """Publish a picture and its camera_info."""
         fault = 'mute_camera_scene' if view == 'ego' else 'mute_camera_wrist'
@@ -127,9 +136,10 @@ class RobotSimNode(Node):
     # Wiring --------------------------------------------------------------------------------------
 
     def _create_publishers(self) -> None:
-        self._joint_states = self.create_publisher(
-            JointState, self._embodiment.state.topic, SENSOR
-        )
+        sources = (self._embodiment.state, *self._embodiment.further_states)
+        self._joint_states = [
+            self.create_publisher(JointState, source.topic, SENSOR) for source in sources
+        ]
         self._cameras = {
             camera.view: (
                 self.create_publisher(Image, camera.topic, SENSOR),
@@ -180,6 +190,7 @@ class RobotSimNode(Node):
         response.target, response.touched = outcome.target, list(outcome.touched)
         response.first_touched = outcome.first_touched or ''
         response.elapsed_s = float(outcome.elapsed_s)
+        response.message = getattr(outcome, 'told', '')
         return response
 
     def _set_faults(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -204,10 +215,12 @@ def _fault_fields() -> list[Any]:
     return [item for item in fields(RobotSimSettings) if item.metadata['changeable']]
 
 
-def _joint_state(stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> JointState:
-    """Return the message for joints [7] in the order of Interbotix' driver."""
-    finger, speed = positions[6], velocities[6]
-    cosine = (HORN_RADIUS**2 + finger**2 - ROD_LENGTH**2) / (2 * HORN_RADIUS * finger)
+def _joint_state(
+    stamp_ns: int, model: ArmModel, positions: np.ndarray, velocities: np.ndarray
+) -> JointState:
+    """Return the message for an arm's joints [7] in the order of Interbotix' driver."""
+    finger, speed, horn = positions[6], velocities[6], model.horn_m
+    cosine = (horn**2 + finger**2 - model.rod_m**2) / (2 * horn * finger)
     crank = np.pi / 2 - np.arccos(np.clip(cosine, -1.0, 1.0))
     message = JointState(name=list(JOINT_NAMES))
     _stamp(message.header.stamp, stamp_ns)
@@ -225,7 +238,7 @@ def _image(stamp_ns: int, frame_id: str, image: np.ndarray) -> Image:
     return message
 
 
-def _camera_info(stamp_ns: int, frame_id: str, info: tabletop.CameraInfo) -> CameraInfo:
+def _camera_info(stamp_ns: int, frame_id: str, info: cameras.CameraInfo) -> CameraInfo:
     message = CameraInfo(height=info.height, width=info.width, distortion_model='plumb_bob')
     _stamp(message.header.stamp, stamp_ns)
     message.header.frame_id = frame_id

@@ -15,13 +15,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.sim import arm
-from qwen_vla_ros.sim.scene import instruction_for, parse_target
+from qwen_vla_ros.nodes.robot_kinds import RobotKind, WidowxTable
+from qwen_vla_ros.sim.arm import ARM_JOINTS, GRIPPER_JOINTS
+from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
-from qwen_vla_ros.sim.world import VIEWS, CameraInfo, Outcome, TabletopWorld
 
 TICK_NS = 10_000_000
 SLIP_NS = 200_000_000  # further behind than this, the world stops to catch up
+SPREAD_NS = 50_000_000  # the pictures of one moment are taken within this
 
 Result = TypeVar('Result')
 
@@ -30,7 +31,7 @@ class Listener(Protocol):
     """Who hears of every instant; called in the simulation's thread."""
 
     def on_tick(self, stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Take joints float64 [7] and their velocities."""
+        """Take joints float64 [7 a arm] and their velocities."""
 
     def on_image(self, view: str, stamp_ns: int, image: np.ndarray, info: CameraInfo) -> None:
         """Take a picture uint8 [h, w, 3] RGB."""
@@ -38,6 +39,8 @@ class Listener(Protocol):
 
 class Controller(Protocol):
     """What moves some joints [J]."""
+
+    joint_names: tuple[str, ...]
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Return desired positions and velocities, float64 [J] each, at an instant."""
@@ -48,26 +51,37 @@ class Controller(Protocol):
 
 class SimulatedRobot:
     """
-    The tabletop world, a controller each of arm and gripper, and the thread that drives them.
+    A world, controllers of each arm's six joints and of its gripper, and the thread of all that.
 
-    Before start() the controllers may be replaced by others that have sample() and hold().
+    Before start() the controllers, in the order of the joints, may be replaced by others that have
+    sample() and hold().
     """
 
     def __init__(
-        self, clock: Callable[[], int], listener: Listener, camera_rate_hz: float, seed: int
+        self,
+        clock: Callable[[], int],
+        listener: Listener,
+        camera_rate_hz: float,
+        seed: int,
+        kind: RobotKind | None = None,
+        task: str = '',
     ) -> None:
-        """Build the world of a seed; clock returns int ns and never jumps back."""
+        """Build the world of a seed and a task; clock returns int ns and never jumps back."""
         self._clock, self._listener = clock, listener
         self._camera_ns = round(1e9 / camera_rate_hz)
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._end = threading.Event()
-        self._seed, self.slips = seed, 0
+        self._seed, self._task, self.slips = seed, task, 0
+        self.kind: RobotKind = kind or WidowxTable()
         self.target = ''
-        limits = list(zip(arm.LOWER, arm.UPPER, strict=True))
-        self.arm: Controller = TrajectoryController(arm.ARM_JOINTS, np.zeros(6), limits[:6])
-        self.gripper: Controller = TrajectoryController(
-            arm.GRIPPER_JOINTS, [arm.UPPER[6]], limits[6:]
-        )
+        geometry = self.kind.model.geometry
+        limits = list(zip(geometry.lower, geometry.upper, strict=True))
+        self.controllers: list[Controller] = []
+        for _ in self.kind.arms:
+            self.controllers += [
+                TrajectoryController(ARM_JOINTS, np.zeros(6), limits[:6]),
+                TrajectoryController(GRIPPER_JOINTS, [geometry.upper[6]], limits[6:]),
+            ]
         self._thread = threading.Thread(target=self._run, name='simulation', daemon=True)
         self._built: Future[None] = Future()
 
@@ -108,34 +122,27 @@ class SimulatedRobot:
         """Change which object the task is about; QwenVlaError for a name not on the table."""
         self.call(lambda: self._set_target(name))
 
-    def result(self) -> Outcome:
+    def result(self) -> Any:
         """Return how the task stands."""
-        return self.call(lambda: self.world.result(self.target))
+        return self.call(lambda: self.kind.result(self.world, self.target))
 
     def _reset(self, seed: int, task: str) -> tuple[str, str, tuple[str, ...]]:
-        scene = self.world.reset(seed)
-        posture = np.array(scene.posture)
-        self.arm.hold(posture[:6])
-        self.gripper.hold(posture[6:])
-        if not task:
-            target = scene.names[int(np.random.default_rng([seed, 1]).integers(len(scene.names)))]
-        else:
-            target = parse_target(task, scene.names) or scene.named(task).name
-        self.target = target
-        return (
-            task if ' ' in task and task != target else instruction_for(target),
-            target,
-            scene.names,
-        )
+        sentence, self.target = self.kind.reset(self.world, seed, task)
+        begin = 0
+        for controller in self.controllers:
+            end = begin + len(controller.joint_names)
+            controller.hold(self.world.scene.posture[begin:end])
+            begin = end
+        return sentence, self.target, self.world.scene.names
 
     def _set_target(self, name: str) -> None:
-        self.target = self.world.scene.named(name).name
+        self.target = self.kind.aim(self.world, name)
 
     def _run(self) -> None:
         try:
-            self.world = TabletopWorld()
-            self._reset(self._seed, '')
-            self.world.render(VIEWS[0])
+            self.world = self.kind.open()
+            self._reset(self._seed, self._task)
+            self.world.render(self.world.views[0])
         except BaseException as error:
             self._built.set_exception(error)
             return
@@ -147,7 +154,9 @@ class SimulatedRobot:
 
     def _drive(self) -> None:
         next_ns = self.now_ns()
-        due = {view: next_ns + index * self._camera_ns // 2 for index, view in enumerate(VIEWS)}
+        views = self.world.views
+        apart_ns = min(self._camera_ns, SPREAD_NS) // len(views)
+        due = {view: next_ns + index * apart_ns for index, view in enumerate(views)}
         while not self._end.is_set():
             self._work_off()
             now_ns = self.now_ns()
@@ -164,12 +173,9 @@ class SimulatedRobot:
 
     def _tick(self, stamp_ns: int) -> None:
         """Bring the world to an instant: the controllers' desired state of it is the target."""
-        arm_position, arm_velocity = self.arm.sample(stamp_ns)
-        finger_position, finger_velocity = self.gripper.sample(stamp_ns)
-        self.world.set_targets(
-            np.concatenate([arm_position, finger_position]),
-            np.concatenate([arm_velocity, finger_velocity]),
-        )
+        wanted = [controller.sample(stamp_ns) for controller in self.controllers]
+        positions, velocities = (np.concatenate(part) for part in zip(*wanted, strict=True))
+        self.world.set_targets(positions, velocities)
         self.world.step(TICK_NS * 1e-9)
         self._listener.on_tick(stamp_ns, self.world.positions(), self.world.velocities())
 

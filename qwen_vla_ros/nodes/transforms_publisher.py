@@ -1,7 +1,8 @@
 """
 /tf of the simulated robot, where tf2_msgs is installed (it is part of every ROS, not of PyPI).
 
-Frames: the arm's moving links, its tip and the cameras' optical frames, all relative to base_link.
+Frames: the arms' moving links, their tips and the cameras' optical frames, all relative to the
+world's frame (base_link of one arm, table of two).
 """
 
 from collections.abc import Callable
@@ -13,17 +14,18 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 
 from qwen_vla_ros.nodes.qos import STREAM
+from qwen_vla_ros.sim.aloha.world import AlohaWorld
 from qwen_vla_ros.sim.world import TabletopWorld, mujoco
 
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
 
-BASE, TIP = 'base_link', 'ee_gripper_link'
+World = TabletopWorld | AlohaWorld
 
 
 def transforms_publisher(
     node: Node, embodiment: 'Embodiment'
-) -> Callable[[int, TabletopWorld], None] | None:
+) -> Callable[[int, World], None] | None:
     """Return what publishes the frames of an instant; None without tf2_msgs, which is logged."""
     try:
         message_class = import_module('tf2_msgs.msg').TFMessage
@@ -35,9 +37,9 @@ def transforms_publisher(
     publisher = node.create_publisher(message_class, '/tf', STREAM)
     frames = {camera.view: camera.frame_id for camera in embodiment.cameras}
 
-    def publish(stamp_ns: int, world: TabletopWorld) -> None:
+    def publish(stamp_ns: int, world: World) -> None:
         stamped = [
-            _transform(stamp_ns, name, position, quaternion)
+            _transform(stamp_ns, world.frame, name, position, quaternion)
             for name, position, quaternion in _frames(world, frames)
         ]
         publisher.publish(message_class(transforms=stamped))
@@ -45,31 +47,28 @@ def transforms_publisher(
     return publish
 
 
-def _frames(
-    world: TabletopWorld, cameras: dict[str, str]
-) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _frames(world: World, cameras: dict[str, str]) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return name, position [3] and quaternion [w, x, y, z] of every frame; cameras by view."""
-    return [*_links(world), _tip(world), *_cameras(world, cameras)]
+    return [*_links(world), *_tips(world), *_cameras(world, cameras)]
 
 
-def _links(world: TabletopWorld) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return name, position [3] and quaternion [w, x, y, z] of every link after base_link."""
-    base = world.model.body(BASE).id
-    links = np.flatnonzero(world.model.body_rootid == base)
+def _links(world: World) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return name, position [3] and quaternion [w, x, y, z] of every link but the frame."""
+    bases = [world.model.body(base).id for base in world.bases]
+    links = np.flatnonzero(np.isin(world.model.body_rootid, bases))
     return [
         (world.model.body(link).name, world.data.xpos[link], world.data.xquat[link])
         for link in links
-        if link != base
+        if world.model.body(link).name != world.frame
     ]
 
 
-def _tip(world: TabletopWorld) -> tuple[str, np.ndarray, np.ndarray]:
-    return TIP, world.tip_position(), _quaternion(world.data.site('tip').xmat)
+def _tips(world: World) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    sites = ((name, world.data.site(site)) for name, site in world.tips.items())
+    return [(name, site.xpos.copy(), _quaternion(site.xmat)) for name, site in sites]
 
 
-def _cameras(
-    world: TabletopWorld, frames: dict[str, str]
-) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _cameras(world: World, frames: dict[str, str]) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return name, position [3] and quaternion [w, x, y, z] of the optical frames."""
     found = []
     for view, frame_id in frames.items():
@@ -85,9 +84,11 @@ def _quaternion(rotation: np.ndarray) -> np.ndarray:
     return quaternion
 
 
-def _transform(stamp_ns: int, name: str, position: Any, quaternion: Any) -> TransformStamped:
+def _transform(
+    stamp_ns: int, frame: str, name: str, position: Any, quaternion: Any
+) -> TransformStamped:
     message = TransformStamped(child_frame_id=name)
-    message.header.frame_id = BASE
+    message.header.frame_id = frame
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
     place, turn = message.transform.translation, message.transform.rotation
     place.x, place.y, place.z = (float(value) for value in position)

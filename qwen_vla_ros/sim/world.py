@@ -7,6 +7,7 @@ used from one thread: the OpenGL context belongs to the thread that renders firs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -59,7 +60,15 @@ class Outcome:
 
 
 class TabletopWorld:
-    """A WidowX 250s and three objects; render=False never opens a GL context."""
+    """
+    A WidowX 250s and three objects; render=False never opens a GL context.
+
+    frame is the world's, bases the bodies that carry arms, tips the sites of frames at hands.
+    """
+
+    views = VIEWS
+    frame, bases = 'base_link', ('base_link',)
+    tips: ClassVar[dict[str, str]] = {'ee_gripper_link': 'tip'}
 
     def __init__(self, render: bool = True, timestep_s: float = TIMESTEP_S) -> None:
         """Compile the model and reset to scene 0."""

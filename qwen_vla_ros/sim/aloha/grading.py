@@ -62,6 +62,11 @@ class AlohaOutcome:
         """Return the name of the object that a hand touched first."""
         return self.touched[0] if self.touched else None
 
+    @property
+    def told(self) -> str:
+        """Return how far it came, in words."""
+        return f'stage {self.stage} of {STAGES}, best {self.best}'
+
 
 def stage_of(
     scene: AlohaScene, target: str, contacts: Contacts, poses: dict[str, np.ndarray]

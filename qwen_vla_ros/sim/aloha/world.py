@@ -7,6 +7,7 @@ alone.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,7 +30,17 @@ _ARMS = (*range(7), *range(8, 15))  # in the order of both arms' 16 joints: all 
 
 
 class AlohaWorld:
-    """Two ViperX 300s and three objects; render=False never opens a GL context."""
+    """
+    Two ViperX 300s and three objects; render=False never opens a GL context.
+
+    frame is the world's, bases the bodies that carry arms, tips the sites of frames at hands.
+    """
+
+    views = VIEWS
+    frame, bases = 'table', tuple(f'{side}_base_link' for side in vx300s.SIDES)
+    tips: ClassVar[dict[str, str]] = {
+        f'{side}_ee_gripper_link': f'{side}_tip' for side in vx300s.SIDES
+    }
 
     def __init__(self, render: bool = True, timestep_s: float = TIMESTEP_S) -> None:
         """Compile the model and reset to scene 0 of the transfer."""
