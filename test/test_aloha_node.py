@@ -24,7 +24,10 @@ ALOHA = Embodiment.load('aloha')
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     lab = Lab(5, tmp_path_factory.mktemp('aloha'))
-    lab.start_node('robot_sim_node', robot='aloha', seed=2, camera_rate=15.0)
+    # in slow motion: a busy test machine draws and carries three pictures late
+    lab.start_node(
+        'robot_sim_node', robot='aloha', seed=2, camera_rate=20.0, use_clock=True, pace=0.25
+    )
     lab.last = {}
 
     def listen(kind, topic):
@@ -77,7 +80,9 @@ def test_the_policy_node_drives_both_arms_to_success(lab, task):
     instruction = lab.node.create_publisher(String, 'policy/instruction', LATCHED)
     with PolicyServer(policy, port=0) as server:
         address = server.address.removeprefix('ws://')
-        lab.start_node('policy_node', autostart=True, robot='aloha', address=address)
+        lab.start_node(
+            'policy_node', autostart=True, robot='aloha', address=address, use_sim_time=True
+        )
         wait_for(lambda: said and said[-1].stage == 'WAITING', 20.0, 'all inputs at the policy')
         instruction.publish(String(data=answer.instruction))
 
@@ -86,8 +91,8 @@ def test_the_policy_node_drives_both_arms_to_success(lab, task):
             return lab.call(TaskResult, 'robot_sim/result').success
 
         try:
-            wait_for(succeeded, 45.0, f'{answer.instruction}: ({said[-1]})')
+            wait_for(succeeded, 120.0, f'{answer.instruction}: ({said[-1]})')
         finally:
             instruction.publish(String(data=''))
             assert lab.stop('policy_node') == 0
-    assert 'latched' not in {status.stage.lower() for status in said}
+    assert {status.refusals for status in said} == {0}

@@ -3,14 +3,16 @@ A simulated robot on ROS: the topics, types, rates and controller semantics of t
 
 The contract says which: a WidowX 250s, or ALOHA's two ViperX 300s (robot_kinds.py). Publishes each
 arm's joint states (50 Hz), the cameras with camera_info, /tf where tf2_msgs is installed, and
-/clock when asked to; is commanded as the parameter `driver` says: by default as a
-joint_trajectory_controller on Jazzy is. Services ~/reset and ~/result, topic ~/target. The fault
-parameters may be set while it runs.
+/clock when asked to (in slow motion with `pace`); is commanded as the parameter `driver` says: by
+default as a joint_trajectory_controller on Jazzy is. Services ~/reset and ~/result, topic ~/target.
+The fault parameters may be set while it runs.
 """
 
 import array
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any
@@ -50,6 +52,7 @@ class RobotSimSettings:
     driver: str = parameter('jtc-jazzy', 'who takes commands: see simulated_drivers.py')
     mode_configs: str = parameter('', "driver interbotix: a file of modes; '': ours")
     use_clock: bool = parameter(False, 'publish /clock and stamp with simulated time')
+    pace: float = parameter(1.0, 'with use_clock: simulated seconds a second', 0.05, 1.0)
     mute_camera_scene: bool = parameter(False, 'fault: no scene images', changeable=True)
     mute_camera_wrist: bool = parameter(False, 'fault: no wrist images', changeable=True)
     mute_joint_states: bool = parameter(False, 'fault: no joint states', changeable=True)
@@ -94,6 +97,10 @@ class RobotSimNode(Node):
             return
         self._ticks += 1
         self._driver.on_tick(stamp_ns, positions)
+        with self._alive():
+            self._publish_tick(stamp_ns, positions, velocities)
+
+    def _publish_tick(self, stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> None:
         if self._clock_publisher is not None:
             message = self._clock_class()
             _stamp(message.clock, stamp_ns)
@@ -119,8 +126,18 @@ class RobotSimNode(Node):
         if self._faults[fault] or not self.context.ok():
             return
         images, infos, frame_id = self._cameras[view]
-        images.publish(_image(stamp_ns, frame_id, image))
-        infos.publish(_camera_info(stamp_ns, frame_id, info))
+        with self._alive():
+            images.publish(_image(stamp_ns, frame_id, image))
+            infos.publish(_camera_info(stamp_ns, frame_id, info))
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Let an interrupt end the context in the middle of publishing."""
+        try:
+            yield
+        except RuntimeError:  # rclpy's RCLError
+            if self.context.ok():
+                raise
 
     # What the driver calls -----------------------------------------------------------------------
 
@@ -208,7 +225,8 @@ class RobotSimNode(Node):
 
     def _simulated_ns(self) -> int:
         """Return the time since the start, one second ahead as stamps of zero mean 'none'."""
-        return time.monotonic_ns() - self._begin_ns + SECOND_NS
+        elapsed_ns = time.monotonic_ns() - self._begin_ns
+        return round(elapsed_ns * self.settings.pace) + SECOND_NS
 
 
 def _fault_fields() -> list[Any]:
