@@ -4,8 +4,8 @@ A simulated robot on ROS: the topics, types, rates and controller semantics of t
 The contract says which: a WidowX 250s, or ALOHA's two ViperX 300s (robot_kinds.py). Publishes each
 arm's joint states (50 Hz), the cameras with camera_info, /tf where tf2_msgs is installed, and
 /clock when asked to (in slow motion with `pace`); is commanded as the parameter `driver` says: by
-default as a joint_trajectory_controller on Jazzy is. Services ~/reset and ~/result, topic ~/target.
-The fault parameters may be set while it runs.
+default as a joint_trajectory_controller on Jazzy is. Services ~/reset and ~/result, topic
+~/target. The fault parameters may be set while it runs.
 """
 
 import array
