@@ -10,6 +10,8 @@ The fault parameters may be set while it runs.
 import array
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any
@@ -91,6 +93,10 @@ class BaseSimNode(Node):
         if not self.context.ok():
             return
         self._ticks += 1
+        with self._alive():
+            self._publish_tick(stamp_ns, odometry, linear, angular)
+
+    def _publish_tick(self, stamp_ns: int, odometry: Pose, linear: float, angular: float) -> None:
         if self._clock_publisher is not None:
             message = self._clock_class()
             _stamp(message.clock, stamp_ns)
@@ -119,8 +125,18 @@ class BaseSimNode(Node):
             )
         if self._faults['mute_camera'] or not self.context.ok():
             return
-        self._images.publish(_image(stamp_ns, self._frame_id, image))
-        self._infos.publish(_camera_info(stamp_ns, self._frame_id, info))
+        with self._alive():
+            self._images.publish(_image(stamp_ns, self._frame_id, image))
+            self._infos.publish(_camera_info(stamp_ns, self._frame_id, info))
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Let an interrupt end the context in the middle of publishing."""
+        try:
+            yield
+        except RuntimeError:  # rclpy's RCLError
+            if self.context.ok():
+                raise
 
     # Wiring --------------------------------------------------------------------------------------
 
