@@ -74,7 +74,11 @@ def test_foxglove_shows_what_is_published(embodiment):
 
 
 def test_a_namespace_stands_before_every_topic_of_foxglove(tmp_path):
-    assert main(['widowx', '--out', str(tmp_path), '--namespace', '/left']) == 0
+    words = ['--namespace', '/left', '--frame-prefix', 'wx250s/']
+    assert main(['widowx', '--out', str(tmp_path), *words]) == 0
+    rviz = yaml.safe_load((tmp_path / 'rviz' / 'widowx.rviz').read_text())
+    frame = rviz['Visualization Manager']['Global Options']['Fixed Frame']
+    assert frame == 'wx250s/base_link'
     layout = json.loads((tmp_path / 'foxglove' / 'widowx.json').read_text())
     topics = topics_of(layout['configById'])
     assert topics

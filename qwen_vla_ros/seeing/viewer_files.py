@@ -28,7 +28,7 @@ WITH_FILES = ('widowx', 'aloha', 'mobile_base')
 
 
 def rviz_config(embodiment: Embodiment, root: str) -> dict[str, Any]:
-    """Return an rviz2 configuration; root is the URDF's root link."""
+    """Return an rviz2 configuration; root is the URDF's root link, as tf calls it."""
     base = _odometry(embodiment)
     displays = [
         _display('Grid', 'Floor', **_grid(base is not None)),
@@ -126,9 +126,11 @@ def foxglove_layout(embodiment: Embodiment, root: str, namespace: str = '') -> d
     }
 
 
-def write_files(embodiment: Embodiment, folder: Path, namespace: str = '') -> list[Path]:
+def write_files(
+    embodiment: Embodiment, folder: Path, namespace: str = '', frame_prefix: str = ''
+) -> list[Path]:
     """Write rviz/<robot>.rviz and foxglove/<robot>.json into a folder; return both."""
-    root = RobotLinks(embodiment.description_path).root
+    root = frame_prefix + RobotLinks(embodiment.description_path).root
     name = embodiment.name
     texts = {
         folder / 'rviz' / f'{name}.rviz': yaml.safe_dump(
@@ -216,11 +218,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('robots', nargs='*', default=WITH_FILES, help='names or contracts')
     parser.add_argument('--out', type=Path, default=None, help='folder; default: config')
     parser.add_argument('--namespace', default='', help='of the nodes, for Foxglove')
+    parser.add_argument('--frame-prefix', default='', help='of the links on tf, like wx250s/')
     args = parser.parse_args(arguments)
     try:
         for robot in args.robots:
             folder = args.out or config_folder()
-            for path in write_files(Embodiment.load(robot), folder, args.namespace):
+            found = Embodiment.load(robot)
+            for path in write_files(found, folder, args.namespace, args.frame_prefix):
                 print(path)
     except QwenVlaError as error:
         print(f'viewer_files: {error}', file=sys.stderr)
