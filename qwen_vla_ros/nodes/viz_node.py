@@ -10,6 +10,7 @@ heard, never more. A projection needs camera_info and the camera's frame; what i
 in the image and in the log, and nothing is drawn in a guessed place.
 """
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +37,7 @@ from qwen_vla_ros.seeing.picture import Picture
 from qwen_vla_ros.seeing.rerun_view import RerunView
 from qwen_vla_ros.state_reading import state_reader
 
+NUMBER = re.compile(r'\d+(\.\d+)?')
 POSE = tuple(StateField(name, unit) for name, unit in (('x', 'm'), ('y', 'm'), ('yaw', 'rad')))
 
 
@@ -135,9 +137,10 @@ class VizNode(Node):
             self._markers.forget()
 
     def _tell(self, view: str, problem: str) -> None:
-        """Log why a projection is not drawn, when that changes."""
-        if problem != self._said.get(view, ''):
-            self._said[view] = problem
+        """Log why a projection is not drawn, when that changes in more than a number."""
+        kind = NUMBER.sub('#', problem)
+        if kind != self._said.get(view, ''):
+            self._said[view] = kind
             if problem:
                 self.get_logger().warning(f'{view}: no projection: {problem}')
             else:
