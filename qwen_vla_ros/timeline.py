@@ -3,6 +3,8 @@ What one output still has to send, in order of time. Thread-safe, no ROS.
 
 A new plan takes over at its first instant; until then the older one goes on, as both follow one
 motion. Whoever is late sends only the newest message that is due: where the arm should be now.
+But for streams of positions: nothing smooths those on their way to the motors, so a node that was
+kept from running leaves none out, and sends what is due at most spacing_ns apart.
 """
 
 import threading
@@ -17,8 +19,9 @@ JUMP_NS = 500_000_000  # a clock that falls back further than this belongs to an
 class Timeline:
     """The messages of one output that are not sent yet."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, spacing_ns: int = 0) -> None:
+        """Start empty; spacing_ns > 0: nothing is left out, and so far apart at least."""
+        self._spacing_ns, self._sent_ns = spacing_ns, -spacing_ns
         self._lock = threading.Lock()
         self._ahead: deque[Timed] = deque()
         self._latest_ns = 0
@@ -39,10 +42,14 @@ class Timeline:
             self._ahead.clear()
 
     def take(self, now_ns: int) -> Timed | None:
-        """Return the newest message that is due at now_ns, or None; older ones are dropped."""
+        """Return what is to be sent at now_ns, or None: the newest that is due, or the oldest."""
         with self._lock:
             self._at(now_ns)
             found = None
+            if self._spacing_ns:
+                if self._ahead and self._next_ns() <= now_ns:
+                    found, self._sent_ns = self._ahead.popleft(), now_ns
+                return found
             while self._ahead and self._ahead[0].at_ns <= now_ns:
                 found = self._ahead.popleft()
             if found is not None:
@@ -53,10 +60,14 @@ class Timeline:
     def next_ns(self) -> int | None:
         """Return the instant of the next message; None when nothing is left."""
         with self._lock:
-            return self._ahead[0].at_ns if self._ahead else None
+            return self._next_ns() if self._ahead else None
+
+    def _next_ns(self) -> int:
+        return max(self._ahead[0].at_ns, self._sent_ns + self._spacing_ns)
 
     def _at(self, now_ns: int) -> None:
         """Forget what belongs to a time that is gone."""
         if now_ns < self._latest_ns - JUMP_NS:
             self._ahead.clear()
+            self._sent_ns = now_ns - self._spacing_ns
         self._latest_ns = now_ns

@@ -51,3 +51,29 @@ def test_the_speed_is_that_of_the_message_sent_last():
     assert timeline.speed == (0.0, 0.0, 0.0)
     timeline.take(S)
     assert timeline.speed == (0.1, 0.0, 0.0)
+
+
+def test_a_stream_of_positions_leaves_nothing_out_when_it_is_late():
+    timeline = Timeline(spacing_ns=S // 100)
+    timeline.put([Timed(round(i * S / 50), i) for i in range(5)], 0)
+    assert timeline.take(0).message == 0
+    late = 3 * S // 50
+    sent = [(t, timeline.take(t)) for t in range(late, late + S // 20, S // 500)]
+    sent = [((t - late) / S, timed.message) for t, timed in sent if timed is not None]
+    assert [message for _, message in sent] == [1, 2, 3, 4]
+    assert [round(t, 3) for t, _ in sent] == [0.0, 0.01, 0.02, 0.03]
+    assert timeline.next_ns is None
+
+
+def test_a_stream_in_time_is_not_held_up():
+    timeline = Timeline(spacing_ns=S // 100)
+    timeline.put([Timed(round(i * S / 50), i) for i in range(3)], 0)
+    assert [timeline.take(round(i * S / 50)).message for i in range(3)] == [0, 1, 2]
+
+
+def test_a_stream_goes_on_after_its_clock_fell_back():
+    timeline = Timeline(spacing_ns=S // 100)
+    timeline.put([Timed(10 * S, 'old')], 10 * S)
+    assert timeline.take(10 * S).message == 'old'
+    timeline.put([Timed(2 * S, 'new')], 2 * S)
+    assert timeline.next_ns == 2 * S and timeline.take(2 * S).message == 'new'

@@ -40,6 +40,7 @@ from qwen_vla_ros.timeline import Timeline
 from qwen_vla_ros.types import ActionChunk
 
 LONGEST_WAIT_S = 0.02  # a simulated clock may run faster than ours
+CATCH_UP = 0.5  # of a stream's period: how close positions that are late follow one another
 REST_S = 1.0  # how long close() lets a way to rest go on
 
 
@@ -50,7 +51,8 @@ class _Output:
         self.group, self.kind = group, output_of(group.output.type)
         self.options = self.kind.filled(group.output.options)
         self.takes = self.kind.takes(group.output.options)
-        self.timeline = Timeline()
+        streams = self.kind.rows == JOINTS and 'rate_hz' in self.options
+        self.timeline = Timeline(round(CATCH_UP / self.options['rate_hz'] * 1e9) if streams else 0)
         self.goals = self._publisher = None
         self._node = node
         interface = self.kind.message_class()
