@@ -273,23 +273,23 @@ def test_wrong_extrinsics_end_the_node_in_one_line(lab):
     assert 'Traceback' not in lab.log('viz_node')
 
 
-def test_the_demos_extrinsics_are_the_simulated_cameras():
-    from qwen_vla_ros.sim import arm
+@pytest.mark.parametrize('robot', ['widowx', 'aloha'])
+def test_the_demos_extrinsics_are_the_simulated_cameras(robot):
+    from qwen_vla_ros.sim.aloha.world import AlohaWorld
     from qwen_vla_ros.sim.world import TabletopWorld
 
     text = (ROOT / 'config' / 'nodes' / 'demo.yaml').read_text()
-    told = yaml.safe_load(text)['/**/viz']['ros__parameters']['extrinsics']
-    world = TabletopWorld(render=False)
-    world.set_posture(np.array([0.2, -0.3, 0.4, 0.1, 0.9, 0.0, 0.03]))
-    joints = dict(zip(arm.JOINT_NAMES, world.positions(), strict=True))
-    links = RobotLinks(Embodiment.load('widowx').description_path).poses(joints)
-    # scenes move the scene camera by millimetres and fractions of a degree
-    for part, view, most in zip(
-        told.split(';'), ('ego', 'cam_right_wrist'), (0.03, 1e-4), strict=True
-    ):
-        parent, _, pose = extrinsics_of(part)
-        info = world.camera_info(view)
-        found = links[parent] @ pose
+    parts = yaml.safe_load(text)['/**/viz']['ros__parameters']['extrinsics'].split(';')
+    known = {part.split()[1]: extrinsics_of(part) for part in parts}
+    embodiment = Embodiment.load(robot)
+    world = (TabletopWorld if robot == 'widowx' else AlohaWorld)(render=False)
+    joints = dict(zip(embodiment.state_names, world.positions(), strict=True))
+    links = RobotLinks(embodiment.description_path).poses(joints)
+    for camera in embodiment.cameras:
+        parent, _, pose = known[camera.frame_id]
+        found, info = links[parent] @ pose, world.camera_info(camera.view)
+        # scenes move the scene camera by millimetres and fractions of a degree
+        most = 0.03 if camera.view == 'ego' else 1e-3
         np.testing.assert_allclose(found[:3, 3], info.position, atol=most)
         np.testing.assert_allclose(found[:3, :3], info.rotation, atol=most)
 
