@@ -240,6 +240,10 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
     parser.add_argument('--checkpoint', type=Path, help='checkpoint folder (default: bundled)')
     parser.add_argument(
+        '--live', type=float, metavar='SECONDS', help="listen to the robot's topics too"
+    )
+    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
+    parser.add_argument(
         '--model', help='tell what of this preset (4b, 2b, 0.8b, ...) or folder fits into a GPU'
     )
     parser.add_argument(

@@ -1,7 +1,8 @@
 """
-`qwen-vla doctor`: what this machine has, what it lacks, and the remedy, one line each.
+`qwen-vla doctor`: what this machine has, and whether checkpoint and robot fit, with remedies.
 
-With --model it tells what of a model fits into a GPU instead (model/memory.py).
+The checks of the fit stand in compatibility/. With --model it tells what of a model fits into a
+GPU instead (model/memory.py).
 """
 
 import argparse
@@ -11,24 +12,17 @@ import importlib.util
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from qwen_vla_ros.compatibility.clashes import this_machine
+from qwen_vla_ros.compatibility.finding import PASS, REFUSE, WARN, Finding
+from qwen_vla_ros.compatibility.registry import clash_findings, static_findings
+from qwen_vla_ros.compatibility.report import as_json, exit_code, print_table
+from qwen_vla_ros.compatibility.training import Pairing, read_training
 from qwen_vla_ros.errors import QwenVlaError
 
-PASS, WARN, REFUSE = 'pass', 'warn', 'refuse'
 LEAST_SEGMENT = 8 * 2**20  # bytes of Fast DDS shared memory that hold several camera images
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table; refuse means that the demo cannot run."""
-
-    subject: str
-    level: str
-    found: str
-    remedy: str = ''
 
 
 def examine(robot: str = 'widowx', checkpoint: Path | None = None) -> list[Finding]:
@@ -47,25 +41,62 @@ def examine(robot: str = 'widowx', checkpoint: Path | None = None) -> list[Findi
         ('contract', lambda: _contract(robot)),
         ('checkpoint', lambda: _checkpoint(robot, checkpoint)),
     )
-    return [_guarded(subject, check) for subject, check in checks]
+    findings = [_guarded(subject, check) for subject, check in checks]
+    return [*findings, *clash_findings(this_machine()), *compare(robot, checkpoint)]
+
+
+def compare(robot: str, checkpoint: Path | None = None) -> list[Finding]:
+    """Return the findings of the static checks of a checkpoint and a robot; never raises."""
+    try:
+        pair = pairing(robot, checkpoint)
+    except QwenVlaError as error:
+        return [Finding('checkpoint and robot', REFUSE, str(error))]
+    return static_findings(pair)
+
+
+def pairing(robot: str, checkpoint: Path | None = None) -> Pairing:
+    """Return what a checkpoint says of itself beside a contract; QwenVlaError if either fails."""
+    from qwen_vla_ros.embodiment import Embodiment
+    from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
+
+    embodiment = Embodiment.load(robot)
+    folder = Path(checkpoint or bundled_checkpoint())
+    if not folder.is_dir():  # a name of the hub: only this needs torch
+        from qwen_vla_ros.model.hub import find_checkpoint
+
+        folder = find_checkpoint(folder)
+    metadata = read_training(folder, embodiment.name)
+    return Pairing(metadata, embodiment, embodiment.default_layout)
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
-    """Print the table; 2 when something is refused, else 0. With --model: what fits a GPU."""
+    """
+    Print the table; 2 when something is refused, else 0: a warning stops nothing.
+
+    --live SECONDS listens to the robot too, --json prints for programs, --model tells what fits a
+    GPU instead.
+    """
     if args.model is not None:
         return _memory_of_model(args)
     if args.gpu is not None:
         raise QwenVlaError('--gpu: of which model? Add --model, e.g. --model 4b')
     findings = examine(args.robot, args.checkpoint)
-    width = max(len(finding.subject) for finding in findings)
-    for finding in findings:
-        print(f'{finding.level:7}{finding.subject:{width + 2}}{finding.found}')
-        if finding.remedy:
-            print(f'{"":{width + 9}}-> {finding.remedy}')
-    refused = sum(finding.level == REFUSE for finding in findings)
-    warned = sum(finding.level == WARN for finding in findings)
-    print(f'{len(findings)} checks: {refused} refused, {warned} warnings')
-    return 2 if refused else 0
+    if args.live is not None:
+        findings += listen(args.robot, args.checkpoint, args.live)
+    if args.json:
+        print(as_json(findings))
+    else:
+        print_table(findings)
+    return exit_code(findings)
+
+
+def listen(robot: str, checkpoint: Path | None, seconds: float) -> list[Finding]:
+    """Listen to the robot's topics for some seconds; return the findings of the live checks."""
+    if not 1.0 <= seconds <= 600.0:
+        raise QwenVlaError(f'--live {seconds:g}: give 1 to 600 seconds')
+    from qwen_vla_ros.nodes.live_listener import listen_for
+
+    return listen_for(pairing(robot, checkpoint), seconds)
 
 
 def _memory_of_model(args: argparse.Namespace) -> int:

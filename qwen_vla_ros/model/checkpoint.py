@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from qwen_vla_ros.compatibility.training import describe_training
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.model.adapters import load_adapters
 from qwen_vla_ros.model.config import QwenVLAConfig
@@ -315,7 +316,13 @@ def load_checkpoint(
         processor = Processor(tokenizer, for_views(config, robot.embodiment))
         robots[robot.embodiment.name] = LoadedRobot(
             build_pipeline(config, processor, robot.embodiment, robot.layout, robot.statistics),
-            {**describe_policy(robot.embodiment, robot.layout), **facts},
+            {
+                **describe_policy(robot.embodiment, robot.layout),
+                **facts,
+                'trained': describe_training(
+                    robot.embodiment, robot.layout, statistics_to_json(robot.statistics)
+                ),
+            },
         )
     return LoadedCheckpoint(model, robots)
 

@@ -129,6 +129,8 @@ class Pilot:
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
         self._refused: tuple[ActionChunk, str] | None = None
+        # what of the robot's topics does not fit the policy; asked before the shadow is left
+        self.incompatible: Callable[[], list[str]] = list
         self.chunks = 0
         self.inference_s: deque[float] = deque(maxlen=2000)
         self.overhead_s: deque[float] = deque(maxlen=2000)
@@ -486,6 +488,8 @@ class Pilot:
         if told and not told.startswith(NO_INSTRUCTION):  # arming may come before the sentence
             found.append(told)
         found += [self._policy.problem] if self._policy.problem else []
+        if self.stages.stage == SHADOW:
+            found += self.incompatible()
         if self.stages.stage == SHADOW and self.arm is not None and not force:
             seen = self.shadow.agreement()
             if seen.seconds < self.arming.shadow_s:

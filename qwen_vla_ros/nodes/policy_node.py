@@ -23,6 +23,8 @@ from std_msgs.msg import String
 
 from qwen_vla_ros.clock_watch import PAUSE_NS, ClockWatch
 from qwen_vla_ros.command import commands
+from qwen_vla_ros.compatibility.listening import Listening
+from qwen_vla_ros.compatibility.registry import arming_problems, refuse_incompatible
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
@@ -153,6 +155,8 @@ class PolicyNode(LifecycleNode):
         layout = settings.layout or embodiment.default_layout
         self._policy = self._load_policy(embodiment, layout)
         refuse_mismatch(self._policy.metadata, embodiment, layout)
+        for finding in refuse_incompatible(self._policy.metadata, embodiment, layout):
+            self.get_logger().warning(str(finding))
         clock = ClockWatch(self._now_ns, self.get_parameter('use_sim_time').value)
         self._pilot = Pilot(
             embodiment,
@@ -167,6 +171,10 @@ class PolicyNode(LifecycleNode):
             arming=Arming(settings.stage, settings.speed, settings.ramp),
             capsules=_capsules(embodiment, layout),
             dead_man_s=settings.dead_man or embodiment.safety.dead_man_s,
+        )
+        self._listening = Listening(embodiment)
+        self._pilot.incompatible = lambda: arming_problems(
+            self._listening, self._policy.metadata, embodiment, layout, self._now_ns()
         )
         self._pilot.instruct(settings.instruction)
         self._outputs = Outputs(self, self._pilot.groups, self._pilot.names, clock)
@@ -262,6 +270,7 @@ class PolicyNode(LifecycleNode):
     # Streams -------------------------------------------------------------------------------------
 
     def _store(self, source: str, message: Any) -> None:
+        self._listening.hear(source, message, self._now_ns())
         try:
             self._pilot.push(source, message)
         except QwenVlaError as error:
