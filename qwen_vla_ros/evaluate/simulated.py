@@ -15,13 +15,19 @@ from qwen_vla_ros.evaluate.plots import plot_latency, plot_success
 from qwen_vla_ros.evaluate.report import write_report
 from qwen_vla_ros.evaluate.statistics import success_rate
 from qwen_vla_ros.evaluate.summary import summarise
+from qwen_vla_ros.sim.aloha import vx300s
 
 TASK = 'touch the named object of three (simulated WidowX)'
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Run, print the rates, and leave summary.json, plots and report.html; 1 without episodes."""
-    if Embodiment.load(args.robot).action_groups()[0].kind == 'waypoint':
+    embodiment = Embodiment.load(args.robot)
+    if embodiment.action_names() == vx300s.JOINT_NAMES:
+        from qwen_vla_ros.evaluate.bimanual import run_from_arguments as run_both_arms
+
+        return run_both_arms(args)
+    if embodiment.action_groups()[0].kind == 'waypoint':
         from qwen_vla_ros.evaluate.rooms import run_from_arguments as run_rooms
 
         return run_rooms(args)

@@ -7,7 +7,7 @@ Importing this module registers 'qwen_vla_ros/AlohaTransfer-v0' and '.../AlohaIn
 """
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -146,12 +146,13 @@ def run_episode(
     target: str | None = None,
     instruction: str | None = None,
     replan_steps: int = REPLAN_STEPS,
+    on_step: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """
     Run one episode synchronously (the world waits for the policy) and return its facts.
 
     target is the object that counts; instruction, when given, is what the policy reads. The first
-    replan_steps rows of each chunk after its row 0 are executed.
+    replan_steps rows of each chunk after its row 0 are executed; on_step hears of each.
     """
     env.reset(seed=seed, options={'target': target, 'instruction': instruction})
     policy.reset()
@@ -161,6 +162,8 @@ def run_episode(
         inferences += 1
         for row in rows[1 : 1 + replan_steps]:
             ended = any(env.advance(row))
+            if on_step is not None:
+                on_step()
             if ended:
                 break
     return {**env.facts(), 'instruction': env.instruction, 'inferences': inferences}
