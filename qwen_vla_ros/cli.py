@@ -191,6 +191,14 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(robot=None)  # every robot of the checkpoint
     parser.add_argument('--host', default='127.0.0.1', help='address (default: this machine only)')
     parser.add_argument('--port', type=int, default=8766, help='TCP port, 0: any (default: 8766)')
+    parser.add_argument(
+        '--house',
+        type=int,
+        default=0,
+        metavar='SEED',
+        help='with --policy expert of a mobile base: the house whose map it knows, the parameter '
+        'seed of base_sim (default: 0)',
+    )
 
 
 def _ask_arguments(parser: argparse.ArgumentParser) -> None:

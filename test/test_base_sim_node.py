@@ -17,10 +17,7 @@ from std_msgs.msg import String
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.nodes.qos import COMMAND, LATCHED, SENSOR
-from qwen_vla_ros.policy import describe_policy
-from qwen_vla_ros.remote import PolicyServer
 from qwen_vla_ros.sim.rooms.drive import MAX_LINEAR
-from qwen_vla_ros.sim.rooms.expert import RoomsExpert
 from qwen_vla_ros.sim.rooms.tasks import sample_task
 
 BASE = Embodiment.load('mobile_base')
@@ -154,16 +151,17 @@ def test_it_takes_twist_keeps_a_clock_and_ends_cleanly_when_interrupted(lab):
 
 @pytest.fixture
 def policy_node(lab):
-    """The unchanged policy node with the scripted teacher behind the policy server."""
-    task = sample_task(SEED)
-    policy = RoomsExpert(lambda: (task.house, task.start), describe_policy(BASE))
-    with PolicyServer(policy, port=0) as server:
-        address = server.address.removeprefix('ws://')
-        lab.start_node('policy_node', robot='mobile_base', autostart=True, address=address)
-        wait_for(lambda: lab.status.stage == 'WAITING', 20.0, f'WAITING, not {lab.status}')
-        yield lab.node.create_publisher(String, 'policy/instruction', LATCHED)
-        if 'policy_node' in lab.children:
-            assert lab.stop('policy_node') == 0
+    """The unchanged policy node with `qwen-vla serve --policy expert` behind it."""
+    words = ['--policy', 'expert', '--robot', 'mobile_base', '--house', str(SEED), '--port', '0']
+    lab.start('serve', '-m', 'qwen_vla_ros.cli', 'serve', *words)
+    wait_for(lambda: ' on ws://' in lab.log('serve'), 30.0, 'the server')
+    address = lab.log('serve').rpartition('ws://')[2].strip()
+    lab.start_node('policy_node', robot='mobile_base', autostart=True, address=address)
+    wait_for(lambda: lab.status.stage == 'WAITING', 30.0, f'WAITING, not {lab.status}')
+    yield lab.node.create_publisher(String, 'policy/instruction', LATCHED)
+    if 'policy_node' in lab.children:
+        assert lab.stop('policy_node') == 0
+    lab.stop('serve')
 
 
 @pytest.mark.slow
@@ -182,7 +180,9 @@ def test_the_policy_node_drives_it_to_the_goal_and_stops(lab, policy_node):
     assert list(outcomes[-1].touched) == []
     speeds = np.array([m.twist.linear.x for m in lab.heard[TwistStamped]])
     assert speeds.max() <= MAX_LINEAR + 1e-6
-    assert np.abs(np.diff(speeds)).max() <= 0.9 * 0.05 + 1e-6
+    stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for m in lab.heard[TwistStamped]]
+    allowed = 0.9 * (np.diff(stamps).clip(0.0) + 0.05) + 1e-6  # a late one leaves others out
+    assert (np.abs(np.diff(speeds)) <= allowed).all()
     wait_for(lambda: 'STOP' in lab.status.reason, 3.0, f'STOP in words, not {lab.status}')
 
 
@@ -204,6 +204,6 @@ def test_a_silent_camera_stops_the_base_by_name(lab, policy_node):
     try:
         wait_for(lambda: lab.status.stage == 'HOLDING', 2.0, f'HOLDING, not {lab.status}')
         assert any(text.startswith('ego') for text in lab.status.missing), lab.status
-        wait_for(lambda: speed(lab) == 0.0, 1.0, 'a stop')
+        wait_for(lambda: speed(lab) == 0.0, 3.0, 'a stop')
     finally:
         lab.set_parameter('base_sim', 'mute_camera', False)

@@ -18,9 +18,9 @@ def choose_policy(args: argparse.Namespace) -> Policy:
     """Return the policy that the command line asks for."""
     embodiment = Embodiment.load(args.robot or 'widowx')
     if args.policy == 'constant':
-        return ConstantPolicy(embodiment)
+        return _still(embodiment)
     if args.policy == 'expert':
-        return _expert(embodiment)
+        return _expert(embodiment, getattr(args, 'house', 0))
     from qwen_vla_ros.policy import load_policy
 
     return load_policy(args.checkpoint or bundled_checkpoint(), embodiment, **_ways(args))
@@ -54,8 +54,23 @@ def _ways(args: argparse.Namespace) -> dict[str, Any]:
     return {**ways, 'options': EngineOptions(path=args.path)}
 
 
-def _expert(embodiment: Embodiment) -> Policy:
+def _still(embodiment: Embodiment) -> Policy:
+    """Return the policy that holds the joints, or lets a base stand."""
+    if not _is_base(embodiment):
+        return ConstantPolicy(embodiment)
+    from qwen_vla_ros.sim.rooms.expert import StandingPolicy
+
+    return StandingPolicy(describe_policy(embodiment))
+
+
+def _expert(embodiment: Embodiment, house: int) -> Policy:
     """Return the scripted policy of the simulated robot that has the contract's joints."""
+    if _is_base(embodiment):
+        from qwen_vla_ros.sim.rooms.expert import RoomsExpert
+        from qwen_vla_ros.sim.rooms.tasks import sample_task
+
+        task = sample_task(house)
+        return RoomsExpert(lambda: (task.house, task.start), describe_policy(embodiment))
     from qwen_vla_ros.sim.aloha import vx300s
 
     if embodiment.action_names() == vx300s.JOINT_NAMES:
@@ -67,6 +82,11 @@ def _expert(embodiment: Embodiment) -> Policy:
     from qwen_vla_ros.evaluate.colour_search import ColourSearchPolicy
 
     return ColourSearchPolicy(embodiment)
+
+
+def _is_base(embodiment: Embodiment) -> bool:
+    """Return whether a policy moves a base and nothing else."""
+    return all(group.kind == 'waypoint' for group in embodiment.action_groups())
 
 
 def use_threads(count: int | None) -> None:
