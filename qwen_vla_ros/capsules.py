@@ -16,6 +16,7 @@ from qwen_vla_ros.limits import Verdict
 if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Capsules
     from qwen_vla_ros.kinematics import ArmKinematics
+    from qwen_vla_ros.several_arms import SeveralArms
 
 TINY = 1e-12
 
@@ -23,7 +24,7 @@ TINY = 1e-12
 class CapsuleModel:
     """The capsules of one arm: distances for rows of joints [R, J]. Thread-safe."""
 
-    def __init__(self, capsules: 'Capsules', kinematics: 'ArmKinematics') -> None:
+    def __init__(self, capsules: 'Capsules', kinematics: 'ArmKinematics | SeveralArms') -> None:
         """Bind capsules to links; KinematicsError when the description has no such link."""
         parts = capsules.parts
         self.names = tuple(part.name for part in parts)

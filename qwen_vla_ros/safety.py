@@ -368,13 +368,20 @@ class SafetyGate:
 
 def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> CapsuleModel | None:
     """
-    Return the volume of a contract's arm; None when it declares none.
+    Return the volume of a contract's arm, or of several; None when it declares none.
 
-    Raises KinematicsError when pinocchio, the description or a link is missing, or the joints up
-    to the workspace's tip are not those of the layout.
+    One arm ends at the workspace's tip; several are the layout's groups of joints. Raises
+    KinematicsError when pinocchio, the description or a link is missing, or the joints up to the
+    workspace's tip are not those of the layout.
     """
     if embodiment.capsules is None:
         return None
+    groups = embodiment.action_groups(layout)
+    arms = [group.names for group in groups if group.kind == 'abs_joint']
+    if len(arms) > 1 and embodiment.workspace is None:
+        from qwen_vla_ros.several_arms import SeveralArms
+
+        return CapsuleModel(embodiment.capsules, SeveralArms(embodiment.description_path, arms))
     if embodiment.workspace is None:
         raise QwenVlaError(
             f'safety: capsules in {embodiment.source} need the arm, which workspace.tip ends; '
@@ -382,7 +389,6 @@ def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> Capsul
         )
     from qwen_vla_ros.kinematics import ArmKinematics
 
-    groups = embodiment.action_groups(layout)
     joints = [name for group in groups if group.kind != 'gripper' for name in group.names]
     arm = ArmKinematics(embodiment.description_path, embodiment.workspace.tip, joints)
     return CapsuleModel(embodiment.capsules, arm)

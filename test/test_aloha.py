@@ -10,6 +10,10 @@ from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import ContractError, Embodiment
 from qwen_vla_ros.kinematics import ArmKinematics, load_pinocchio
 from qwen_vla_ros.output_kinds import JointRows
+from qwen_vla_ros.safety import capsule_model
+from qwen_vla_ros.sim.aloha import vx300s
+from qwen_vla_ros.sim.aloha.scene import TASKS, TRANSFER, sample_scene
+from qwen_vla_ros.sim.aloha.tasks import Place, insertion_rows, transfer_rows
 from qwen_vla_ros.state_reading import state_reader
 
 ALOHA = Embodiment.load('aloha')
@@ -106,3 +110,47 @@ def test_straight_arms_meet_in_the_middle_of_the_table():
         position, rotation = arm.forward(np.zeros(6))
         np.testing.assert_allclose(position, [sign * (reach - 0.469), 0, height], atol=1e-6)
         np.testing.assert_allclose(rotation[:, 0], [sign, 0, 0], atol=1e-6)
+
+
+def without_fingers(row):
+    return np.delete(np.asarray(row, np.float64), [6, 13])[None]
+
+
+def test_arms_that_would_meet_are_refused_by_name_and_the_park_posture_is_not():
+    model = capsule_model(ALOHA)
+    parked = [ALOHA.park.positions[name] for name in FOURTEEN if not name.endswith('finger')]
+    assert model.problem(np.array([parked]), 0.002) is None
+    straight = without_fingers([0.0, 0.9, -0.9, 0.0, 0.0, 0.0, 0.03] * 2)
+    verdict = model.problem(straight, 0.002)
+    assert verdict is not None and 'left_' in verdict.reason and 'right_' in verdict.reason
+    down = without_fingers(
+        [0.0, 1.2, 0.0, 0.0, 0.0, 0.0, 0.03] + [0.0, -1.5, 1.2, 0, 0.6, 0, 0.03]
+    )
+    assert (
+        'left_' in model.problem(down, 0.002).reason and 'table' in model.problem(down, 0).reason
+    )
+
+
+def test_capsules_of_both_arms_stand_where_their_links_are():
+    model = capsule_model(ALOHA)
+    q = np.array([0.3, -0.5, 0.7, 0.2, 0.6, -0.1, 0.03, -0.2, -0.6, 0.9, 0.1, 0.4, 0.5, 0.03])
+    placed = model.placed(without_fingers(q))[0]
+    tips = vx300s.tips(q)
+    for side, tip in zip(vx300s.SIDES, tips, strict=True):
+        index = model.names.index(f'{side}_fingers')
+        middle = placed[index] + placed[len(model.names) + index] / 2
+        assert np.linalg.norm(middle - tip) == pytest.approx(0.0167, abs=1e-4)
+
+
+def test_handing_over_and_inserting_keep_the_arms_apart():
+    model, columns = capsule_model(ALOHA), np.arange(14) % 7 != 6
+    for seed in range(4):
+        for task in TASKS:
+            scene = sample_scene(seed, task)
+            q = np.array(scene.posture)
+            places = [Place(*item.position[:2], item.yaw) for item in scene.objects]
+            if task == TRANSFER:
+                rows = transfer_rows(q, places[0], scene.giver, 0.02)
+            else:
+                rows = insertion_rows(q, places[0], places[1], 0.02)
+            assert model.problem(rows[:, columns], 0.0) is None, (seed, task)
