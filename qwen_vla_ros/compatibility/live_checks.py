@@ -7,7 +7,8 @@ from qwen_vla_ros.compatibility.finding import REFUSE, WARN, Problem
 from qwen_vla_ros.compatibility.listening import Live, Stream
 from qwen_vla_ros.compatibility.statistics_checks import DEGREE, MILLI, Range
 
-WARN_RATE, REFUSE_RATE = 0.75, 0.5  # share of the contract's rate, and its inverse
+WARN_RATE, REFUSE_RATE = 0.75, 0.5  # share of the contract's rate
+MENDED = 0.25  # an exchange that leaves less of what lies outside explains it
 APART = 0.25  # share of q01..q99 by which a joint may start outside
 ROOM = {'rad': 0.05, 'm': 0.005}  # at least
 
@@ -22,7 +23,7 @@ def topics(live: Live) -> Iterator[Problem]:
 
 
 def rates(live: Live) -> Iterator[Problem]:
-    """Compare each stream's rate with the contract's."""
+    """Compare each stream's rate with the contract's; one that is too fast only wastes."""
     wanted = {camera.view: camera.rate_hz for camera in live.embodiment.cameras}
     wanted.update({state.name: state.rate_hz for state in live.embodiment.states})
     for name, stream in live.streams.items():
@@ -31,7 +32,7 @@ def rates(live: Live) -> Iterator[Problem]:
             continue
         share = min(measured / wanted[name], wanted[name] / measured)
         if share < WARN_RATE:
-            level = REFUSE if share < REFUSE_RATE else WARN
+            level = REFUSE if measured < REFUSE_RATE * wanted[name] else WARN
             text = f'{measured:.1f} Hz, the contract says {wanted[name]:g} Hz'
             yield Problem(level, f'{name} ({stream.topic}): {text}')
 
@@ -99,7 +100,7 @@ def joint_positions(live: Live) -> Iterator[Problem]:
         twin = _twin(name, joints, ranges, live.pair.units)
         if twin and name not in explained:
             explained |= {name, twin}
-            text = f'{name} reads {joints[name]:.4g} and {twin} {joints[twin]:.4g}: each lies in '
+            text = f'{name} reads {joints[name]:.4g} and {twin} {joints[twin]:.4g}: each fits '
             text += f"the other's range of training; the names {name} and {twin} are swapped"
             yield Problem(REFUSE, text)
     for name in outside:
@@ -188,11 +189,20 @@ def _near(value: float, told: Range, unit: str) -> bool:
 
 
 def _twin(name: str, joints: dict, ranges: dict, units: dict) -> str:
-    """Return the joint with which an exchange brings both into their ranges; '' if none."""
+    """Return the joint with which an exchange mends nearly all that lies outside; '' if none."""
+    own = joints[name]
     for other, value in joints.items():
-        if other == name or units[other] != units[name]:
+        unit = units[name]
+        if other == name or units[other] != unit:
             continue
-        low, high = ranges[other]
-        if low <= joints[name] <= high and _near(value, ranges[name], units[name]):
+        mended = _beyond(own, ranges[other]) + _beyond(value, ranges[name])
+        wrong = _beyond(own, ranges[name]) + _beyond(value, ranges[other])
+        fits = _near(own, ranges[other], unit) and _near(value, ranges[name], unit)
+        if fits and mended < MENDED * wrong and _beyond(value, ranges[other]) > 0:
             return other
     return ''
+
+
+def _beyond(value: float, told: Range) -> float:
+    """Return how far a value lies outside its range."""
+    return max(told[0] - value, value - told[1], 0.0)

@@ -175,7 +175,7 @@ LIVE = (
     ),
     Check(
         'live rates',
-        "messages a second against the contract's (warn below 3/4, refuse below 1/2)",
+        "messages a second against the contract's: warn below 3/4 and above 4/3, refuse below 1/2",
         _BOTH,
         'set the driver to the rate of the contract, or look for lost messages (DDS profile)',
         live_checks.rates,
