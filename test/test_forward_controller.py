@@ -58,3 +58,12 @@ def test_bad_arguments_are_refused():
         made('iron')
     with pytest.raises(QwenVlaError, match='2 numbers'):
         made('jazzy').hold([0.0])
+
+
+def test_a_simulation_that_is_late_sees_what_was_commanded_at_its_instant():
+    controller = made('jazzy')
+    for index in range(1, 4):
+        assert controller.accept([0.1 * index, 1.0], index * 20) is None
+    assert [controller.sample(now)[0][0] for now in (10, 20, 39, 40, 65)] == pytest.approx(
+        [0.0, 0.1, 0.1, 0.2, 0.3]
+    )

@@ -278,3 +278,11 @@ def test_modes_left_out_are_position_without_a_profile(tmp_path):
     driver = InterbotixArm(CONFIG, modes, ZERO)
     assert driver.fallen() == list(CONFIG.groups['arm'])
     assert np.allclose(driver.sample(0)[0], 0.0)
+
+
+def test_a_simulation_that_is_late_sees_the_goal_of_its_instant():
+    driver = arm()
+    for index in range(1, 4):
+        driver.write_group('arm', [0.1 * index] * 6, S + 20 * index * MS)
+    found = [at(driver, S + now * MS) for now in (10, 20, 39, 40, 65)]
+    assert found == pytest.approx([0.0, 0.1, 0.1, 0.2, 0.3])

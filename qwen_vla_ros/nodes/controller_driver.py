@@ -151,9 +151,11 @@ class _TrajectoryPart:
 class ForwardDriver:
     """Forward position controllers by name, with their topics."""
 
-    def __init__(self, node: Node, controllers: Mapping[str, ForwardController]) -> None:
+    def __init__(
+        self, node: Node, robot: Any, controllers: Mapping[str, ForwardController]
+    ) -> None:
         """Subscribe; the node has on_command(topic, message, reason)."""
-        self._node = node
+        self._node, self._robot = node, robot
         for name, controller in controllers.items():
             topic = f'{name}/commands'
             callback = partial(self._on_message, topic, controller)
@@ -165,4 +167,5 @@ class ForwardDriver:
     def _on_message(
         self, topic: str, controller: ForwardController, message: Float64MultiArray
     ) -> None:
-        self._node.on_command(topic, message, controller.accept(list(message.data)))
+        reason = controller.accept(list(message.data), self._robot.now_ns())
+        self._node.on_command(topic, message, reason)

@@ -75,7 +75,7 @@ def _driver(node: Node, robot: SimulatedRobot, place: ArmPlace, settings: Any) -
     kind, _, distribution = settings.driver.partition('-')
     if kind == 'forward':
         forward = _controllers(robot, place, FORWARD_NAMES, ForwardController, distribution)
-        return ForwardDriver(node, forward)
+        return ForwardDriver(node, robot, forward)
     controllers = _controllers(robot, place, NAMES, TrajectoryController, distribution)
     return TrajectoryDriver(node, robot, controllers, place.first)
 

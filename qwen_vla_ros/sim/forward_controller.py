@@ -10,6 +10,7 @@ NaN (here refused: the simulated motors have limits), the others drop it. An emp
 command from jazzy on. There is no timeout: without messages the last positions hold for ever.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,14 +42,14 @@ class ForwardController:
         held = np.asarray(positions, np.float64)
         if held.shape != (len(self.joint_names),) or not np.isfinite(held).all():
             raise QwenVlaError(f'forward controller: {positions}: {len(self.joint_names)} numbers')
-        self._positions = held
+        self._told = deque([(0, held)])
 
     def activate(self) -> None:
         """Take messages again, as after ros2 control set_controller_state."""
         self.active = True
 
-    def accept(self, values: Sequence[float]) -> str | None:
-        """Take a message's data; return why it did not reach the motors, or None."""
+    def accept(self, values: Sequence[float], now_ns: int = 0) -> str | None:
+        """Take a message's data at an instant; return why no motor got it, or None."""
         if not self.active:
             return 'the controller is not active: a message of wrong size deactivated it'
         if self.distribution != 'humble' and not len(values):
@@ -61,9 +62,16 @@ class ForwardController:
             return f'{len(values)} values for {len(self.joint_names)} joints{told}'
         if not np.isfinite(values).all():
             return 'a value is not finite: on humble it would reach the motor'
-        self._positions = np.clip(values, *self._limits)
+        self._told.append((now_ns, np.clip(values, *self._limits)))
         return None
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the commanded positions [J], and no velocities: the motors get none."""
-        return self._positions.copy(), np.zeros_like(self._positions)
+        """
+        Return the positions [J] commanded until an instant, and no velocities: motors get none.
+
+        Instants must not go back: what lies before is forgotten.
+        """
+        told = self._told
+        while len(told) > 1 and told[1][0] <= now_ns:
+            told.popleft()
+        return told[0][1].copy(), np.zeros(len(self.joint_names))

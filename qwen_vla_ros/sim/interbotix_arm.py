@@ -116,6 +116,7 @@ class InterbotixArm:
         with self._lock:
             for name, position in positions.items():
                 self._joints[name].speed = 0.0
+                self._joints[name].goals.clear()
                 self._joints[name].profile.rest(position)
 
     # Commands ------------------------------------------------------------------------------------

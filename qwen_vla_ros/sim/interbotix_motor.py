@@ -6,6 +6,7 @@ constant speed, in proportion to the command, up to its limits.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 from qwen_vla_ros.sim.interbotix_config import (
@@ -36,9 +37,13 @@ class MotorState:
     speed: float = 0.0
     since_ns: int = 0
     registers: dict[str, int] = field(default_factory=dict)
+    goals: deque[tuple[int, float]] = field(default_factory=deque)  # instant, not begun yet
 
     def sample(self, now_ns: int) -> tuple[float, float]:
-        """Return position (rad) and velocity (rad/s)."""
+        """Return position (rad) and velocity (rad/s) by the goals until an instant."""
+        while self.goals and self.goals[0][0] <= now_ns:
+            at_ns, goal = self.goals.popleft()
+            self.profile.aim(goal, at_ns)
         position, velocity = self.profile.sample(now_ns)
         if not self.speed or not self.torque:
             return position, velocity
@@ -80,7 +85,7 @@ class MotorState:
         low, high = self.motor.lower, self.motor.upper
         if own == POSITION and not low <= value <= high:
             return f'{name}: goal {value:.3f} rad outside {low:.3f} .. {high:.3f}: ignored'
-        self.profile.aim(value, now_ns)
+        self.goals.append((now_ns, value))
         return None
 
     def _drive(self, speed: float, now_ns: int) -> None:
