@@ -12,10 +12,11 @@ from qwen_vla_ros.srv import ResetWorld, TaskResult
 from ros_lab import Lab, wait_for
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.evaluate.choose_policy import choose_policy
-from qwen_vla_ros.nodes.qos import LATCHED, SENSOR
+from qwen_vla_ros.nodes.qos import COMMAND, LATCHED, SENSOR
 from qwen_vla_ros.remote import PolicyServer
 
 ALOHA = Embodiment.load('aloha')
@@ -63,11 +64,33 @@ def test_a_task_is_laid_out_by_its_sentence_or_its_name(lab):
     assert answer.success and answer.target.endswith(' peg')
     assert answer.instruction.startswith(f'insert the {answer.target} into the ')
     assert len(answer.objects) == 3
-    asked = ResetWorld.Request(seed=4, task='hand the pink cube to the left arm')
+    asked = ResetWorld.Request(seed=9, task='hand the pink cube to the left arm')
     answer = lab.call(ResetWorld, 'robot_sim/reset', asked)
     assert (
         not answer.success and "'hand the pink cube to the left arm' names none" in answer.message
     )
+
+
+def test_a_trajectory_moves_the_arm_in_whose_namespace_it_is_sent(lab):
+    sender = lab.node.create_publisher(
+        JointTrajectory, 'follower_right/arm_controller/joint_trajectory', COMMAND
+    )
+    wait_for(sender.get_subscription_count, 5.0, 'match')
+
+    def joints(side):
+        message = lab.last[f'follower_{side}/joint_states']
+        return dict(zip(message.name, message.position, strict=True))
+
+    names = ['waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate']
+    lab.last.clear()
+    wait_for(lambda: len(lab.last) == 8, 20.0, 'news of the robot')
+    begin, still = joints('right'), joints('left')
+    goal = [begin[name] + 0.3 * (name == 'waist') for name in names]
+    point = JointTrajectoryPoint(positions=goal)
+    point.time_from_start.nanosec = 500_000_000
+    sender.publish(JointTrajectory(joint_names=names, points=[point]))
+    wait_for(lambda: abs(joints('right')['waist'] - goal[0]) < 0.01, 30.0, 'motion')
+    assert joints('left')['waist'] == pytest.approx(still['waist'], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.aloha import scene as aloha_scene
 from qwen_vla_ros.sim.aloha import vx300s
 from qwen_vla_ros.sim.aloha.world import AlohaWorld
-from qwen_vla_ros.sim.scene import instruction_for, parse_target
+from qwen_vla_ros.sim.scene import instruction_for, parse_target, sample_scene
 from qwen_vla_ros.sim.six_axis import SixAxisArm
 from qwen_vla_ros.sim.world import TabletopWorld
 
@@ -56,7 +56,7 @@ class RobotKind(Protocol):
         """Return the world, made in the calling thread."""
 
     def reset(self, world: Any, seed: int, task: str) -> tuple[str, str]:
-        """Lay out a scene; return sentence and target. task: sentence, target, or ''."""
+        """Lay out a scene, task '' is any; return sentence and target. Refused, it stays."""
 
     def aim(self, world: Any, name: str) -> str:
         """Change the target; return its name, QwenVlaError for one not on the table."""
@@ -80,11 +80,12 @@ class WidowxTable:
 
     def reset(self, world: TabletopWorld, seed: int, task: str) -> tuple[str, str]:
         """Lay out the scene; without a task the seed draws the target."""
-        scene = world.reset(seed)
+        scene = sample_scene(seed)
         if not task:
             target = scene.names[int(np.random.default_rng([seed, 1]).integers(len(scene.names)))]
         else:
             target = parse_target(task, scene.names) or scene.named(task).name
+        world.reset(seed, scene)
         sentence = task if ' ' in task and task != target else instruction_for(target)
         return sentence, target
 
@@ -115,11 +116,12 @@ class AlohaTable:
     def reset(self, world: AlohaWorld, seed: int, task: str) -> tuple[str, str]:
         """Lay out the scene of the task that a sentence is about, or of a task by its name."""
         kind = task if task in aloha_scene.TASKS else aloha_scene.parse_task(task)
-        scene = world.reset(seed, task=kind or aloha_scene.TRANSFER)
+        scene = aloha_scene.sample_scene(seed, kind or aloha_scene.TRANSFER)
         named = aloha_scene.target_in(scene, task)
         if named is None and task and task not in aloha_scene.TASKS:
             raise QwenVlaError(f'task {task!r} names none of {", ".join(scene.names)}')
         target = named or scene.target
+        world.reset(seed, scene)
         world.aim(target)
         sentence = task if ' ' in task and task != target else ''
         return sentence or aloha_scene.instruction_for(scene, target), target
