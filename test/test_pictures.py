@@ -26,7 +26,8 @@ def test_committed_pictures_are_those_of_the_command(name):
     committed = np.asarray(Image.open(DOCS / 'pictures' / f'{name}.png').convert('RGB'), float)
     made = PICTURES[name]().astype(float)
     assert committed.shape == made.shape
-    assert np.abs(committed - made).mean() < 4.0
+    astray = float(np.abs(committed - made).mean())
+    assert astray < 4.0, 'look at what python -m qwen_vla_ros.seeing.pictures makes, and commit it'
 
 
 def test_a_picture_is_written_where_told(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What the policy intends, as geometry: ways, trails, seams, refusals; projection; frames."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -493,13 +494,28 @@ def test_two_arms_have_a_way_each_and_a_refusal_names_one():
         line = only(picture.named(f'predicted/{side}_arm'), Lines)
         np.testing.assert_allclose(line.points, wanted, atol=1e-9)
         assert len(picture.named(f'executed/{side}_arm')[0].points) == 10
-        start = picture.named(f'body/{side}_arm')[0].start
-        np.testing.assert_allclose(start, [-0.469 if side == 'left' else 0.469, 0, 0], atol=1e-9)
+    assert len(picture.named('body')) == len(ALOHA.capsules.parts)
     reason = 'row 2: velocity of right_waist 9 rad/s > limit 3 rad/s'
     intention.take_refused(chunk, reason, now_ns)
     picture = intention.picture(now_ns)
     assert picture.named('refused/right_arm')
     assert not picture.named('refused/left_arm')
+
+
+def test_arms_without_capsules_are_drawn_from_joint_to_joint():
+    intention = Intention(
+        replace(ALOHA, capsules=None), RobotLinks(ALOHA.description_path), body=True
+    )
+    intention.take_joints(dict.fromkeys(ALOHA.action_names(), 0.1), S)
+    picture = intention.picture(S)
+    for side, x in (('left', -0.469), ('right', 0.469)):
+        tubes = picture.named(f'body/{side}_arm')
+        np.testing.assert_allclose(tubes[0].start, [x, 0, 0], atol=1e-9)
+        joints = intention.tracks[side == 'right'].joints
+        tip = RobotLinks(ALOHA.description_path).way(
+            f'{side}_ee_gripper_link', joints, np.full((1, len(joints)), 0.1)
+        )
+        np.testing.assert_allclose(tubes[-1].end, tip[0], atol=1e-9)
 
 
 @pytest.mark.parametrize('path', sorted((config_folder() / 'embodiments').glob('*.yaml')))
