@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from qwen_vla_ros.command import NOTHING, OUTPUTS, output_of
+from qwen_vla_ros.contract_keys import DELTA_UNITS
 from qwen_vla_ros.embodiment import ContractError, Embodiment, config_folder
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.interlocks import Interlocks
+from qwen_vla_ros.kinematics import ArmKinematics
 from qwen_vla_ros.model.config import ActionDecoderConfig
+from qwen_vla_ros.nodes.arm_drive import ArmDrive
 from qwen_vla_ros.nodes.layout_parts import split_layout
 from qwen_vla_ros.safety import SafetyGate
+from qwen_vla_ros.splicing import Splicing
 from qwen_vla_ros.transforms import NormaliseActions, PadActions, Pipeline, Quantiles
 from qwen_vla_ros.types import ActionChunk
 
@@ -36,6 +41,7 @@ SAID = {
     'tienkung_hands': ('TienKung with dual arms', 30, 32, (26,)),
     'widowx': ('WidowX 250s with single arm', 5, 16, (7, 7)),
 }
+DELTA_NAMES = ('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw')
 # Table 2 of the paper: tag -> what stands for it
 TABLE_2 = {
     'WidowX 250s': {'single', 'delta_eef', 'gripper'},
@@ -184,6 +190,62 @@ def test_both_arms_of_a_cartesian_layout_are_executed_by_their_own_joints():
     parts = split_layout(ROBOTS['franka_dual'], 'delta_eef')
     joints = [group.names for group in parts.embodiment.action_groups(parts.joints)]
     assert joints == [group.joints or group.names for group in parts.policy_groups]
+
+
+def delta(side):
+    """Return the group of one of ALOHA's arms as displacements of its tip."""
+    units = zip(DELTA_NAMES, DELTA_UNITS, strict=True)
+    names = ', '.join(f'{side}_{name}: {unit}' for name, unit in units)
+    arm = ('waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate')
+    return f"""    {side}_arm:
+      kind: delta_eef
+      names: {{{names}}}
+      frame: table
+      tip: {side}_ee_gripper_link
+      joints: [{', '.join(f'{side}_{joint}' for joint in arm)}]
+      output: {{type: JointTrajectory, topic: {side}/joint_trajectory}}
+    {side}_gripper:
+      kind: gripper
+      names: {{{side}_left_finger: m}}
+      output: {{type: JointTrajectory, topic: {side}_gripper/joint_trajectory}}
+"""
+
+
+def test_each_arm_of_a_cartesian_layout_moves_by_its_own_kinematics(tmp_path):
+    pytest.importorskip('rclpy')
+    from qwen_vla_ros.nodes.policy_node import _kinematics
+
+    path = tmp_path / 'aloha.yaml'
+    layout = 'layouts:\n  delta_eef:\n' + delta('left') + delta('right')
+    path.write_text(ROBOTS['aloha'].text.replace('layouts:\n', layout, 1))
+    robot = Embodiment.load(path)
+    _, to_joints = _kinematics(robot, 'delta_eef')
+    assert set(to_joints) == {'left_arm', 'right_arm'}
+    parts = split_layout(robot, 'delta_eef')
+    assert parts.joints == 'abs_joint'
+    drive = ArmDrive(
+        parts.embodiment,
+        parts.joints,
+        Splicing(),
+        0.3,
+        0.05,
+        Interlocks(None),
+        to_joints=to_joints,
+        policy_groups=parts.policy_groups,
+    )
+    posture = [0.0, -0.6, 0.8, 0.0, 0.3, 0.0, 0.03]
+    names = robot.action_names('delta_eef')
+    rows = np.zeros((3, 14), np.float32)
+    rows[:, [6, 13]] = 0.03
+    rows[:, names.index('right_dz')] = [0.0, 0.005, 0.01]
+    chunk = ActionChunk(rows, names, 0, robot.step_s)
+    found = drive.in_joints(chunk, np.array(posture + posture)).actions
+    np.testing.assert_allclose(found[:, :7], [posture] * 3, atol=1e-3)
+    arm = ArmKinematics(
+        robot.description_path, 'right_ee_gripper_link', parts.policy_groups[2].joints
+    )
+    heights = [arm.tip_position(row[7:13])[2] for row in found]
+    np.testing.assert_allclose(np.diff(heights), 0.005, atol=1e-4)
 
 
 def test_a_cartesian_layout_without_its_joints_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """A robot that nobody has, from one YAML: observation, policy, executor, safety and outputs."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
@@ -20,74 +21,14 @@ from qwen_vla_ros.nodes.timed_policy import WARM_UP_CALLS
 from qwen_vla_ros.policy import LocalPolicy, describe_policy
 from qwen_vla_ros.transforms import Quantiles
 
-SCARA = """
-name: scara
-prompt: {robot_tag: Suction SCARA, arms: single, mobile_base: true}
-rate_hz: 12
-horizon: 10
-cameras:
-  overhead:
-    topic: overhead/image_raw
-    info_topic: overhead/camera_info
-    frame_id: overhead_optical_frame
-    encoding: bgr8
-    width: 64
-    height: 48
-    rate_hz: 12
-    latency_offset_s: 0.02
-state:
-  sources:
-    arm:
-      topic: scara/joint_states
-      rate_hz: 100
-      fields: {shoulder: rad, elbow: rad, quill: m, suction: '1'}
-    cart:
-      type: Odometry
-      topic: cart/odom
-      rate_hz: 40
-      prefix: cart_
-      fields: {cart_x: m, cart_y: m, cart_yaw: rad}
-default_layout: place
-layouts:
-  place:
-    arm:
-      kind: abs_joint
-      names: {shoulder: rad, elbow: rad, quill: m}
-      output: {type: JointTrajectory, topic: scara/trajectory, stamped: false}
-    suction:
-      kind: gripper
-      names: {suction: '1'}
-      on_limit: clamp
-      output: {type: Float64MultiArray, topic: suction/commands, rate_hz: 40}
-  place_and_drive:
-    arm:
-      kind: abs_joint
-      names: {shoulder: rad, elbow: rad, quill: m}
-      output: {type: JointTrajectory, topic: scara/trajectory}
-    suction:
-      kind: gripper
-      names: {suction: '1'}
-      output: {type: Float64MultiArray, topic: suction/commands}
-    cart:
-      kind: waypoint
-      names: {dx: m, dy: m, dtheta: rad}
-      output: {type: TwistStamped, topic: cart/cmd_vel, relative_to: first}
-limits:
-  shoulder: {position: [-2.0, 2.0], velocity: 2.0, acceleration: 6.0, jerk: 150.0}
-  elbow: {position: [-2.5, 2.5], velocity: 2.0, acceleration: 6.0, jerk: 150.0}
-  quill: {position: [0.0, 0.15], velocity: 0.3, acceleration: 2.0, jerk: 50.0}
-  suction: {position: [0.0, 1.0], velocity: 5.0, acceleration: 50.0}
-safety: {max_age_s: 0.25, max_skew_s: 0.08, inference_timeout_s: 5.0, blend_s: 0.25}
-"""
+SCARA = Path(__file__).with_name('scara.yaml')
 MEASURED = {'shoulder': 0.3, 'elbow': -0.4, 'quill': 0.05, 'suction': 0.5}
 POSE = {'cart_x': 1.0, 'cart_y': 2.0, 'cart_yaw': 0.0}
 
 
 @pytest.fixture(scope='module')
-def robot(tmp_path_factory):
-    path = tmp_path_factory.mktemp('robot') / 'scara.yaml'
-    path.write_text(SCARA)
-    return Embodiment.load(path)
+def robot():
+    return Embodiment.load(SCARA)
 
 
 def random_policy(robot, layout=None):
@@ -174,7 +115,8 @@ class Flight:
 
 
 def test_the_file_fits_the_schema():
-    errors = jsonschema.Draft202012Validator(contract_schema()).iter_errors(yaml.safe_load(SCARA))
+    judge = jsonschema.Draft202012Validator(contract_schema())
+    errors = judge.iter_errors(yaml.safe_load(SCARA.read_text()))
     assert [error.message for error in errors] == []
 
 
