@@ -17,7 +17,6 @@ from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.nodes.pilot import HOLDING, RUNNING, Pilot
-from qwen_vla_ros.nodes.timed_policy import WARM_UP_CALLS
 from qwen_vla_ros.policy import LocalPolicy, describe_policy
 from qwen_vla_ros.transforms import Quantiles
 
@@ -77,7 +76,9 @@ class Flight:
         self.pilot = Pilot(robot, policy, layout, lambda: self.now_ns, lookahead_s, 0.05)
         self.pilot.instruct('place the chip')
         self.pilot.activate()
-        for _ in range(WARM_UP_CALLS):
+        for _ in range(100):  # until its latency is steady
+            if not self.pilot._policy.problem:
+                break
             self.think()
 
     def feed(self, pictures=True):
