@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from qwen_vla_ros.command import NOTHING, OUTPUTS, output_of
+from qwen_vla_ros.compatibility import contract_checks
+from qwen_vla_ros.compatibility.finding import REFUSE, WARN
+from qwen_vla_ros.compatibility.training import Pairing
 from qwen_vla_ros.contract_keys import DELTA_UNITS
 from qwen_vla_ros.embodiment import ContractError, Embodiment, config_folder
 from qwen_vla_ros.errors import QwenVlaError
@@ -14,6 +17,7 @@ from qwen_vla_ros.kinematics import ArmKinematics
 from qwen_vla_ros.model.config import ActionDecoderConfig
 from qwen_vla_ros.nodes.arm_drive import ArmDrive
 from qwen_vla_ros.nodes.layout_parts import split_layout
+from qwen_vla_ros.policy import describe_policy
 from qwen_vla_ros.safety import SafetyGate
 from qwen_vla_ros.splicing import Splicing
 from qwen_vla_ros.transforms import NormaliseActions, PadActions, Pipeline, Quantiles
@@ -260,6 +264,14 @@ def test_a_cartesian_layout_without_its_joints_is_refused(tmp_path):
 def test_a_group_without_output_says_what_to_do():
     with pytest.raises(QwenVlaError, match='data to train on; add an output'):
         output_of(NOTHING)
+
+
+@pytest.mark.parametrize(('layout', 'level'), [('abs_joint', WARN), ('delta_eef', REFUSE)])
+def test_a_missing_description_stops_only_what_needs_it(layout, level):
+    robot = ROBOTS['franka']
+    pair = Pairing(describe_policy(robot, layout), robot, layout)
+    (problem,) = contract_checks.description(pair)
+    assert (problem.level, 'robots/panda.urdf' in problem.found) == (level, True)
 
 
 def test_a_robot_without_description_says_where_it_belongs():

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
+from qwen_vla_ros.command import commands
 from qwen_vla_ros.compatibility.finding import REFUSE, WARN, Problem
 from qwen_vla_ros.compatibility.training import SENTENCE, Pairing
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import describe_policy
 
 ASPECT = 0.02  # share by which width / height may differ
@@ -86,7 +88,10 @@ def description(pair: Pairing) -> Iterator[Problem]:
         path = pair.description
         root = ElementTree.parse(path).getroot()
     except QwenVlaError as error:
-        yield Problem(REFUSE, str(error))
+        if _needs_description(pair):
+            yield Problem(REFUSE, str(error))
+        else:
+            yield Problem(WARN, f'joints are not compared with a URDF: {error}')
         return
     except (ElementTree.ParseError, OSError) as error:
         yield Problem(REFUSE, f'{pair.embodiment.description}: not a URDF ({error})')
@@ -94,6 +99,8 @@ def description(pair: Pairing) -> Iterator[Problem]:
     joints = {joint.get('name'): joint.get('type', '') for joint in root.findall('joint')}
     links = {link.get('name') for link in root.findall('link')}
     for name in pair.limits:
+        if pair.units.get(name) == '1':
+            continue  # a share or a coefficient is no joint of a URDF
         if name not in joints:
             yield Problem(REFUSE, f'{path.name} has no joint {name!r}')
         elif _JOINT_UNITS.get(joints[name]) != pair.units.get(name):
@@ -103,6 +110,16 @@ def description(pair: Pairing) -> Iterator[Problem]:
     for frame in () if box is None else (box.tip, box.frame):
         if frame not in links:
             yield Problem(REFUSE, f'{path.name} has no link {frame!r} (workspace)')
+
+
+def _needs_description(pair: Pairing) -> bool:
+    """Return whether box, volume or layout ask for the kinematics of a description."""
+    robot = pair.embodiment
+    solved = (
+        group.kind == 'delta_eef' and commands(group, JOINTS)
+        for group in robot.action_groups(pair.layout)
+    )
+    return robot.workspace is not None or robot.capsules is not None or any(solved)
 
 
 def _differs(pair: Pairing, key: str, what: str) -> Iterator[Problem]:
