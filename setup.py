@@ -98,6 +98,7 @@ EXTRAS = {
         'peft>=0.21',
         'huggingface_hub>=1.0',
     ],
+    'data': ['rosbags>=0.11.9', 'pyarrow>=26.0.1', 'av>=18.1.0'],  # readers of data sets
     'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [
         'pytest>=8.0',

@@ -1,0 +1,1 @@
+"""What a policy is trained on: one sample type, one reader a source, and the statistics."""
