@@ -56,6 +56,7 @@ def describe_policy(embodiment: 'Embodiment', layout: str | None = None) -> dict
         'layout': layout or embodiment.default_layout,
         'action_names': list(embodiment.action_names(layout)),
         'action_units': [unit for group in groups for unit in group.units],
+        'action_kinds': [group.kind for group in groups for _ in group.names],
         'state_names': list(embodiment.state_names),
         'views': [camera.view for camera in embodiment.cameras],
         'rate_hz': float(embodiment.rate_hz),
@@ -64,12 +65,17 @@ def describe_policy(embodiment: 'Embodiment', layout: str | None = None) -> dict
 
 
 def refuse_mismatch(metadata: Mapping[str, Any], embodiment: 'Embodiment', layout: str) -> None:
-    """Raise PolicyMismatch that names every fact in which policy and contract differ."""
+    """
+    Raise PolicyMismatch that names every fact in which policy and contract differ.
+
+    Layouts may have other names, as they may send the same actions to other drivers: what counts
+    is the names, units and kinds of their channels.
+    """
     wanted = describe_policy(embodiment, layout)
     differences = [
         f'{key}: the policy has {metadata.get(key)!r}, the robot {value!r}'
         for key, value in wanted.items()
-        if metadata.get(key) != value
+        if key != 'layout' and metadata.get(key) != value
     ]
     if differences:
         raise PolicyMismatch(
