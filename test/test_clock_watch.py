@@ -64,3 +64,23 @@ def test_a_dead_man_switch_leaps_with_the_clock():
     assert interlocks.dead_man(15 * S)
     interlocks.leap(5 * S)
     assert interlocks.dead_man(15 * S) == ''
+
+
+def test_a_thread_that_loses_the_processor_between_the_clocks_sees_no_leap():
+    """Every second reading of the steady clock comes 150 ms late, all of them, and never."""
+    for late in ((0, 150), (150, 150), (0, 0)):
+        times = Times(simulated=False)
+        count = 0
+
+        def steady(times=times, late=late):
+            nonlocal count
+            count += 1
+            waited = late[count % 2] * MS
+            times.steady += waited
+            times.robot += waited
+            return times.steady
+
+        times.watch = ClockWatch(lambda times=times: times.robot, False, steady)
+        for _ in range(20):
+            assert times.after(10 * MS, 10 * MS).leaps_ns == 0
+        assert times.after(2 * S, 10 * MS).leaps_ns == pytest.approx(2 * S, abs=400 * MS)

@@ -26,6 +26,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.interlocks import ESTOP, Interlocks
 from qwen_vla_ros.nodes.arm_drive import ArmDrive, RowRefused, ToJoints
 from qwen_vla_ros.nodes.base_part import BasePart
+from qwen_vla_ros.nodes.hindrances import CLOCK_STANDS, Hindrances, prefixed, unlike
 from qwen_vla_ros.nodes.layout_parts import LayoutParts, split_layout, whole_chunk
 from qwen_vla_ros.nodes.motion import Follow, Motion, Problem, standing
 from qwen_vla_ros.nodes.timed_policy import TimedPolicy
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 INACTIVE, WAITING, RUNNING, HOLDING = 'INACTIVE', 'WAITING', 'RUNNING', 'HOLDING'
 WATCHING, PARKING = 'WATCHING', 'PARKING'
-NO_INSTRUCTION = 'no instruction on ~/instruction'
-CLOCK_STANDS = 'the clock stands (/clock is silent)'
-STANDS_S = 0.2  # a clock that stands longer moves nothing
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,10 @@ class Pilot:
         tip_position(q) -> [3] serves the workspace box; to_joints(rows [H, 6], q) -> [H, J] is
         needed by Cartesian layouts whose outputs take joints; capsules: the arm's volume.
         """
-        self._embodiment, self.arming = embodiment, arming or Arming()
+        self.arming = arming or Arming()
         watched = isinstance(clock, ClockWatch)
         self._time = clock if watched else ClockWatch(clock, simulated=True, steady=clock)
-        self._leaps_ns, self._leapt, self._farewell = 0, '', None
+        self._leaps_ns, self._farewell = 0, None
         self._policy = TimedPolicy(policy, embodiment.safety.inference_timeout_s)
         self.stages, self.interlocks = Stages(self.arming.stage), Interlocks(dead_man_s)
         self.parts: LayoutParts = split_layout(embodiment, layout)
@@ -118,9 +116,15 @@ class Pilot:
         self.names = self.arm.names if self.arm else ()
         self.shadow = Shadow(self.names)
         self.buffer = ObservationBuffer(embodiment)
-        self._topics = {camera.view: camera.topic for camera in embodiment.cameras}
-        self._topics.update({state.name: state.topic for state in embodiment.states})
-        self._why_no_instruction = ''
+        self._hindrances = Hindrances(
+            embodiment,
+            self._time,
+            self.buffer,
+            self._policy,
+            self.interlocks,
+            self.arm,
+            self.base,
+        )
         self._lock = threading.RLock()
         self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
@@ -153,7 +157,7 @@ class Pilot:
     @property
     def latched(self) -> str:
         """Return why nothing may move until reset_safety(); '' when it may."""
-        return self.arm.gate.latched if self.arm else self.base.latched
+        return self._hindrances.latched
 
     # Subscriptions -------------------------------------------------------------------------------
 
@@ -170,8 +174,7 @@ class Pilot:
 
     def explain(self, hints: Mapping[str, str]) -> None:
         """Take what the ROS graph says of silent inputs, 'instruction' among them."""
-        self.buffer.explain(hints)
-        self._why_no_instruction = hints.get('instruction', '')
+        self._hindrances.explain(hints)
 
     def saw(self, reference: str, names: tuple[str, ...], position: np.ndarray) -> None:
         """Hear where another driver sends the joints, for the comparison in the shadow."""
@@ -403,12 +406,10 @@ class Pilot:
         if self.arm.parked(now_ns):
             self._set(HOLDING, 'parked')
             return None
-        states = {state.name for state in self._embodiment.states}
-        lost = [item for item in self.buffer.missing(now_ns) if item.source in states]
-        if not lost:
+        texts = self._hindrances.missing(now_ns, states_only=True)
+        if not texts:
             return None
         motion = self._stop(now_ns)
-        texts = tuple(self._told_missing(item.source, item.reason) for item in lost)
         self._set(HOLDING, f'parking stopped: {"; ".join(texts)}', texts)
         return motion
 
@@ -453,12 +454,12 @@ class Pilot:
         """
         if self.arm is None or not self.arm.moving:
             return False
-        stands_s = self._time.read().stands_s
-        if stands_s <= STANDS_S and not self.arm.lapsed(now_ns):
+        stands = self._hindrances.clock_stands
+        if not stands and not self.arm.lapsed(now_ns):
             return False
         self.arm.forget(now_ns)
         self.chunk = None
-        why = 'the node was held up' if stands_s <= STANDS_S else CLOCK_STANDS
+        why = CLOCK_STANDS if stands else 'the node was held up'
         self._set(self._still, f'{why}; the arm came to rest at the end of its last command')
         return True
 
@@ -474,31 +475,18 @@ class Pilot:
         if self._active:
             self.stages.fall_back(reason, now_ns, SHADOW if pressed else FULL)
             self.shadow.clear()
-            self._set(HOLDING, f'{_prefixed(reason)}; call ~/reset_safety')
+            self._set(HOLDING, f'{prefixed(reason)}; call ~/reset_safety')
         return motion
 
     def _obstacles(self, now_ns: int, force: bool) -> list[str]:
         """Return what stands against a step up."""
         if not self._active:
             return ['the node is not active']
-        found = [self.latched] if self.latched else []
-        found += self.interlocks.causes(now_ns).values()
-        problem = self._problem(now_ns, thinking=True)
-        told = '' if problem is None or self.latched else problem.reason
-        if told and not told.startswith(NO_INSTRUCTION):  # arming may come before the sentence
-            found.append(told)
-        found += [self._policy.problem] if self._policy.problem else []
+        found, arming = self._hindrances.obstacles(now_ns, self.instruction), self.arming
         if self.stages.stage == SHADOW:
             found += self.incompatible()
-        if self.stages.stage == SHADOW and self.arm is not None and not force:
-            seen = self.shadow.agreement()
-            if seen.seconds < self.arming.shadow_s:
-                found.append(
-                    f'shadow: {seen.seconds:.1f} s compared, {self.arming.shadow_s:g} s are '
-                    'wanted (force skips the comparison)'
-                )
-            elif seen.skill is not None and seen.skill < self.arming.min_skill:
-                found.append(f'shadow: {seen}; force skips the comparison')
+        if self.arm is not None and not force:
+            found += unlike(self.shadow, self.stages.stage, arming.shadow_s, arming.min_skill)
         return found
 
     def _follow_stage(self, now_ns: int) -> Motion | None:
@@ -517,35 +505,7 @@ class Pilot:
         """Return why the robot may not move; thinking leaves out what only a chunk can mend."""
         if not self._active:
             return Problem('not active')
-        if self._leapt and self.arm is not None and self.arm.brakes(now_ns):
-            return Problem(self._leapt)
-        if self._time.read().stands_s > STANDS_S:
-            return Problem(CLOCK_STANDS)
-        if self.latched:
-            return Problem(f'{_prefixed(self.latched)}; call ~/reset_safety')
-        if self.arm is not None and self.arm.parking:
-            return Problem('parking')
-        missing = self.buffer.missing(now_ns)
-        if missing:
-            texts = tuple(self._told_missing(item.source, item.reason) for item in missing)
-            return Problem('; '.join(texts), texts)
-        if lost := self._policy.lost:
-            return Problem(lost, (lost,))
-        if not self.instruction:
-            why = f': {self._why_no_instruction}' if self._why_no_instruction else ''
-            return Problem(f'{NO_INSTRUCTION}{why}')
-        if thinking:
-            braking = self.arm is not None and self.arm.brakes(now_ns)
-            return Problem('the arm comes to rest first') if braking else None
-        if problem := self._policy.problem:
-            return Problem(problem)
-        ends = self.arm.ends(now_ns) if self.arm else ''
-        ends = ends or (self.base.ends(now_ns) if self.base else '')
-        return Problem(ends) if ends else None
-
-    def _told_missing(self, source: str, reason: str) -> str:
-        topic = self._topics.get(source, source)
-        return f'{source}: {reason}' if topic in reason else f'{source} ({topic}): {reason}'
+        return self._hindrances.problem(now_ns, self.instruction, thinking)
 
     def _refuse(self, who: str, chunk: ActionChunk, reason: str) -> None:
         """Leave a chunk out: a moving robot goes on with the one that runs, while it lasts."""
@@ -582,8 +542,9 @@ class Pilot:
         self.shadow.clear()
         if moved:
             self._farewell = motion if self.arm is not None else standing(now_ns)
-            self._leapt = f'the clock leapt by {leap_ns * 1e-9:+.3g} s; the robot comes to rest'
-            self._set(self._still, self._leapt)
+            told = f'the clock leapt by {leap_ns * 1e-9:+.3g} s; the robot comes to rest'
+            self._hindrances.leapt = told
+            self._set(self._still, told)
 
     def _take_farewell(self) -> Motion | None:
         """Return the way to rest after a leap of the clock, once."""
@@ -601,7 +562,3 @@ class Pilot:
 
     def _set(self, stage: str, reason: str, missing: tuple[str, ...] = ()) -> None:
         self.stage, self.reason, self.missing = stage, reason, missing
-
-
-def _prefixed(reason: str) -> str:
-    return reason if reason.startswith(('safety:', 'park:')) else f'safety: {reason}'
