@@ -145,7 +145,7 @@ def test_parking_ends_at_the_posture_without_a_jump(lab):
     lab.watch.commands.clear()
     answer = lab.call(Trigger, 'policy/park')
     assert answer.success, answer.message
-    wait_for(lambda: lab.watch.status.reason == 'parked', 25.0, 'parked')
+    wait_for(lambda: lab.watch.status.reason.startswith('parked'), 25.0, 'parked')
     wanted = Embodiment.load('widowx').park.positions
     at = dict(zip(lab.watch.commands[-1][1].joint_names, last_positions(lab), strict=True))
     for joint, position in wanted.items():

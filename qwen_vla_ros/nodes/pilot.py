@@ -128,7 +128,7 @@ class Pilot:
         self._lock = threading.RLock()
         self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
-        self._active = self._moved = False
+        self._active = self._moved = self._parked = False
         self._last_stamp_ns = 0
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
@@ -246,7 +246,7 @@ class Pilot:
                 via = self.arm.park(measured, now_ns)
             except QwenVlaError as error:
                 return False, str(error), None
-            self._moved = True
+            self._moved, self._parked = True, False
             self._set(PARKING, f'parking ({via})')
             return True, f'parking ({via})', None
 
@@ -325,7 +325,7 @@ class Pilot:
             self.chunk = joints if joints is not None else chunk
             self.chunks += 1
             if self.stages.commands:
-                self._moved = True
+                self._moved, self._parked = True, False
                 self._set(RUNNING, self.executor.notice if self.arm else '')
             else:
                 if self.stages.stage == SHADOW and joints is not None:
@@ -381,7 +381,8 @@ class Pilot:
                     self._set(self._still, 'everything is there; waiting for the next chunk')
                 return None
             motion = self._stop(now_ns) if self._moving else None
-            self._set(self._still, problem.reason, problem.missing)
+            parked = 'parked; ' if self._parked else ''
+            self._set(self._still, parked + problem.reason, problem.missing)
             return motion
 
     def command(self, whole: bool = False) -> Motion | None:
@@ -404,6 +405,7 @@ class Pilot:
     def _watch_parking(self, now_ns: int) -> Motion | None:
         """Look after an arm on its way to the park posture: it needs its joint states alone."""
         if self.arm.parked(now_ns):
+            self._parked = True
             self._set(HOLDING, 'parked')
             return None
         texts = self._hindrances.missing(now_ns, states_only=True)
