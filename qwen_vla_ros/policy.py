@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from qwen_vla_ros.transforms import Pipeline
 
 
+# What a policy of another make may leave unsaid.
+OPTIONAL = {'action_kinds'}
+
+
 class PolicyMismatch(QwenVlaError):
     """A policy and a robot do not fit; the message names each difference."""
 
@@ -75,7 +79,9 @@ def refuse_mismatch(metadata: Mapping[str, Any], embodiment: 'Embodiment', layou
     differences = [
         f'{key}: the policy has {metadata.get(key)!r}, the robot {value!r}'
         for key, value in wanted.items()
-        if key != 'layout' and metadata.get(key) != value
+        if (key in metadata or key not in OPTIONAL)
+        and key != 'layout'
+        and metadata.get(key) != value
     ]
     if differences:
         raise PolicyMismatch(
