@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from ros_lab import ROOT
@@ -23,6 +24,7 @@ from qwen_vla_ros.compatibility.training import Pairing, read_training
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
+from qwen_vla_ros.policy import describe_policy
 
 FOLDER = bundled_checkpoint()
 
@@ -190,6 +192,18 @@ def test_a_wrong_urdf_is_named(tmp_path):
     other.write_text(widowx.description_path.read_text().replace('"left_finger"', '"finger"'))
     robot = contract(tmp_path, (str(widowx.description_path), str(other)))
     assert told(robot)['description', REFUSE] == "other.urdf has no joint 'left_finger'"
+
+
+def test_a_missing_urdf_is_refused_where_joints_move_and_warned_where_none_do(tmp_path):
+    widowx = Embodiment.load('widowx')
+    arm = contract(tmp_path, (str(widowx.description_path), 'robots/none.urdf'))
+    assert "no file 'robots/none.urdf'" in told(arm)['description', REFUSE]
+    base = Embodiment.load('mobile_base')
+    base = replace(base, description='robots/none.urdf')
+    pair = Pairing(describe_policy(base), base, base.default_layout)
+    assert [(f.subject, f.level) for f in static_findings(pair) if f.level != PASS] == [
+        ('description', WARN)
+    ]
 
 
 def test_a_joint_of_another_kind_is_named(tmp_path):

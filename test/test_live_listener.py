@@ -1,6 +1,7 @@
 """Planted mismatches over DDS: the doctor's listener names them, the policy node refuses them."""
 
 import copy
+import json
 import time
 
 import pytest
@@ -117,6 +118,22 @@ def test_a_missing_wrist_camera_is_named_with_what_is_there(lab, tmp_path, robot
     )
     assert text.startswith('cam_right_wrist (camera/hand/image_raw): no publisher on /camera/hand')
     assert '/camera/wrist/image_raw' in text
+
+
+def test_the_command_passes_the_simulated_widowx_and_the_bundled_checkpoint(tmp_path):
+    lab = Lab(89, tmp_path)
+    try:
+        lab.start_node('robot_sim_node', seed=1)
+        lab.start('doctor', '-m', 'qwen_vla_ros.cli', 'doctor', '--live', '1', '--json')
+        assert lab.children['doctor'].wait(60.0) in (0, 2)
+        report = json.loads(lab.log('doctor'))
+    finally:
+        lab.close()
+    levels = {row['check']: row['level'] for row in report['findings']}
+    for load in ('live rates', 'memory', 'disk'):  # of a machine that others use too
+        levels.pop(load)
+    assert {name for name, level in levels.items() if level != PASS} == set()
+    assert levels['clocks'] == levels['camera_info'] == levels['actions and state'] == PASS
 
 
 class Node:

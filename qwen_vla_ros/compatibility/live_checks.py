@@ -10,6 +10,7 @@ from qwen_vla_ros.compatibility.statistics_checks import DEGREE, MILLI, Range
 WARN_RATE, REFUSE_RATE = 0.75, 0.5  # share of the contract's rate
 MENDED = 0.25  # an exchange that leaves less of what lies outside explains it
 APART = 0.25  # share of q01..q99 by which a joint may start outside
+FINER = {'rad': (DEGREE, 'degrees'), 'm': (MILLI, 'millimetres')}
 ROOM = {'rad': 0.05, 'm': 0.005}  # at least
 
 
@@ -83,9 +84,9 @@ def joint_units(live: Live) -> Iterator[Problem]:
         unit = live.pair.units[name]
         text = f'{name} reads {value:.4g}, the limits are '
         text += f'[{bounds.lower:.4g}, {bounds.upper:.4g}] {unit}'
-        factor, wrong = {'rad': (DEGREE, 'degrees'), 'm': (MILLI, 'millimetres')}[unit]
+        factor, wrong = FINER.get(unit, (math.inf, ''))
         large = abs(value) > 2.0 * max(abs(bounds.lower), abs(bounds.upper))
-        if large and bounds.lower - room <= value / factor <= bounds.upper + room:
+        if wrong and large and bounds.lower - room <= value / factor <= bounds.upper + room:
             text += f'; it is published in {wrong}'
         yield Problem(REFUSE, text)
 

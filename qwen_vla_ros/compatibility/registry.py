@@ -131,7 +131,7 @@ STATIC = (
     Check(
         'description',
         "joints, kinds and links of the URDF against the contract's",
-        (REFUSE,),
+        _BOTH,
         "name this robot's URDF in `description:`",
         contract_checks.description,
     ),
