@@ -27,7 +27,7 @@ def lab(tmp_path_factory):
     lab = Lab(5, tmp_path_factory.mktemp('aloha'))
     # in slow motion: a busy test machine draws and carries three pictures late
     lab.start_node(
-        'robot_sim_node', robot='aloha', seed=2, camera_rate=20.0, use_clock=True, pace=0.12
+        'robot_sim_node', robot='aloha', seed=2, camera_rate=20.0, use_clock=True, pace=0.2
     )
     lab.last = {}
 
