@@ -1,5 +1,6 @@
 """What the robot's topics say against contract and training: planted mismatches, no ROS."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -205,3 +206,15 @@ def test_arming_is_refused_by_the_same_words(robot):
     robot.hz.pop('ego')
     (problem,) = arming_problems(robot.listening(), METADATA, WIDOWX, 'abs_joint', now)
     assert problem.startswith('live joint positions: wrist_angle reads -1.2')
+
+
+def test_a_share_outside_its_limits_is_refused_without_a_guess_of_its_unit(robot):
+    fields = tuple(replace(f, unit='1') if f.unit == 'm' else f for f in WIDOWX.state.fields)
+    arm = WIDOWX.action_groups()[:1]
+    hand = replace(WIDOWX, state=replace(WIDOWX.state, fields=fields), layouts={'abs_joint': arm})
+    robot.joints['left_finger'] = 0.5
+    streams = robot.listening().streams(START + 2 * SECOND)
+    findings = live_findings(Live(Pairing({}, hand, 'abs_joint'), streams))
+    assert [f.found for f in findings if f.level == REFUSE] == [
+        'left_finger reads 0.5, the limits are [0.015, 0.037] 1'
+    ]
