@@ -1,5 +1,5 @@
 """
-rosbag2 folders (MCAP or SQLite, compressed or split) as episodes, through the live decode path.
+rosbag2 folders (MCAP or SQLite, compressed or not) as episodes, through the live decode path.
 
 One bag is one episode. Frame i is what ObservationBuffer gives at first_ns + i / rate: messages
 are pushed at the time at which the recorder heard them, so the tensors are those of the running
@@ -25,7 +25,7 @@ from qwen_vla_ros.state_reading import state_reader
 from qwen_vla_ros.types import Observation
 
 CONTRACT = '/qwen_vla/contract'
-WARM_NS = 1_000_000_000  # of messages before a frame that is read alone; more than any age limit
+WARM_NS = 1_000_000_000  # of messages, beyond the age limit, before a frame that is read alone
 
 
 class BagEpisodes:
@@ -60,7 +60,8 @@ class BagEpisodes:
         bag = self._bags[episode]
         now_ns = bag.time_ns(frame)
         buffer = ObservationBuffer(bag.embodiment)
-        for _ in bag.play(buffer, now_ns - WARM_NS, (now_ns,)):
+        warm_ns = WARM_NS + round(bag.embodiment.safety.max_age_s * 1e9)
+        for _ in bag.play(buffer, now_ns - warm_ns, (now_ns,)):
             pass
         return self._sample(episode, frame, buffer, now_ns)
 
