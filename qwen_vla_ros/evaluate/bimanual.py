@@ -93,6 +93,7 @@ def _write(
         policy=name_policy(args),
         date=time.strftime('%Y-%m-%d %H:%M'),
         baseline_details=details,
+        counted='both arms done, stage 4 of 4',
         durations_s={'whole run': round(seconds, 1)},
     )
     summary['baselines'] = {

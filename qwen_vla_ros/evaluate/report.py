@@ -84,9 +84,10 @@ def _head(summary: Mapping[str, Any]) -> str:
     """Return the title, the notice of a partial run, and the few numbers that matter."""
     latency, overhead = summary.get('latency_ms', {}), summary.get('node_overhead_ms', {})
     swap = summary.get('instruction_swap', {})
+    counted = summary.get('counted', 'named object touched first')
     cards = [
         (_percent(summary.get('success_rate')), f'success, 95 %: {_interval(summary)}'),
-        (f'{summary.get("success")} / {summary.get("episodes")}', 'named object touched first'),
+        (f'{summary.get("success")} / {summary.get("episodes")}', str(counted)),
         (f'{swap.get("success", 0)} / {swap.get("episodes", 0)}', 'instruction swaps followed'),
         (_number(latency.get('p50'), ' ms'), 'model, one chunk (p50)'),
         (_number(overhead.get('p50'), ' ms', 2), 'node beside the model (p50)'),
