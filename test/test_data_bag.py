@@ -184,6 +184,16 @@ def test_a_damaged_bag_is_told_in_one_line(tmp_path, damage):
     assert "'mcap recover'" in str(told.value)
 
 
+def test_damage_inside_a_bag_is_told_in_one_line(tmp_path):
+    folder = write(tmp_path / 'bag', mode=CompressionMode.STORAGE)
+    (file,) = folder.glob('*.mcap')
+    data = bytearray(file.read_bytes())
+    data[len(data) // 8 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 8)
+    file.write_bytes(data)
+    with pytest.raises(QwenVlaError, match=f'^{folder}: damaged inside'):
+        list(BagEpisodes([folder], ROBOT, 'touch it').stream(0))
+
+
 def test_an_absent_bag(tmp_path):
     with pytest.raises(QwenVlaError, match='there is no such bag'):
         BagEpisodes([tmp_path / 'x'], SimpleNamespace())

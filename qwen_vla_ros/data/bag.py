@@ -136,13 +136,12 @@ class _Bag:
         with open_bag(self.path) as reader:
             wanted = [c for c in reader.connections if c.topic in self._sources]
             stop = times[-1] + 1
-            for connection, time_ns, data in reader.messages(wanted, start_ns, stop):
+            for topic, time_ns, message in read(self.path, reader, wanted, start_ns, stop):
                 while time_ns > now_ns:
                     yield now_ns
                     now_ns = next(due)
-                message = reader.deserialize(data, connection.msgtype)
                 try:
-                    buffer.push(self._sources[connection.topic], message, time_ns)
+                    buffer.push(self._sources[topic], message, time_ns)
                 except InputError:
                     continue  # missing() tells it where nothing good is left
         yield now_ns
@@ -179,15 +178,14 @@ class _Bag:
         """Return joint -> (ns after first_ns, values), in true time, increasing."""
         series: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for state in self.embodiment.states:
-            read = state_reader(state)
+            row_of = state_reader(state)
             offset = round(state.latency_offset_s * 1e9) + self.first_ns
             rows: dict[int, Any] = {}
             wanted = [c for c in reader.connections if self._sources.get(c.topic) == state.name]
-            for connection, _, data in reader.messages(wanted):
-                message = reader.deserialize(data, connection.msgtype)
+            for _, _, message in read(self.path, reader, wanted):
                 stamp = message.header.stamp
                 try:
-                    rows[stamp.sec * 1_000_000_000 + stamp.nanosec - offset] = read(message)
+                    rows[stamp.sec * 1_000_000_000 + stamp.nanosec - offset] = row_of(message)
                 except InputError:
                     continue
             if not rows:
@@ -232,12 +230,34 @@ class _Opened:
         self._reader.close()
 
 
+def read(
+    path: Path,
+    reader: Any,
+    connections: list[Any],
+    start: int | None = None,
+    stop: int | None = None,
+) -> Iterator[tuple[str, int, Any]]:
+    """Yield topic, time in ns and message; QwenVlaError where the file is damaged inside."""
+    found = reader.messages(connections, start, stop) if connections else iter(())
+    while True:
+        try:
+            item = next(found, None)
+            message = item and reader.deserialize(item[2], item[0].msgtype)
+        except Exception as error:  # whatever decompression, sqlite3 or CDR raise
+            raise QwenVlaError(
+                f'{path}: damaged inside ({type(error).__name__}: {error}); copy it again, or '
+                "mend it by 'mcap recover'"
+            ) from error
+        if item is None:
+            return
+        yield item[0].topic, item[1], message
+
+
 def contract_of(path: Path, reader: Any) -> Embodiment:
     """Return the contract that the recorder put into an open bag."""
     for connection in reader.connections:
         if connection.topic == CONTRACT:
-            _, _, data = next(reader.messages([connection]))
-            text = reader.deserialize(data, connection.msgtype).data
+            text = next(read(path, reader, [connection]))[2].data
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / 'contract.yaml'
                 file.write_text(text, encoding='utf-8')
@@ -248,10 +268,7 @@ def contract_of(path: Path, reader: Any) -> Embodiment:
 def _instruction(path: Path, reader: Any) -> str:
     """Return the sentence that was published; several different ones are refused."""
     wanted = [c for c in reader.connections if c.topic.endswith('/instruction')]
-    said = {
-        reader.deserialize(data, connection.msgtype).data
-        for connection, _, data in (reader.messages(wanted) if wanted else ())
-    } - {''}
+    said = {message.data for _, _, message in read(path, reader, wanted)} - {''}
     if len(said) != 1:
         told = f'{len(said)} different instructions' if said else 'no instruction'
         raise QwenVlaError(f'{path}: {told} in it; give one')
