@@ -78,6 +78,7 @@ class RemotePolicy:
         self._lock = threading.Lock()
         self._connection: ClientConnection | None = None
         self._metadata: dict[str, Any] | None = None
+        self.connections = 0  # each may be to a process that has just been started
         self._waiting: dict[int, Future[dict[str, Any]]] = {}
         self._number = 0
         self._area: SharedArea | None = None
@@ -243,6 +244,7 @@ class RemotePolicy:
         ) as connection:
             self._greet(unpack(connection.recv(timeout=5.0)))
             self._connection = connection
+            self.connections += 1
             self._ready.set()
             for data in connection:
                 self._deliver(unpack(data))

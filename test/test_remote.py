@@ -136,6 +136,7 @@ def test_a_killed_server_is_known_at_once_and_found_again():
     server.wait()
     again = start_server(port)
     wait_for(lambda: client.connected, 8.0)
+    assert client.connections == 2
     assert client.infer(observation()).horizon == 4
     client.close()
     again.kill()

@@ -54,3 +54,18 @@ def test_the_first_executed_chunk_is_the_first_after_a_reset(monkeypatch) -> Non
     timed.infer(None, 0)
     timed.infer(None, 0)
     assert policy.resets == 2
+
+
+def test_a_model_process_that_comes_back_is_warmed_up_and_reset_again(monkeypatch) -> None:
+    policy = Slow(monkeypatch, [0.1] * WARM_UP_CALLS + [0.1] + [9.0, 0.1, 0.1] + [0.1])
+    policy.connections = 1
+    timed = TimedPolicy(policy, 1.0)
+    for _ in range(WARM_UP_CALLS):
+        timed.infer(None, 0)
+    assert timed.infer(None, 0).chunk == 'chunk'
+    policy.connections = 2
+    for _ in range(WARM_UP_CALLS):
+        assert timed.infer(None, 0) is None
+    assert policy.resets == 3
+    assert timed.infer(None, 0).chunk == 'chunk'
+    assert (timed.problem, policy.resets) == ('', 4)

@@ -1,8 +1,9 @@
 """
-A policy under a stopwatch: warmed up once, too slow counts as failed, a failure rests a while.
+A policy under a stopwatch: warmed up, too slow counts as failed, a failure rests a while.
 
 Warm is a policy whose last two of at least WARM_UP_CALLS calls took about equally long; nothing of
-those calls is executed, and the policy is reset after them.
+those calls is executed, and the policy is reset after them. A model process that comes back is
+cold again: a new connection begins a new warm-up.
 
 Everything here is in s of the monotonic clock: a model's time does not follow the robot's clock.
 """
@@ -41,6 +42,7 @@ class TimedPolicy:
         self._policy, self._timeout_s = policy, timeout_s
         self._warm = False
         self._warm_up: list[float] = []
+        self._connections = self._connections_now
         self._busy_since: float | None = None
         self._failure, self._retry_at = '', 0.0
         self._generation = -1
@@ -51,6 +53,10 @@ class TimedPolicy:
         if getattr(self._policy, 'connected', True):
             return ''
         return f'model process: {self._policy.problem}'
+
+    @property
+    def _connections_now(self) -> int:
+        return getattr(self._policy, 'connections', 0)
 
     @property
     def transport(self) -> str:
@@ -80,6 +86,7 @@ class TimedPolicy:
         generation is one instruction: the policy is reset before the first call of each. prefix:
         see Policy.infer.
         """
+        self._cool_after_reconnect()
         begin = time.perf_counter()
         try:
             if generation != self._generation:
@@ -100,6 +107,12 @@ class TimedPolicy:
             self.fail(f'policy: an inference took {seconds:.2f} s (limit {self._timeout_s:g} s)')
             return None
         return Inference(chunk, seconds, getattr(self._policy, 'inference_s', None) or seconds)
+
+    def _cool_after_reconnect(self) -> None:
+        """Begin the warm-up and the policy's reset anew where the connection is another one."""
+        if self._connections_now != self._connections:
+            self._connections = self._connections_now
+            self._warm, self._warm_up, self._generation = False, [], -1
 
     def _note_warm_up(self, seconds: float) -> None:
         """Become warm as soon as the latency is steady."""
