@@ -13,6 +13,8 @@ from qwen_vla_ros.interbotix import arm, controllers, usb_cameras
 
 LAYOUT = PythonExpression(["'interbotix' if '", given('driver'), "' == 'interbotix' else ''"])
 
+PREFIX = PythonExpression(["'' if '", given('driver'), "' == 'sim' else 'wx250s/'"])
+
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments, then driver, cameras and policy."""
@@ -22,7 +24,8 @@ def generate_launch_description() -> LaunchDescription:
                 namespace='wx250s',
                 robot='widowx',
                 layout=LAYOUT,
-                frame_prefix='wx250s/',
+                frame_prefix=PREFIX,
+                fixed_frame=[given('frame_prefix'), 'base_link'],
                 driver=('ros2_control', 'ros2_control, interbotix, sim, or none: it runs already'),
                 cameras=('true', 'Start the two USB cameras of config/nodes/widowx_cameras.yaml'),
                 seed=('0', 'Scene of the simulated robot'),

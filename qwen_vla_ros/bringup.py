@@ -61,6 +61,7 @@ COMMON: Arguments = {
     'viz': ('true', 'Draw what the policy intends, for rviz and Foxglove'),
     'rviz': ('false', "Open rviz with the robot's display"),
     'frame_prefix': ('', "What stands before the URDF's links on tf, like wx250s/"),
+    'fixed_frame': ('', 'Fixed frame of rviz; empty: as the display says'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
 }
 
@@ -132,17 +133,17 @@ def policy() -> list[LaunchDescriptionEntity]:
 def viewer() -> list[LaunchDescriptionEntity]:
     """Return what draws the policy's intentions, and rviz."""
     settings = {'robot': given('robot'), 'frame_prefix': given('frame_prefix')}
-    display = PathJoinSubstitution(
-        [SHARE, 'config', 'rviz', PythonExpression(["'", given('robot'), ".rviz'"])]
-    )
-    rviz = Node(
-        package='rviz2',
-        executable='rviz2',
-        namespace=given('namespace'),
-        arguments=['-d', display],
-        condition=when('rviz'),
-    )
+    rviz = OpaqueFunction(function=_rviz, condition=when('rviz'))
     return [node('viz_node', 'viz', settings, condition=when('viz')), rviz]
+
+
+def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    frame, file = given('fixed_frame').perform(context), f'{given("robot").perform(context)}.rviz'
+    words = ['-d', shared('config', 'rviz', file), *(['-f', frame] if frame else [])]
+    space = given('namespace')
+    shown = Node(package='rviz2', executable='rviz2', namespace=space, arguments=words)
+    remedy = 'apt install ros-$ROS_DISTRO-rviz2, or leave rviz:=false'
+    return _where_installed(context, 'rviz2', [shown], remedy)
 
 
 def profiles() -> list[LaunchDescriptionEntity]:

@@ -106,7 +106,7 @@ def test_a_vendor_that_is_missing_is_named_with_the_remedy(monkeypatch, tmp_path
         entities = loaded(ROOT / 'launch' / 'widowx.launch.py').entities
         told = []
         for entity in entities:
-            if type(entity).__name__ == 'OpaqueFunction':
+            if type(entity).__name__ == 'OpaqueFunction' and entity.args:
                 with pytest.raises(RuntimeError) as error:
                     entity.function(None, *entity.args)
                 told.append(str(error.value))

@@ -423,7 +423,7 @@ def _capsules(embodiment: Embodiment, layout: str) -> Any:
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(PolicyNode, args))
+    sys.exit(run(PolicyNode, args, gently=True))
 
 
 if __name__ == '__main__':
