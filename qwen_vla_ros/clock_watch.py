@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 LEAP_NS = 20_000_000  # a system clock that is slewed stays far below
+BACK_NS = 10_000_000  # ticks of /clock may overtake one another
 READINGS, SURE_NS = 5, 1_000_000
 FASTEST, PAUSE_NS = 3, 200_000_000  # of a simulated clock: ticks of /clock may come in bursts
 
@@ -77,4 +78,4 @@ class ClockWatch:
     def _leapt(self, passed: int, expected: int, unsure: int) -> bool:
         if not self._simulated:
             return abs(passed - expected) > LEAP_NS + unsure
-        return passed < 0 or passed > FASTEST * (expected + unsure) + PAUSE_NS
+        return passed < -BACK_NS or passed > FASTEST * (expected + unsure) + PAUSE_NS

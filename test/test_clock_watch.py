@@ -51,6 +51,12 @@ def test_a_system_clock_that_is_slewed_does_not_leap():
         assert times.after(11 * MS, 10 * MS).leaps_ns == 0
 
 
+def test_ticks_that_overtake_one_another_are_no_leap():
+    times = Times(simulated=True)
+    assert times.after(-4 * MS, 1 * MS).leaps_ns == 0
+    assert times.after(14 * MS, 10 * MS).leaps_ns == 0
+
+
 def test_a_clock_that_stands_is_told_until_it_moves():
     times = Times(simulated=True)
     assert times.after(0, 300 * MS).stands_s == pytest.approx(0.3)

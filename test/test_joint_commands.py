@@ -8,8 +8,9 @@ import pytest
 
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.joint_commands import gripper_value, joint_trajectory
-from qwen_vla_ros.nodes import robot_sim_node
+from qwen_vla_ros.nodes import robot_kinds, robot_sim_node
 from qwen_vla_ros.output_kinds import CommandRefused, JointRows
+from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.trajectory_controller import DISTRIBUTIONS, TrajectoryController
 
 pytest.importorskip('trajectory_msgs.msg')
@@ -60,6 +61,9 @@ def test_two_points_within_a_nanosecond_are_refused():
         joint_trajectory(close)
 
 
+KEYS = ('positions', 'velocities')
+
+
 @pytest.mark.parametrize('distribution', DISTRIBUTIONS)
 @pytest.mark.parametrize('stamped', [True, False])
 @pytest.mark.parametrize('count', [1, 2, 6, 80])
@@ -75,11 +79,10 @@ def test_every_trajectory_is_accepted_by_every_distribution(distribution, stampe
         50 * S,
     )
     (timed,) = plan('JointTrajectory', part, stamped=stamped).timed
-    given = []
-    robot = SimpleNamespace(accept=lambda *words: given.append(words))
-    node = SimpleNamespace(_robot=robot)
-    robot_sim_node.RobotSimNode._on_trajectory(node, 'topic', controller, timed.message)
-    (_, names, times, positions, velocities, stamp_ns) = given[0]
+    points, stamp = timed.message.points, timed.message.header.stamp
+    names, stamp_ns = list(timed.message.joint_names), stamp.sec * S + stamp.nanosec
+    times = [point.time_from_start.sec + point.time_from_start.nanosec * 1e-9 for point in points]
+    positions, velocities = ([getattr(point, what) for point in points] for what in KEYS)
     assert stamp_ns == (50 * S if stamped else 0)
     assert controller.accept(names, times, positions, velocities, stamp_ns, 50 * S) is None
     end = controller.sample(50 * S + round(times[-1] * 1e9) + 1)
@@ -139,7 +142,8 @@ def test_the_gripper_is_told_in_what_its_driver_wants(interbotix, conversion, va
 def test_the_crank_angle_is_that_of_the_simulated_driver():
     options = {'conversion': 'crank', 'horn_m': 0.014, 'rod_m': 0.024}
     positions = np.array([0.0] * 6 + [0.031])
-    crank = robot_sim_node._joint_state(0, positions, np.zeros(7)).position[6]
+    model = robot_kinds.ArmModel('wx250s', arm.WX250S, options['horn_m'], options['rod_m'])
+    crank = robot_sim_node._joint_state(0, model, positions, np.zeros(7)).position[6]
     assert gripper_value(0.031, options) == crank
 
 

@@ -57,8 +57,11 @@ def checkpoint(tmp_path_factory):
 
     widowx = Embodiment.load('widowx')
     model, tokenizer = build_model(TrainRun('tiny', (), 0), widowx)
+    ranges = {name: (limit.lower, limit.upper) for name, limit in widowx.limits.items()}
     statistics = {
-        key: Quantiles(names, np.full(len(names), -0.5), np.full(len(names), 0.5))
+        key: Quantiles(
+            tuple(names), *(np.array([ranges[name][i] for name in names]) for i in (0, 1))
+        )
         for key, names in (('actions', widowx.action_names()), ('state', widowx.state_names))
     }
     folder = tmp_path_factory.mktemp('checkpoint') / 'tiny'

@@ -21,7 +21,7 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import String
 
-from qwen_vla_ros.clock_watch import PAUSE_NS, ClockWatch
+from qwen_vla_ros.clock_watch import BACK_NS, PAUSE_NS, ClockWatch
 from qwen_vla_ros.command import commands
 from qwen_vla_ros.compatibility.listening import Listening
 from qwen_vla_ros.compatibility.registry import arming_problems, refuse_incompatible
@@ -205,7 +205,7 @@ class PolicyNode(LifecycleNode):
         for period, callback in ((WATCH_S, self._watch), (1.0 / rate, self._command)):
             self._own(self._timer(period, callback), self.destroy_timer)
         leap = JumpThreshold(
-            min_forward=Duration(nanoseconds=PAUSE_NS), min_backward=Duration(nanoseconds=-1)
+            min_forward=Duration(nanoseconds=PAUSE_NS), min_backward=Duration(nanoseconds=-BACK_NS)
         )
         handle = self.get_clock().create_jump_callback(leap, post_callback=self._on_leap)
         self._own(handle, JumpHandle.unregister)
