@@ -43,7 +43,7 @@ SAID = {
     'mobile_base': ('LoCoBot with mobile base', 2, 8, (3, 3, 3, 3, 3)),
     'tienkung': ('TienKung with dual arms', 30, 32, (16,)),
     'tienkung_hands': ('TienKung with dual arms', 30, 32, (26,)),
-    'widowx': ('WidowX 250s with single arm', 5, 16, (7, 7)),
+    'widowx': ('WidowX 250s with single arm', 5, 16, (7, 7, 7)),
 }
 DELTA_NAMES = ('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw')
 # Table 2 of the paper: tag -> what stands for it
