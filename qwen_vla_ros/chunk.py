@@ -254,9 +254,9 @@ class ChunkExecutor:
             consumed = 0.0 if self._plan is None else self._plan.progress(now_ns)
             self._plan, self._members = standing(row, now_ns, consumed), ()
 
-    def stop(self, now_ns: int) -> None:
+    def stop(self, now_ns: int, share: float = 1.0) -> None:
         """
-        Come to rest within the acceleration limits and hold there; nothing when nothing runs.
+        Come to rest within a share of the acceleration limits; nothing when nothing runs.
 
         The way travelled is half the velocity times the stopping time. Without limits the
         stopping time is blend_s.
@@ -266,7 +266,8 @@ class ChunkExecutor:
             if motion is None:
                 return
             consumed = self._plan.progress(now_ns)
-            self._plan = stopped(motion, now_ns, self._blend_s, self._acceleration, consumed)
+            limits = None if self._acceleration is None else share * self._acceleration
+            self._plan = stopped(motion, now_ns, self._blend_s, limits, consumed)
             self._members = ()
 
     def clear(self) -> None:

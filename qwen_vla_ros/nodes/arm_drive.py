@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qwen_vla_ros.interlocks import Interlocks
 
 STOP_S, STOP_DT_S = 1.0, 0.02
+LEAP_SHARE = 0.6  # of the acceleration limits: what was under way takes its part as well
 LEAD_S = 0.15  # from a leap of the clock to the first point of the way to rest
 SHORTEST_STOP_S = 0.05
 STOP_PEAK = 1.5  # peak of a smoothstep's slope
@@ -221,12 +222,12 @@ class ArmDrive:
         """Tell whether an arm that is to rest still goes there; nothing may start meanwhile."""
         return not self.moving and now_ns < self._rests_ns
 
-    def stop(self, now_ns: int) -> Motion:
-        """Come to rest; return the way there."""
+    def stop(self, now_ns: int, share: float = 1.0) -> Motion:
+        """Come to rest within a share of the acceleration limits; return the way there."""
         if self._parking is not None or self.clock.rate(now_ns) < 1.0:
-            motion = self._stopped_on_the_path(now_ns)
+            motion = self._stopped_on_the_path(now_ns, share)
         else:
-            self.executor.stop(self.clock.at(now_ns))
+            self.executor.stop(self.clock.at(now_ns), share)
             shown = self.clock.at(now_ns)
             times, positions, velocities = self.executor.points(shown, STOP_S, STOP_DT_S)
             resting = np.flatnonzero((np.abs(velocities) < REST).all(axis=1))
@@ -253,7 +254,7 @@ class ArmDrive:
         """
         motion = None
         if self.moving and not self.lapsed(now_ns - leap_ns):
-            stop = self.stop(now_ns - leap_ns)
+            stop = self.stop(now_ns - leap_ns, LEAP_SHARE)
             first = min(int(np.searchsorted(stop.times_s, LEAD_S)), len(stop.times_s) - 1)
             motion = Motion(
                 np.maximum(stop.times_s[first:], LEAD_S),
@@ -355,10 +356,12 @@ class ArmDrive:
             np.concatenate((velocities, way[:, 1])),
         )
 
-    def _stopped_on_the_path(self, now_ns: int) -> Motion:
-        """Run execution time down to a stand, within the acceleration limits."""
+    def _stopped_on_the_path(self, now_ns: int, share: float) -> Motion:
+        """Run execution time down to a stand, within a share of the acceleration limits."""
         speed = np.abs(self._row(now_ns).velocity)
-        seconds = max(SHORTEST_STOP_S, float((STOP_PEAK * speed / self._acceleration).max()))
+        seconds = max(
+            SHORTEST_STOP_S, float((STOP_PEAK * speed / (share * self._acceleration)).max())
+        )
         self.clock.change(0.0, now_ns, seconds)
         count = int(np.ceil(seconds / STOP_DT_S))
         times = STOP_DT_S * np.arange(1, count + 1)
