@@ -33,7 +33,7 @@ def ticks(waist, speeds=None):
         position, velocity = POSTURE.copy(), np.zeros(7)
         position[0] = angle
         velocity[0] = 0.0 if speeds is None else speeds[index]
-        found.append(Tick(index * 0.01, position, velocity, position, velocity))
+        found.append(Tick(index * 0.01, index * 0.01, position, velocity, position, velocity))
     return found
 
 

@@ -11,7 +11,6 @@ from qwen_vla_ros.sim.arm import JOINT_NAMES, forward
 if TYPE_CHECKING:
     from benchmarks.fault_campaign.robot import Command, Tick
 
-TICK_S = 0.01
 # Physics follow the commands: shares of the limits, and rad or m, within which they may miss them.
 OVER, TRACKING, REST = 1.05, 0.06, 0.02
 # Between two points a controller joins by cubics, whose acceleration exceeds the plan's.
@@ -91,13 +90,14 @@ class Bounds:
         velocity = np.array([tick.velocity for tick in ticks])
         wanted = np.array([tick.wanted for tick in ticks])
         speed = np.array([tick.wanted_velocity for tick in ticks])
+        apart = np.diff([tick.robot_s for tick in ticks])[:, None]
         half = (self._upper - self._lower) / 2
         tip, _ = forward(position)
         found = {
             'position': np.abs(position - (self._upper + self._lower) / 2) / (half + 0.005),
             'velocity': np.abs(velocity) / (OVER * self._velocity),
-            'step': np.abs(np.diff(wanted, axis=0)) / (OVER * self._velocity * TICK_S),
-            'acceleration': np.abs(np.diff(speed, axis=0)) / (CUBIC * self._acceleration * TICK_S),
+            'step': np.abs(np.diff(wanted, axis=0)) / (OVER * self._velocity * apart),
+            'acceleration': np.abs(np.diff(speed, axis=0)) / (CUBIC * self._acceleration * apart),
             'tracking': np.abs(position - wanted) / TRACKING,
         }
         if self._box is not None:
@@ -106,7 +106,7 @@ class Bounds:
             found['workspace'] = np.abs(tip - centre) / (size + 0.01)
             if self._box.speed:
                 moved = np.linalg.norm(np.diff(tip, axis=0), axis=1)
-                found['tip speed'] = moved / (OVER * self._box.speed * TICK_S)
+                found['tip speed'] = moved / (OVER * self._box.speed * apart[:, 0])
         return {name: float(np.max(values)) for name, values in found.items()}
 
     def broken(self, ticks: Sequence['Tick']) -> list[str]:

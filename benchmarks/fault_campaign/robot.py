@@ -30,9 +30,14 @@ VIEWS = {'ego': 'scene', 'cam_right_wrist': 'wrist'}
 
 
 class Tick(NamedTuple):
-    """One instant of the physics: time in s (monotonic), joints float64 [7], commanded ones."""
+    """
+    One instant of the physics: joints float64 [7], and the commanded ones.
+
+    at is the monotonic time in s at which it was seen, robot_s the robot's own time of it.
+    """
 
     at: float
+    robot_s: float
     position: np.ndarray
     velocity: np.ndarray
     wanted: np.ndarray
@@ -219,7 +224,8 @@ class FaultyRobot(RobotSimNode):
         """Keep the instant, then publish it with the shifted time."""
         sampled = [controller.sample(stamp_ns) for controller in self._robot.controllers]
         wanted = [np.concatenate(pair) for pair in zip(*sampled, strict=True)]
-        self.ticks.append(Tick(time.monotonic(), positions.copy(), velocities.copy(), *wanted))
+        seen = time.monotonic(), stamp_ns * 1e-9
+        self.ticks.append(Tick(*seen, positions.copy(), velocities.copy(), *wanted))
         super().on_tick(stamp_ns + self.shift_ns, positions, velocities)
 
     def on_image(self, view: str, stamp_ns: int, image: np.ndarray, info: Any) -> None:

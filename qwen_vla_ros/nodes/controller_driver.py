@@ -91,12 +91,12 @@ class _TrajectoryPart:
 
     def _on_message(self, topic: str, message: JointTrajectory) -> None:
         reason = self._controller.accept(
-            *self._read(message), self._robot.now_ns(), measured=self._measured
+            *self._read(message), self._robot.control_ns(), measured=self._measured
         )
         self._node.on_command(topic, message, reason)
 
     def _check(self, goal: Any) -> str | None:
-        reason = self._controller.refusal(*self._read(goal.trajectory), self._robot.now_ns())
+        reason = self._controller.refusal(*self._read(goal.trajectory), self._robot.control_ns())
         if reason is not None:
             self._node.on_command(self._topic, goal.trajectory, reason)
         return reason
@@ -110,7 +110,7 @@ class _TrajectoryPart:
         with self._lock:
             older = self._goals.accepted(key, asked)
             reason = self._controller.accept(
-                *self._read(goal.trajectory), self._robot.now_ns(), measured=self._measured
+                *self._read(goal.trajectory), self._robot.control_ns(), measured=self._measured
             )
         self._node.on_command(self._topic, goal.trajectory, reason)
         if older is not None:
@@ -167,5 +167,5 @@ class ForwardDriver:
     def _on_message(
         self, topic: str, controller: ForwardController, message: Float64MultiArray
     ) -> None:
-        reason = controller.accept(list(message.data), self._robot.now_ns())
+        reason = controller.accept(list(message.data), self._robot.control_ns())
         self._node.on_command(topic, message, reason)

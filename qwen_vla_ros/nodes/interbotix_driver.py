@@ -100,10 +100,10 @@ class InterbotixDriver:
     # Commands ------------------------------------------------------------------------------------
 
     def _group(self, message: Any) -> str | None:
-        return self._arm.write_group(message.name, list(message.cmd), self._robot.now_ns())
+        return self._arm.write_group(message.name, list(message.cmd), self._robot.control_ns())
 
     def _single(self, message: Any) -> str | None:
-        return self._arm.write_single(message.name, message.cmd, self._robot.now_ns())
+        return self._arm.write_single(message.name, message.cmd, self._robot.control_ns())
 
     def _trajectory(self, message: Any) -> str | None:
         told = self._arm.info(message.cmd_type, message.name)
@@ -111,18 +111,18 @@ class InterbotixDriver:
         points = message.traj.points
         times = [(point.time_from_start.sec, point.time_from_start.nanosec) for point in points]
         rows = [list(getattr(point, column)) for point in points]
-        now_ns = self._robot.now_ns()
+        now_ns = self._robot.control_ns()
         return self._arm.write_trajectory(message.cmd_type, message.name, times, rows, now_ns)
 
     # Services ------------------------------------------------------------------------------------
 
     def _torque(self, request: Any, _: Any) -> str | None:
-        now_ns = self._robot.now_ns()
+        now_ns = self._robot.control_ns()
         return self._arm.enable_torque(request.cmd_type, request.name, request.enable, now_ns)
 
     def _reboot(self, request: Any, _: Any) -> str | None:
         """Let go of the arm, and hold it again when asked to."""
-        now_ns, names = self._robot.now_ns(), (request.cmd_type, request.name)
+        now_ns, names = self._robot.control_ns(), (request.cmd_type, request.name)
         said = self._arm.enable_torque(*names, False, now_ns)
         return self._arm.enable_torque(*names, True, now_ns) if request.enable else said
 
@@ -134,7 +134,7 @@ class InterbotixDriver:
             request.profile_type,
             request.profile_velocity,
             request.profile_acceleration,
-            self._robot.now_ns(),
+            self._robot.control_ns(),
         )
 
     def _gains(self, request: Any, _: Any) -> str | None:

@@ -72,6 +72,7 @@ class SimulatedRobot:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._end = threading.Event()
         self._seed, self._task, self.slips = seed, task, 0
+        self._control_ns = 0
         self.kind: RobotKind = kind or WidowxTable()
         self.target = ''
         geometry = self.kind.model.geometry
@@ -98,6 +99,15 @@ class SimulatedRobot:
     def now_ns(self) -> int:
         """Return the clock's time."""
         return self._clock()
+
+    def control_ns(self) -> int:
+        """
+        Return the instant of the controllers' last update, at which they take what is new.
+
+        On a busy machine it lags behind the clock: a command that took effect at the clock's time
+        would tear the motion.
+        """
+        return self._control_ns or self.now_ns()
 
     def call(self, work: Callable[[], Result], timeout_s: float = 5.0) -> Result:
         """Do something with the world in its thread and return the result."""
@@ -173,6 +183,7 @@ class SimulatedRobot:
 
     def _tick(self, stamp_ns: int) -> None:
         """Bring the world to an instant: the controllers' desired state of it is the target."""
+        self._control_ns = stamp_ns
         wanted = [controller.sample(stamp_ns) for controller in self.controllers]
         positions, velocities = (np.concatenate(part) for part in zip(*wanted, strict=True))
         self.world.set_targets(positions, velocities)
