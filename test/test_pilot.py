@@ -14,7 +14,7 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.kinematics import ArmKinematics
 from qwen_vla_ros.nodes.pilot import HOLDING, INACTIVE, RUNNING, WAITING, Pilot
-from qwen_vla_ros.nodes.timed_policy import WARM_UP_CALLS
+from qwen_vla_ros.nodes.timed_policy import RETRY_S, WARM_UP_CALLS
 from qwen_vla_ros.types import ActionChunk
 
 WIDOWX = Embodiment.load('widowx')
@@ -487,3 +487,27 @@ def test_the_executor_tells_how_late_chunks_come():
     flight.policy.before = lambda observation: flight.wait(0.1)
     assert flight.think() is not None
     assert flight.pilot.executor.delay_rows == pytest.approx(0.5)
+
+
+def test_an_arm_that_is_moved_while_the_policy_thinks_is_not_started():
+    flight = Flight()
+    moved = MEASURED.copy()
+    moved[1] += 0.05
+
+    def push(observation):
+        flight.wait(0.05)
+        second, nanosecond = divmod(flight.now_ns, 10**9)
+        stamp = SimpleNamespace(sec=second, nanosec=nanosecond)
+        header = SimpleNamespace(stamp=stamp, frame_id='')
+        names = list(SMALL.state_names)
+        joints = SimpleNamespace(header=header, name=names, position=moved.tolist())
+        flight.pilot.push('state', joints)
+
+    flight.policy.before = push
+    assert flight.think() is None
+    assert f'{SMALL.state_names[1]} still moves (by 0.05' in flight.pilot._policy.problem
+    assert flight.pilot.command() is None
+    flight.policy.before = lambda observation: None
+    time.sleep(RETRY_S)
+    flight.wait(0.3)
+    assert flight.think() is not None

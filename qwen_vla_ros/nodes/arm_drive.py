@@ -17,6 +17,7 @@ import numpy as np
 
 from qwen_vla_ros.chunk import ChunkExecutor, Departure
 from qwen_vla_ros.chunk import Motion as Instant
+from qwen_vla_ros.chunk_check import ChunkRefused
 from qwen_vla_ros.curve import Curve, through_knots
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.execution_clock import ExecutionClock
@@ -163,6 +164,22 @@ class ArmDrive:
         self.executor.put(started, self.clock.at(now_ns), departure, judge)
         if not self.moving:
             self.moving, self._sent_ns = True, None
+
+    def refuse_moving(self, before: np.ndarray, now: np.ndarray | None) -> None:
+        """
+        Raise ChunkRefused when joints [A] moved between an observation and now: rest is a must.
+
+        A person, another node or a driver that lags moves them; a start from where they were
+        would be a jump.
+        """
+        moved = np.full(len(self.names), np.inf) if now is None else np.abs(now - before)
+        if (moved <= self._sag).all():
+            return
+        worst = int(np.argmax(moved / self._sag))
+        raise ChunkRefused(
+            f'chunk refused: {self.names[worst]} still moves (by {moved[worst]:.3g} since the '
+            'observation); the arm starts from rest only'
+        )
 
     def _standing(self, measured: np.ndarray) -> np.ndarray:
         """Return where a resting arm starts from: where it was sent, if it stands there."""

@@ -7,7 +7,6 @@ Twist (stamped: false); when it is silent for 0.5 s the base brakes. Services ~/
 The fault parameters may be set while it runs.
 """
 
-import array
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.camera_messages import camera_info_message, image_message, set_stamp
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import COMMAND, SENSOR, STREAM
 from qwen_vla_ros.nodes.running import run
@@ -99,7 +99,7 @@ class BaseSimNode(Node):
     def _publish_tick(self, stamp_ns: int, odometry: Pose, linear: float, angular: float) -> None:
         if self._clock_publisher is not None:
             message = self._clock_class()
-            _stamp(message.clock, stamp_ns)
+            set_stamp(message.clock, stamp_ns)
             self._clock_publisher.publish(message)
         if self._ticks % 2 or self._faults['mute_odom']:
             return
@@ -112,7 +112,7 @@ class BaseSimNode(Node):
             fixed = self._camera_transform
             transforms = [moving]
             if fixed is not None:
-                _stamp(fixed.header.stamp, stamp_ns)
+                set_stamp(fixed.header.stamp, stamp_ns)
                 transforms.append(fixed)
             self._transforms.publish(self._transforms_class(transforms=transforms))
 
@@ -126,8 +126,8 @@ class BaseSimNode(Node):
         if self._faults['mute_camera'] or not self.context.ok():
             return
         with self._alive():
-            self._images.publish(_image(stamp_ns, self._frame_id, image))
-            self._infos.publish(_camera_info(stamp_ns, self._frame_id, info))
+            self._images.publish(image_message(stamp_ns, self._frame_id, image))
+            self._infos.publish(camera_info_message(stamp_ns, self._frame_id, info))
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
@@ -234,7 +234,7 @@ def _contract(name: str) -> Embodiment:
 
 def _odometry(stamp_ns: int, pose: Pose, linear: float, angular: float) -> Odometry:
     message = Odometry(child_frame_id=BASE)
-    _stamp(message.header.stamp, stamp_ns)
+    set_stamp(message.header.stamp, stamp_ns)
     message.header.frame_id = ODOM
     place, turn = message.pose.pose.position, message.pose.pose.orientation
     place.x, place.y = pose[0], pose[1]
@@ -246,32 +246,12 @@ def _odometry(stamp_ns: int, pose: Pose, linear: float, angular: float) -> Odome
     return message
 
 
-def _image(stamp_ns: int, frame_id: str, image: np.ndarray) -> Image:
-    height, width = image.shape[:2]
-    message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
-    _stamp(message.header.stamp, stamp_ns)
-    message.header.frame_id = frame_id
-    message.data = array.array('B', image.tobytes())  # any other type costs 70 ms
-    return message
-
-
-def _camera_info(stamp_ns: int, frame_id: str, info: SeenFrom) -> CameraInfo:
-    message = CameraInfo(height=info.height, width=info.width, distortion_model='plumb_bob')
-    _stamp(message.header.stamp, stamp_ns)
-    message.header.frame_id = frame_id
-    message.d = [0.0] * 5
-    message.k = info.matrix.ravel()
-    message.r = np.eye(3).ravel()
-    message.p = np.hstack([info.matrix, np.zeros((3, 1))]).ravel()
-    return message
-
-
 def _transform(
     stamp_ns: int, parent: str, child: str, place: Any, turn: tuple[float, ...]
 ) -> TransformStamped:
     """Return a transform; turn is w, x, y, z."""
     message = TransformStamped(child_frame_id=child)
-    _stamp(message.header.stamp, stamp_ns)
+    set_stamp(message.header.stamp, stamp_ns)
     message.header.frame_id = parent
     translation, rotation = message.transform.translation, message.transform.rotation
     translation.x, translation.y, translation.z = (float(value) for value in place)
@@ -290,10 +270,6 @@ def _quaternion(rotation: np.ndarray) -> tuple[float, ...]:
     twice = rotation - rotation.T
     axis = np.array([twice[2, 1], twice[0, 2], twice[1, 0]]) / (4.0 * w)
     return float(w), *(float(value) for value in axis)
-
-
-def _stamp(stamp: Any, time_ns: int) -> None:
-    stamp.sec, stamp.nanosec = divmod(time_ns, SECOND_NS)
 
 
 def main(args: list[str] | None = None) -> None:

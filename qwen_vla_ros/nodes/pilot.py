@@ -343,6 +343,8 @@ class Pilot:
     ) -> None:
         if joints is not None:
             ramp_s = self.arming.ramp_s
+            if not self.arm.moving:
+                self.arm.refuse_moving(measured, self._measured(now_ns))
             self.arm.follow(joints, measured, departure, now_ns, self._speed, ramp_s)
         if follow is not None:
             self.base.lead(follow, self._speed)

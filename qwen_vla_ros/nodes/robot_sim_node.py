@@ -8,7 +8,6 @@ default as a joint_trajectory_controller on Jazzy is. Services ~/reset and ~/res
 ~/target. The fault parameters may be set while it runs.
 """
 
-import array
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from std_msgs.msg import String
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.camera_messages import camera_info_message, image_message, set_stamp
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import SENSOR, STREAM
 from qwen_vla_ros.nodes.robot_kinds import ArmModel, kind_of
@@ -103,7 +103,7 @@ class RobotSimNode(Node):
     def _publish_tick(self, stamp_ns: int, positions: np.ndarray, velocities: np.ndarray) -> None:
         if self._clock_publisher is not None:
             message = self._clock_class()
-            _stamp(message.clock, stamp_ns)
+            set_stamp(message.clock, stamp_ns)
             self._clock_publisher.publish(message)
         if self._ticks % 2 or self._faults['mute_joint_states']:
             return
@@ -127,8 +127,8 @@ class RobotSimNode(Node):
             return
         images, infos, frame_id = self._cameras[view]
         with self._alive():
-            images.publish(_image(stamp_ns, frame_id, image))
-            infos.publish(_camera_info(stamp_ns, frame_id, info))
+            images.publish(image_message(stamp_ns, frame_id, image))
+            infos.publish(camera_info_message(stamp_ns, frame_id, info))
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
@@ -241,34 +241,10 @@ def _joint_state(
     cosine = (horn**2 + finger**2 - model.rod_m**2) / (2 * horn * finger)
     crank = np.pi / 2 - np.arccos(np.clip(cosine, -1.0, 1.0))
     message = JointState(name=list(JOINT_NAMES))
-    _stamp(message.header.stamp, stamp_ns)
+    set_stamp(message.header.stamp, stamp_ns)
     message.position = [*positions[:6].tolist(), float(crank), float(finger), float(-finger)]
     message.velocity = [*velocities[:6].tolist(), 0.0, float(speed), float(-speed)]
     return message
-
-
-def _image(stamp_ns: int, frame_id: str, image: np.ndarray) -> Image:
-    height, width = image.shape[:2]
-    message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
-    _stamp(message.header.stamp, stamp_ns)
-    message.header.frame_id = frame_id
-    message.data = array.array('B', image.tobytes())  # any other type costs 70 ms
-    return message
-
-
-def _camera_info(stamp_ns: int, frame_id: str, info: cameras.CameraInfo) -> CameraInfo:
-    message = CameraInfo(height=info.height, width=info.width, distortion_model='plumb_bob')
-    _stamp(message.header.stamp, stamp_ns)
-    message.header.frame_id = frame_id
-    message.d = [0.0] * 5
-    message.k = info.matrix.ravel()
-    message.r = np.eye(3).ravel()
-    message.p = np.hstack([info.matrix, np.zeros((3, 1))]).ravel()
-    return message
-
-
-def _stamp(stamp: Any, time_ns: int) -> None:
-    stamp.sec, stamp.nanosec = divmod(time_ns, SECOND_NS)
 
 
 def main(args: list[str] | None = None) -> None:
