@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qwen_vla_ros.data.sample import Place, Sample, SampleError, window
+from qwen_vla_ros.data.sample import Place, Sample, SampleError, spoken, window
 
 
 def sample(**changed):
@@ -51,3 +51,11 @@ def test_a_window_beyond_the_end_is_masked():
     actions, mask = window(rows, 1, 3)
     assert actions[mask].tolist() == [2.0, 3.0]
     assert mask.tolist() == [[True], [True], [False]]
+
+
+def test_text_alone_needs_no_actions_but_an_answer():
+    found = spoken(Place('set', 0, 1), {}, 'what is it?', 'a cup', (('hello', 'hello'),))
+    assert (found.text, found.actions.shape, found.embodiment) == ('a cup', (0, 0), '')
+    assert found.earlier == (('hello', 'hello'),)
+    with pytest.raises(SampleError, match='^set: episode 0, frame 1: text: the answer is empty'):
+        spoken(Place('set', 0, 1), {}, 'what is it?', ' ')

@@ -3,11 +3,13 @@ The one sample that every data reader yields, and how a reader is asked for it.
 
   images       view -> uint8 [h, w, 3] RGB
   instruction  the task in words, never empty
-  actions      float32 [H, A]; row h is the command for stamp_ns + h * step, native units
+  earlier      what was said before it: pairs of (question, answer), oldest first
+  actions      float32 [H, A]; row h is the command for stamp_ns + h * step, native units;
+               [0, 0] where text is all there is to learn
   mask         bool [H, A]; False where the episode has no such row (its numbers mean nothing)
   state        float32 [S] or None
-  text         what a language head should say, or ''
-  stamp_ns     instant for which images and state hold
+  text         what a language head should say, or '' where there are actions
+  stamp_ns     instant for which images and state hold; 0 where the data tell no time
   sources_ns   source -> its own time, where the data tell it
 """
 
@@ -55,6 +57,7 @@ class Sample:
     state_names: tuple[str, ...] = ()
     text: str = ''
     sources_ns: Mapping[str, int] = field(default_factory=dict)
+    earlier: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what nobody may train on; SampleError names episode, frame and key."""
@@ -81,8 +84,8 @@ class Sample:
             )
         if self.mask.shape != shape:
             raise refuse('mask', f'{list(self.mask.shape)} for actions {list(shape)}')
-        if not self.mask.any():
-            raise refuse('mask', 'no action is valid')
+        if not self.mask.any() and not (self.text.strip() and not self.actions.size):
+            raise refuse('mask', 'no action is valid, and text alone may stand without actions')
         bad = np.argwhere(self.mask & ~np.isfinite(self.actions))
         if len(bad):
             row, column = bad[0]
@@ -129,3 +132,29 @@ def window(rows: np.ndarray, start: int, horizon: int) -> tuple[np.ndarray, np.n
     valid = index < len(rows)
     actions = rows[np.minimum(index, len(rows) - 1)].astype(np.float32)
     return actions, np.repeat(valid[:, None], rows.shape[1], 1)
+
+
+def spoken(
+    place: Place,
+    images: Mapping[str, np.ndarray],
+    question: str,
+    answer: str,
+    earlier: tuple[tuple[str, str], ...] = (),
+    stamp_ns: int = 0,
+) -> Sample:
+    """Return a sample whose only target is text; SampleError when there is no answer."""
+    if not answer.strip():
+        raise place.refuse('text', 'the answer is empty')
+    nothing = np.zeros((0, 0), np.float32)
+    return Sample(
+        place,
+        images,
+        question,
+        '',
+        nothing,
+        nothing.astype(bool),
+        (),
+        stamp_ns,
+        text=answer,
+        earlier=earlier,
+    )
