@@ -98,7 +98,14 @@ EXTRAS = {
         'peft>=0.21',
         'huggingface_hub>=1.0',
     ],
-    'data': ['rosbags>=0.11.9', 'pyarrow>=26.0.1', 'av>=18.1.0'],  # readers of data sets
+    # readers of data sets
+    'data': [
+        'rosbags>=0.11.9',
+        'pyarrow>=26.0.1',
+        'av>=18.1.0',
+        'h5py>=3.10',
+        'google-crc32c>=1.5',
+    ],
     'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [
         'pytest>=8.0',

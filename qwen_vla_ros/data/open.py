@@ -2,66 +2,20 @@
 One way in: a path, 'format:path' or a YAML description -> the episodes of a data set.
 
 A folder or file is recognised by what lies in it; what fits no format, or more than one, is
-refused with what was looked for. A description says what a data set does not tell itself:
-
-  format: rlds                  # left out: recognised
-  path: bridge/1.0.0            # relative to this file
-  horizon: 16                   # rows of a chunk; left out: a bag's contract's, else the format's
-  embodiment: widowx            # a contract's name or YAML; left out: what the data say
-  layout: abs_joint             # bags: which actions of the contract
-  instruction: fold the towel   # where the data have no words
-  rate_hz: 5.0                  # where the data tell no times
-  views: {ego: image_0}         # view tag -> key of its pictures
-  actions: {action: [dx, dy]}   # key -> names of its channels, in order
-  state: {state: [x, y]}
+refused with what was looked for. spec.py draws the description.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qwen_vla_ros.data.sample import Episodes
+from qwen_vla_ros.data.spec import SetSpec, read_spec, refuse_unknown, spec_of
 from qwen_vla_ros.embodiment import Embodiment, did_you_mean
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.strict_values import StrictLoader
 
 HORIZON = 16  # of a chunk where nothing tells it (the paper's fine-tuning)
-
-
-@dataclass(frozen=True)
-class SetSpec:
-    """What a data set is and how it is read; the module tells the fields. Empty: not told."""
-
-    path: Path
-    format: str = ''
-    horizon: int = 0
-    embodiment: str = ''
-    layout: str = ''
-    instruction: str = ''
-    rate_hz: float = 0.0
-    views: Mapping[str, str] = field(default_factory=dict)
-    actions: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    state: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse values of a wrong kind by their key."""
-        for key, kind in (('horizon', int), ('rate_hz', (int, float))):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
-                raise QwenVlaError(f'{self.path}: {key}: {value!r} is not a positive number')
-        for key in ('format', 'embodiment', 'layout', 'instruction'):
-            if not isinstance(getattr(self, key), str):
-                raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a text')
-        for key in ('views', 'actions', 'state'):
-            if not isinstance(getattr(self, key), Mapping):
-                raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a table')
-        for key in ('actions', 'state'):
-            for name, channels in getattr(self, key).items():
-                if isinstance(channels, str) or not all(isinstance(c, str) for c in channels):
-                    raise QwenVlaError(f'{self.path}: {key}.{name}: write a list of names')
 
 
 @dataclass(frozen=True)
@@ -121,15 +75,6 @@ def recognise(path: Path) -> str:
     raise QwenVlaError(f'{path}: not a data set that can be read ({tried})')
 
 
-def read_spec(path: Path) -> SetSpec:
-    """Return a YAML description; QwenVlaError names file and key."""
-    try:
-        told = yaml.load(path.read_text(encoding='utf-8'), StrictLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise QwenVlaError(f'{path}: cannot be read ({" ".join(str(error).split())})') from error
-    return _spec(told, path.parent, str(path))
-
-
 def _described(
     source: str | Path | Mapping[str, Any] | SetSpec, options: Mapping[str, Any]
 ) -> SetSpec:
@@ -137,7 +82,7 @@ def _described(
     if isinstance(source, SetSpec):
         spec = source
     elif isinstance(source, Mapping):
-        spec = _spec(source, Path(), 'data set')
+        spec = spec_of(source, Path(), 'data set')
     else:
         name, colon, rest = str(source).partition(':')
         if colon and name in FORMATS:
@@ -146,23 +91,8 @@ def _described(
             spec = read_spec(Path(source))
         else:
             spec = SetSpec(Path(source))
-    _refuse_unknown(options, str(spec.path))
+    refuse_unknown(options, str(spec.path))
     return replace(spec, **options)
-
-
-def _spec(told: Any, folder: Path, where: str) -> SetSpec:
-    """Return a description from what YAML gave; paths are relative to folder."""
-    if not isinstance(told, Mapping) or not isinstance(told.get('path'), (str, Path)):
-        raise QwenVlaError(f'{where}: path: the key is missing; write where the data set lies')
-    _refuse_unknown(told, where)
-    return SetSpec(**{**told, 'path': folder / told['path']})
-
-
-def _refuse_unknown(told: Mapping[str, Any], where: str) -> None:
-    known = [key.name for key in fields(SetSpec)]
-    for key in told:
-        if key not in known:
-            raise QwenVlaError(f'{where}: {key}: unknown key{did_you_mean(key, known)}')
 
 
 def _no_lerobot(path: Path) -> str:
@@ -201,9 +131,38 @@ def _open_bags(spec: SetSpec) -> Episodes:
     return BagEpisodes(bags, contract, spec.instruction, spec.layout or None)
 
 
+def _no_aloha(path: Path) -> str:
+    from qwen_vla_ros.data import hdf5
+
+    return hdf5.lacks(path, hdf5.ALOHA_KEYS)
+
+
+def _aloha(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.hdf5 import open_aloha
+
+    return open_aloha(spec, spec.horizon or HORIZON)
+
+
+def _no_robomimic(path: Path) -> str:
+    from qwen_vla_ros.data import hdf5
+
+    return hdf5.lacks(path, hdf5.ROBOMIMIC_KEYS)
+
+
+def _robomimic(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.hdf5 import open_robomimic
+
+    return open_robomimic(spec, spec.horizon or HORIZON)
+
+
+ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
     'bag': Format(
         'rosbag2, MCAP and SQLite', _no_bag, _open_bags, ('horizon', 'layout', 'instruction')
+    ),
+    'aloha': Format('HDF5 of ALOHA and ACT, one file an episode', _no_aloha, _aloha, ROWS),
+    'robomimic': Format(
+        'HDF5 of robomimic and LIBERO, many episodes a file', _no_robomimic, _robomimic, ROWS
     ),
 }
