@@ -1,6 +1,7 @@
 """The outputs of a layout over DDS: what arrives, at which rate, and what a machine may lack."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ros_lab import Lab, wait_for
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from qwen_vla_ros.clock_watch import ClockWatch
 from qwen_vla_ros.embodiment import ActionGroup, Output
 from qwen_vla_ros.nodes.motion import CHUNK, LOOKAHEAD, STOP, Motion
 from qwen_vla_ros.nodes.outputs import Outputs
@@ -34,7 +36,8 @@ class Rig:
 
     def __init__(self, lab, *groups):
         self.node, self.groups, self.heard, self._ends = lab.node, groups, {}, []
-        self.outputs = Outputs(lab.node, groups, NAMES)
+        self.leap_ns = 0
+        self.outputs = Outputs(lab.node, groups, NAMES, ClockWatch(self.now_ns))
 
     def listen(self, kind, topic):
         heard = self.heard.setdefault(topic, [])
@@ -50,7 +53,7 @@ class Rig:
         return heard
 
     def now_ns(self):
-        return self.node.get_clock().now().nanoseconds
+        return self.node.get_clock().now().nanoseconds + self.leap_ns
 
     def motion(self, part=LOOKAHEAD, ahead_s=0.3, broken=False):
         times = np.arange(0.05, ahead_s + 1e-9, 0.05)
@@ -110,6 +113,32 @@ def test_each_group_gets_its_joints_of_the_motion(rig):
     assert len(arm[0][1].points) == 6
     np.testing.assert_allclose(gripper[0][1].points[-1].positions, [0.03])
     assert list(gripper[0][1].points[-1].velocities) == [0.0]
+
+
+def test_after_a_leap_of_the_clock_streams_go_on_and_controllers_begin_later(rig):
+    outputs = rig(
+        group('arm', NAMES[:2], 'Float64MultiArray', 'leap/arm'),
+        group('gripper', NAMES[2:], 'JointTrajectory', 'leap/gripper'),
+    )
+    stream = outputs.listen(Float64MultiArray, 'leap/arm')
+    points = outputs.listen(JointTrajectory, 'leap/gripper')
+    motion = replace(outputs.motion(STOP, 0.3), lead_s=0.15)
+    outputs.outputs.send(motion)
+    wait_for(lambda: stream and stream[-1][1].data[0] == pytest.approx(0.3), what='the end')
+    assert stream[0][1].data[0] < 0.1
+    ahead = [point.time_from_start.nanosec for point in points[0][1].points]
+    assert ahead == [150_000_000, 200_000_000, 250_000_000, 300_000_000]
+
+
+def test_a_motion_made_before_a_leap_keeps_its_pace_when_sent_after_it(rig):
+    outputs = rig(group('arm', NAMES[:2], 'Float64MultiArray', 'late/arm'))
+    stream = outputs.listen(Float64MultiArray, 'late/arm')
+    motion = replace(outputs.motion(), leaps_ns=0)
+    outputs.leap_ns = -5_000_000_000
+    begin = time.monotonic()
+    outputs.outputs.send(motion)
+    wait_for(lambda: stream and stream[-1][1].data[0] == pytest.approx(0.3), what='the end')
+    assert stream[-1][0] - begin > 0.25
 
 
 def test_modes_take_their_part_and_a_stop_goes_to_both(rig):

@@ -266,20 +266,13 @@ class ArmDrive:
         """
         Come to rest after the clock leapt by leap_ns to now_ns; None for an arm at rest.
 
-        The motion goes on as before the leap. Its first points are left out: a command that was
-        under way may have moved the arm a little aside.
+        The motion goes on as before the leap; its first points are not for controllers that join
+        them from where they are (Motion.lead_s).
         """
         motion = None
         if self.moving and not self.lapsed(now_ns - leap_ns):
             stop = self.stop(now_ns - leap_ns, LEAP_SHARE)
-            first = min(int(np.searchsorted(stop.times_s, LEAD_S)), len(stop.times_s) - 1)
-            motion = Motion(
-                np.maximum(stop.times_s[first:], LEAD_S),
-                stop.positions[first:],
-                stop.velocities[first:],
-                now_ns,
-                STOP,
-            )
+            motion = replace(stop, now_ns=now_ns, lead_s=LEAD_S)
         elif self.moving:
             self.forget(now_ns - leap_ns)
         self._rests_ns += leap_ns

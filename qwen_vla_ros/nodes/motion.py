@@ -16,6 +16,9 @@ class Motion:
 
     part tells what it covers: the near future (lookahead), all that is left of the chunk (chunk),
     or the way to rest, after which nothing comes (stop). A robot without joints has A = 0.
+    leaps_ns is the sum of the clock's leaps at now_ns (None: as it is when the motion is sent).
+    After a leap, a controller that joins the points by itself gets those from lead_s on: what was
+    under way may have moved the arm aside. Streams of positions go on along all of them.
     """
 
     times_s: np.ndarray
@@ -23,6 +26,8 @@ class Motion:
     velocities: np.ndarray
     now_ns: int
     part: str = LOOKAHEAD
+    leaps_ns: int | None = None
+    lead_s: float = 0.0
 
 
 @dataclass(frozen=True)

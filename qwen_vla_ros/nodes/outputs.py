@@ -51,8 +51,9 @@ class _Output:
         self.group, self.kind = group, output_of(group.output.type)
         self.options = self.kind.filled(group.output.options)
         self.takes = self.kind.takes(group.output.options)
-        streams = self.kind.rows == JOINTS and 'rate_hz' in self.options
-        self.timeline = Timeline(round(CATCH_UP / self.options['rate_hz'] * 1e9) if streams else 0)
+        self.streams = self.kind.rows == JOINTS and 'rate_hz' in self.options
+        spacing_s = CATCH_UP / self.options['rate_hz'] if self.streams else 0.0
+        self.timeline = Timeline(round(spacing_s * 1e9))
         self.goals = self._publisher = None
         self._node = node
         interface = self.kind.message_class()
@@ -138,10 +139,10 @@ class Outputs:
         Raises CommandRefused, before anything is sent, for what no controller may get.
         """
         with self._refusals():
-            self._send(self._joint_rows(motion), motion.now_ns)
+            self._send(self._joint_rows(motion), motion.now_ns, motion.leaps_ns)
         if motion.part == STOP:
             rest_ns = motion.now_ns + round(motion.times_s[-1] * 1e9)
-            self._rest_ns = rest_ns - self._time.read().leaps_ns
+            self._rest_ns = rest_ns - self._leaps(motion.leaps_ns)
             self.hold(motion.now_ns)
 
     def follow(
@@ -222,20 +223,18 @@ class Outputs:
         self._refused = ''
 
     def _joint_rows(self, motion: Motion) -> list[tuple[_Output, Any]]:
-        return [
-            (
-                output,
-                JointRows(
-                    output.group.names,
-                    motion.times_s,
-                    motion.positions[:, self._columns[output.group.name]],
-                    motion.velocities[:, self._columns[output.group.name]],
-                    motion.now_ns,
-                ),
-            )
-            for output in self._outputs
-            if output.kind.rows == JOINTS and output.wants(motion.part)
-        ]
+        first = min(int(np.searchsorted(motion.times_s, motion.lead_s)), len(motion.times_s) - 1)
+        late = np.maximum(motion.times_s[first:], motion.lead_s)
+        rows = []
+        for output in self._outputs:
+            if output.kind.rows != JOINTS or not output.wants(motion.part):
+                continue
+            columns = self._columns[output.group.name]
+            begin, times = (0, motion.times_s) if output.streams else (first, late)
+            positions, velocities = motion.positions[begin:], motion.velocities[begin:]
+            part = positions[:, columns], velocities[:, columns]
+            rows.append((output, JointRows(output.group.names, times, *part, motion.now_ns)))
+        return rows
 
     def _followed_rows(
         self,
@@ -267,9 +266,14 @@ class Outputs:
             rows.append((output, made))
         return rows
 
-    def _send(self, rows: Sequence[tuple[_Output, Any]], now_ns: int) -> None:
+    def _leaps(self, leaps_ns: int | None) -> int:
+        return self._time.read().leaps_ns if leaps_ns is None else leaps_ns
+
+    def _send(
+        self, rows: Sequence[tuple[_Output, Any]], now_ns: int, leaps_ns: int | None = None
+    ) -> None:
+        leaps_ns = self._leaps(leaps_ns)
         plans = [(output, output.kind.plan(part, output.options)) for output, part in rows]
-        leaps_ns = self._time.read().leaps_ns
         with self._lock:
             for output, plan in plans:
                 self._take(output, plan, now_ns, leaps_ns)

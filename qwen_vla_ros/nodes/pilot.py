@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -400,7 +400,7 @@ class Pilot:
             if self._lapsed(now_ns):
                 return None
             try:
-                return self.arm.command(now_ns, whole)
+                return self._even(self.arm.command(now_ns, whole))
             except RowRefused as error:
                 return self._faulted(now_ns, str(error))
 
@@ -545,7 +545,7 @@ class Pilot:
         self.chunk, self._last_stamp_ns = None, 0
         self.shadow.clear()
         if moved:
-            self._farewell = motion if self.arm is not None else standing(now_ns)
+            self._farewell = self._even(motion if self.arm is not None else standing(now_ns))
             told = f'the clock leapt by {leap_ns * 1e-9:+.3g} s; the robot comes to rest'
             self._hindrances.leapt = told
             self._set(self._still, told)
@@ -560,9 +560,12 @@ class Pilot:
         self.chunk = None
         if self.base is not None:
             self.base.forget()
-        if self.arm is not None and self.arm.moving:
-            return self.arm.stop(now_ns)
-        return standing(now_ns)
+        moves = self.arm is not None and self.arm.moving
+        return self._even(self.arm.stop(now_ns) if moves else standing(now_ns))
+
+    def _even(self, motion: Motion | None) -> Motion | None:
+        """Note which leaps a motion's time has behind it: it may be sent after the next one."""
+        return motion and replace(motion, leaps_ns=self._leaps_ns)
 
     def _set(self, stage: str, reason: str, missing: tuple[str, ...] = ()) -> None:
         self.stage, self.reason, self.missing = stage, reason, missing

@@ -119,4 +119,5 @@ def build(name: str, needs: list[str], folder: Path, python: Path) -> None:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser()
     parser.add_argument('--python', type=Path, help='has cmake, ninja and rosidl already')
-    print(built(parser.parse_args().python))
+    python = parser.parse_args().python
+    print(built(python and python.absolute()))
