@@ -77,3 +77,13 @@ def test_a_stream_goes_on_after_its_clock_fell_back():
     assert timeline.take(10 * S).message == 'old'
     timeline.put([Timed(2 * S, 'new')], 2 * S)
     assert timeline.next_ns == 2 * S and timeline.take(2 * S).message == 'new'
+
+
+def test_a_stream_of_positions_never_goes_back_to_what_a_newer_plan_had_before():
+    timeline = Timeline(spacing_ns=S // 100)
+    timeline.put(plan('a', 1.0, 1.02, 1.04, 1.06), S)
+    assert sent(timeline, 1.0, 1.02) == ['a1', 'a1.02']
+    timeline.put(plan('b', 1.01, 1.02, 1.03, 1.05), round(1.025 * S))
+    assert sent(timeline, 1.03, 1.05, 1.06) == ['b1.03', 'b1.05', None]
+    timeline.put(plan('c', 1.01, 1.02), round(1.06 * S))
+    assert sent(timeline, 1.07) == ['c1.02'], 'where the arm shall rest is told all the same'

@@ -80,8 +80,13 @@ class Bounds:
             found.add('streamed positions faster than a joint')
         even = (gaps[:-1] < EVEN_S) & (gaps[1:] < EVEN_S)
         change = np.abs(np.diff(steps, axis=0))[even] / STREAM_S**2
-        if (change > CUBIC * self._acceleration[columns] + JITTER).any():
-            found.add('streamed positions that accelerate faster than a joint')
+        over = change > CUBIC * self._acceleration[columns] + JITTER
+        if over.any():
+            most = float((change / (CUBIC * self._acceleration[columns] + JITTER)).max())
+            found.add(
+                'streamed positions that accelerate faster than a joint '
+                f'({int(over.any(axis=1).sum())} times, at most {most:.1f} times the bound)'
+            )
         return found
 
     def shares(self, ticks: Sequence['Tick']) -> dict[str, float]:

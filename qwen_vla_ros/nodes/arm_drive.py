@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qwen_vla_ros.interlocks import Interlocks
 
 STOP_S, STOP_DT_S = 1.0, 0.02
-LEAP_SHARE = 0.6  # of the acceleration limits: what was under way takes its part as well
+LEAP_SHARE = 0.5  # of the acceleration limits: what was under way takes its part as well
 LEAD_S = 0.15  # from a leap of the clock to the first point of the way to rest
 SHORTEST_STOP_S = 0.05
 STOP_PEAK = 1.5  # peak of a smoothstep's slope

@@ -229,11 +229,13 @@ class Outputs:
         for output in self._outputs:
             if output.kind.rows != JOINTS or not output.wants(motion.part):
                 continue
-            columns = self._columns[output.group.name]
+            columns, stamp_ns = self._columns[output.group.name], motion.now_ns
+            if output.streams:  # the instants of a stream go on evenly across a leap
+                stamp_ns -= self._leaps(motion.leaps_ns)
             begin, times = (0, motion.times_s) if output.streams else (first, late)
             positions, velocities = motion.positions[begin:], motion.velocities[begin:]
             part = positions[:, columns], velocities[:, columns]
-            rows.append((output, JointRows(output.group.names, times, *part, motion.now_ns)))
+            rows.append((output, JointRows(output.group.names, times, *part, stamp_ns)))
         return rows
 
     def _followed_rows(
@@ -287,7 +289,8 @@ class Outputs:
         if plan.cancel and output.goals is not None:
             output.timeline.clear()
             output.goals.hold()
-        timed = [replace(one, at_ns=one.at_ns - leaps_ns) for one in plan.timed]
+        shift_ns = 0 if output.streams else leaps_ns
+        timed = [replace(one, at_ns=one.at_ns - shift_ns) for one in plan.timed]
         output.timeline.put(timed, now_ns - leaps_ns)
         if output.kind.rows == BASE:
             self.said = plan.said
