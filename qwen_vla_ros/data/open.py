@@ -155,6 +155,18 @@ def _robomimic(spec: SetSpec) -> Episodes:
     return open_robomimic(spec, spec.horizon or HORIZON)
 
 
+def _no_rlds(path: Path) -> str:
+    from qwen_vla_ros.data.rlds import lacks
+
+    return lacks(path)
+
+
+def _rlds(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.rlds import open_rlds
+
+    return open_rlds(spec, spec.horizon or HORIZON)
+
+
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
@@ -165,4 +177,5 @@ FORMATS: dict[str, Format] = {
     'robomimic': Format(
         'HDF5 of robomimic and LIBERO, many episodes a file', _no_robomimic, _robomimic, ROWS
     ),
+    'rlds': Format('RLDS of tensorflow-datasets (OXE)', _no_rlds, _rlds, (*ROWS, 'split')),
 }

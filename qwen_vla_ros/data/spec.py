@@ -6,6 +6,7 @@ A data set described: what it does not tell itself, as YAML or as a SetSpec.
   horizon: 16                   # rows of a chunk; left out: a bag's contract's, else the format's
   embodiment: widowx            # a contract's name or YAML; left out: what the data say
   layout: abs_joint             # bags: which actions of the contract
+  split: train                  # RLDS, VLN; left out: train
   instruction: fold the towel   # where the data have no words
   rate_hz: 5.0                  # where the data tell no times
   views: {ego: image_0}         # view tag -> key of its pictures
@@ -35,6 +36,7 @@ class SetSpec:
     horizon: int = 0
     embodiment: str = ''
     layout: str = ''
+    split: str = ''
     instruction: str = ''
     rate_hz: float = 0.0
     views: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class SetSpec:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
                 raise QwenVlaError(f'{self.path}: {key}: {value!r} is not a positive number')
-        for key in ('format', 'embodiment', 'layout', 'instruction'):
+        for key in ('format', 'embodiment', 'layout', 'split', 'instruction'):
             if not isinstance(getattr(self, key), str):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a text')
         for key in ('views', 'turn', 'actions', 'state'):
