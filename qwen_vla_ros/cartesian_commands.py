@@ -26,6 +26,7 @@ from qwen_vla_ros.output_kinds import (
     output,
     set_stamp,
 )
+from qwen_vla_ros.rotations import euler_matrix, rotation_vector
 
 
 @output(
@@ -65,9 +66,11 @@ def tip_twists(times_s: np.ndarray, displacements: np.ndarray) -> np.ndarray:
     displacements [N, 6]: dx dy dz and fixed-axis droll dpitch dyaw, from one common pose.
     """
     rows = np.asarray(displacements, np.float64)
-    turns = [_turn(*row[3:]) for row in rows]
+    turns = [euler_matrix(*row[3:]) for row in rows]
     spans = np.diff(times_s)[:, None]
-    angles = np.array([_rotation_vector(after @ before.T) for before, after in pairwise(turns)])
+    angles = np.array([rotation_vector(after @ before.T) for before, after in pairwise(turns)])
+    if (np.linalg.norm(angles.reshape(-1, 3), axis=1) > 3.0).any():
+        raise CommandRefused('ServoTwist: two rows differ by about half a turn; its way is open')
     return np.hstack([np.diff(rows[:, :3], axis=0), angles.reshape(-1, 3)]) / spans
 
 
@@ -93,31 +96,3 @@ def _stamped(frame: str, at_ns: int, twist: np.ndarray) -> Timed:
     for part, values in ((message.twist.linear, twist[:3]), (message.twist.angular, twist[3:])):
         part.x, part.y, part.z = (float(value) for value in values)
     return Timed(at_ns, message)
-
-
-def _turn(roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """Return Rz(yaw) Ry(pitch) Rx(roll)."""
-    (cr, cp, cy), (sr, sp, sy) = np.cos([roll, pitch, yaw]), np.sin([roll, pitch, yaw])
-    return np.array(
-        [
-            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-            [-sp, cp * sr, cp * cr],
-        ]
-    )
-
-
-def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """Return axis times angle [3] of a rotation below half a turn."""
-    axis = 0.5 * np.array(
-        [
-            rotation[2, 1] - rotation[1, 2],
-            rotation[0, 2] - rotation[2, 0],
-            rotation[1, 0] - rotation[0, 1],
-        ]
-    )
-    sine, cosine = float(np.linalg.norm(axis)), 0.5 * (float(np.trace(rotation)) - 1.0)
-    angle = float(np.arctan2(sine, cosine))
-    if angle > 3.0:
-        raise CommandRefused('ServoTwist: two rows differ by about half a turn; its way is open')
-    return axis if sine < 1e-9 else axis * (angle / sine)

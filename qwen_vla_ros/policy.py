@@ -177,6 +177,7 @@ class LocalPolicy:
         self._metadata = {
             **metadata,
             'engine': self._engine.describe(),
+            'state_input': model.config.decoder.state_input,
             'image_sizes': {
                 view: list(size)
                 for view, size in model.config.inputs.image_sizes.items()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from qwen_vla_ros.cartesian_commands import _turn, tip_twists
+from qwen_vla_ros.cartesian_commands import tip_twists
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.output_kinds import CommandRefused, TipRows
+from qwen_vla_ros.rotations import euler_matrix
 
 pytest.importorskip('geometry_msgs.msg')
 S = 1_000_000_000
@@ -41,7 +42,7 @@ def test_velocities_of_a_chunk_lead_to_its_poses():
     rng = np.random.default_rng(4)
     rows = rng.uniform(-0.5, 0.5, (6, 6))
     times = np.cumsum(rng.uniform(0.1, 0.4, 6))
-    position, rotation = rows[0, :3], _turn(*rows[0, 3:])
+    position, rotation = rows[0, :3], euler_matrix(*rows[0, 3:])
     for index, twist in enumerate(tip_twists(times, rows)):
         span = times[index + 1] - times[index]
         position = position + twist[:3] * span
@@ -51,7 +52,7 @@ def test_velocities_of_a_chunk_lead_to_its_poses():
         turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
         rotation = turn @ rotation
         np.testing.assert_allclose(position, rows[index + 1, :3], atol=1e-12)
-        np.testing.assert_allclose(rotation, _turn(*rows[index + 1, 3:]), atol=1e-9)
+        np.testing.assert_allclose(rotation, euler_matrix(*rows[index + 1, 3:]), atol=1e-9)
 
 
 def test_what_lies_in_the_past_is_not_commanded():
