@@ -106,6 +106,7 @@ EXTRAS = {
         'h5py>=3.10',
         'google-crc32c>=1.5',
     ],
+    'gr00t': ['pyzmq>=25.0'],  # servers and clients of GR00T's protocol
     'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [
         'pytest>=8.0',
@@ -113,6 +114,7 @@ EXTRAS = {
         'jsonschema>=4.20',
         'ruff==0.17.5',
         'pre-commit>=3.5',
+        'pyzmq>=25.0',
     ],
 }
 # What colcon needs where the underlay is the Python environment itself.

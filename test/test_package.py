@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     'pinocchio': 'pin',
     'rerun': 'rerun-sdk',
     'yaml': 'PyYAML',
+    'zmq': 'pyzmq',
 }
 # In package.xml because rosdep has them; from PyPI there is no wheel (imported lazily).
 ROSDEP_ONLY = {'tf2_msgs', 'launch', 'launch_ros', 'cv_bridge'}
