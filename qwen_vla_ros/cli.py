@@ -85,6 +85,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         from qwen_vla_ros.contract_schema import cli_arguments as schema_arguments
 
         schema_arguments(schema)
+    synthesise = _add(commands, 'synthesise', 'make synthetic training sets', _synthesise)
+    if words[:1] == ['synthesise']:
+        from qwen_vla_ros.data.synthetic.command import cli_arguments as synthesise_arguments
+
+        synthesise_arguments(synthesise)
     return parser
 
 
@@ -337,6 +342,13 @@ def _check(args: argparse.Namespace) -> int:
 def _schema(args: argparse.Namespace) -> int:
     """Print or write the schema of robot contracts."""
     from qwen_vla_ros.contract_schema import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _synthesise(args: argparse.Namespace) -> int:
+    """Make a synthetic set."""
+    from qwen_vla_ros.data.synthetic.command import run_from_arguments
 
     return run_from_arguments(args)
 

@@ -15,6 +15,7 @@ from qwen_vla_ros.data.spec import SetSpec, read_spec, refuse_unknown, spec_of
 from qwen_vla_ros.embodiment import Embodiment, did_you_mean
 from qwen_vla_ros.errors import QwenVlaError
 
+TEXT_ACTION = 'meta/text_action.json'
 HORIZON = 16  # of a chunk where nothing tells it (the paper's fine-tuning)
 
 
@@ -96,7 +97,19 @@ def _described(
 
 
 def _no_lerobot(path: Path) -> str:
+    if not _no_text_action(path):
+        return 'it is a text-action set'
     return '' if (path / 'meta' / 'info.json').is_file() else 'no meta/info.json'
+
+
+def _no_text_action(path: Path) -> str:
+    return '' if (path / TEXT_ACTION).is_file() else f'no {TEXT_ACTION}'
+
+
+def _text_action(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.synthetic.text_action import TextActionEpisodes
+
+    return TextActionEpisodes(spec.path, spec.horizon, spec.layout)
 
 
 def _lerobot(spec: SetSpec) -> Episodes:
@@ -170,6 +183,12 @@ def _rlds(spec: SetSpec) -> Episodes:
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
+    'text-action': Format(
+        'one arm of a synthetic text-action set',
+        _no_text_action,
+        _text_action,
+        ('horizon', 'layout'),
+    ),
     'bag': Format(
         'rosbag2, MCAP and SQLite', _no_bag, _open_bags, ('horizon', 'layout', 'instruction')
     ),

@@ -1,0 +1,1 @@
+"""Synthetic sets: trajectories in words only, and scripted demonstrations in the simulator."""
