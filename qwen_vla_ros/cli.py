@@ -80,6 +80,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
 
         check_arguments(check)
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
+    hands = _add(commands, 'fit-hands', 'ten numbers for the pose of a hand', _fit_hands)
+    if words[:1] == ['fit-hands']:
+        from qwen_vla_ros.data.hand_pca import cli_arguments as hand_arguments
+
+        hand_arguments(hands)
     schema = _add(commands, 'schema', 'the JSON Schema of robot contracts, for editors', _schema)
     if words[:1] == ['schema']:
         from qwen_vla_ros.contract_schema import cli_arguments as schema_arguments
@@ -337,6 +342,13 @@ def _record(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     """Never called: each check brings its own."""
     raise QwenVlaError('check: choose home or hand-eye')
+
+
+def _fit_hands(args: argparse.Namespace) -> int:
+    """Fit the components of hand poses."""
+    from qwen_vla_ros.data.hand_pca import run_from_arguments
+
+    return run_from_arguments(args)
 
 
 def _schema(args: argparse.Namespace) -> int:

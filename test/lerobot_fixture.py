@@ -47,10 +47,10 @@ def rows(episode, **changed):
     return {**found, **changed}
 
 
-def film(path, pictures):
+def film(path, pictures, rate=FPS):
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), 'w') as file:
-        stream = file.add_stream('libx264', rate=FPS, options={'g': '2', 'crf': '1'})
+        stream = file.add_stream('libx264', rate=rate, options={'g': '2', 'crf': '1'})
         stream.width = stream.height = SIZE
         stream.pix_fmt = 'yuv444p'
         for value in pictures:

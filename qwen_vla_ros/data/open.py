@@ -180,6 +180,18 @@ def _rlds(spec: SetSpec) -> Episodes:
     return open_rlds(spec, spec.horizon or HORIZON)
 
 
+def _no_hands(path: Path) -> str:
+    from qwen_vla_ros.data.hand_tracks import lacks
+
+    return lacks(path)
+
+
+def _hands(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data import hands
+
+    return hands.HandEpisodes(spec, spec.horizon or hands.HORIZON)
+
+
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
@@ -197,4 +209,10 @@ FORMATS: dict[str, Format] = {
         'HDF5 of robomimic and LIBERO, many episodes a file', _no_robomimic, _robomimic, ROWS
     ),
     'rlds': Format('RLDS of tensorflow-datasets (OXE)', _no_rlds, _rlds, (*ROWS, 'split')),
+    'hands': Format(
+        'hands: EgoDex, and MANO poses',
+        _no_hands,
+        _hands,
+        ('horizon', 'instruction', 'views', 'pca'),
+    ),
 }

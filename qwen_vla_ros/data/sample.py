@@ -6,7 +6,8 @@ The one sample that every data reader yields, and how a reader is asked for it.
   earlier      what was said before it: pairs of (question, answer), oldest first
   actions      float32 [H, A]; row h is the command for stamp_ns + h * step, native units;
                [0, 0] where text is all there is to learn
-  mask         bool [H, A]; False where the episode has no such row (its numbers mean nothing)
+  mask         bool [H, A]; False where the episode tells nothing (what stands there, NaN
+               included, means nothing)
   state        float32 [S] or None
   text         what a language head should say, or '' where there are actions
   stamp_ns     instant for which images and state hold; 0 where the data tell no time

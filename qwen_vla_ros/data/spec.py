@@ -9,6 +9,7 @@ A data set described: what it does not tell itself, as YAML or as a SetSpec.
   split: train                  # RLDS, VLN; left out: train
   instruction: fold the towel   # where the data have no words
   rate_hz: 5.0                  # where the data tell no times
+  pca: hands.safetensors        # hands: components by `qwen-vla fit-hands`; relative to this file
   views: {ego: image_0}         # view tag -> key of its pictures
   turn: {ego: 180}              # degrees by which a view's pictures are turned left: 90, 180, 270
   actions: {action: [dx, dy]}   # key -> names of its channels, in order
@@ -39,6 +40,7 @@ class SetSpec:
     split: str = ''
     instruction: str = ''
     rate_hz: float = 0.0
+    pca: str | Path = ''
     views: Mapping[str, str] = field(default_factory=dict)
     turn: Mapping[str, int] = field(default_factory=dict)
     actions: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -53,6 +55,8 @@ class SetSpec:
         for key in ('format', 'embodiment', 'layout', 'split', 'instruction'):
             if not isinstance(getattr(self, key), str):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a text')
+        if not isinstance(self.pca, (str, Path)):
+            raise QwenVlaError(f'{self.path}: pca: {self.pca!r} is no path')
         for key in ('views', 'turn', 'actions', 'state'):
             if not isinstance(getattr(self, key), Mapping):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a table')
@@ -81,7 +85,8 @@ def spec_of(told: Any, folder: Path, where: str) -> SetSpec:
     if not isinstance(told, Mapping) or not isinstance(told.get('path'), (str, Path)):
         raise QwenVlaError(f'{where}: path: the key is missing; write where the data set lies')
     refuse_unknown(told, where)
-    return SetSpec(**{**told, 'path': folder / told['path']})
+    paths = {key: folder / told[key] for key in ('path', 'pca') if isinstance(told.get(key), str)}
+    return SetSpec(**{**told, **paths})
 
 
 def refuse_unknown(told: Mapping[str, Any], where: str) -> None:
