@@ -200,7 +200,21 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     _policy_arguments(parser)
     parser.set_defaults(robot=None)  # every robot of the checkpoint
     parser.add_argument('--host', default='127.0.0.1', help='address (default: this machine only)')
-    parser.add_argument('--port', type=int, default=8766, help='TCP port, 0: any (default: 8766)')
+    parser.add_argument(
+        '--port',
+        type=int,
+        help='TCP port, 0: any (default: 8766; openpi 8000, starvla 10093, gr00t 5555)',
+    )
+    parser.add_argument(
+        '--protocol',
+        choices=('qwen-vla', 'openpi', 'starvla', 'gr00t'),
+        help="of the clients (default: qwen-vla; with --benchmark its client's)",
+    )
+    parser.add_argument(
+        '--benchmark',
+        metavar='NAME',
+        help='for the client of a benchmark: libero, robocasa_gr1, ... (config/benchmarks)',
+    )
     parser.add_argument(
         '--house',
         type=int,
@@ -290,6 +304,10 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     """Serve a policy until interrupted; the token comes from QWEN_VLA_TOKEN."""
+    if args.benchmark is not None or args.protocol not in (None, 'qwen-vla'):
+        from qwen_vla_ros.protocols.serving import run_from_arguments
+
+        return run_from_arguments(args)
     import threading
 
     from qwen_vla_ros.evaluate.choose_policy import name_policy, serve_policy
@@ -299,7 +317,8 @@ def _serve(args: argparse.Namespace) -> int:
     with interrupted_by_signals():
         policy = serve_policy(args)
         token = os.environ.get('QWEN_VLA_TOKEN')
-        with PolicyServer(policy, args.host, args.port, token) as server:
+        port = 8766 if args.port is None else args.port
+        with PolicyServer(policy, args.host, port, token) as server:
             for key, value in policy.metadata.get('engine', {}).items():
                 print(f'{key:20} {value}')
             robots = ', '.join(policy.metadata.get('robots', ()))
