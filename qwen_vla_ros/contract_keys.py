@@ -146,6 +146,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         'limits': Key('limit*', 'joint -> beyond this nothing is published; {}: no joints'),
         'workspace': Key('workspace', 'the box that the tip stays in', default=None),
+        'workspaces': Key('workspace*', 'several arms: name -> the box of its tip', default=None),
         'capsules': Key('capsules', "the arm's volume", default=None),
         'park': Key('park', 'where the arm is put after a stop', default=None),
         'safety': Key('safety', 'when the robot holds, and how commands go out'),

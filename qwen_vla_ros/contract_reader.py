@@ -76,7 +76,7 @@ class _Reader(SafetyReader):
             name: self.layout(value, f'layouts.{name}', units, limits)
             for name, value in self.named(data['layouts'], 'layouts').items()
         }
-        workspace, capsules, park = (data.get(k) for k in ('workspace', 'capsules', 'park'))
+        capsules, park = data.get('capsules'), data.get('park')
         return Embodiment(
             name=self.word(data['name'], 'name', VIEW),
             words=self.prompt(data['prompt']),
@@ -88,7 +88,7 @@ class _Reader(SafetyReader):
             layouts=layouts,
             default_layout=self.one_of(data['default_layout'], 'default_layout', layouts),
             limits=limits,
-            workspace=None if workspace is None else self.box(workspace),
+            workspaces=self.boxes(data.get('workspace'), data.get('workspaces')),
             safety=self.safety(data['safety']),
             description=description,
             source=source,

@@ -249,7 +249,7 @@ HEADINGS = {
     'sources': '`state` with several sources',
     'group': '`layouts.<layout>.<group>`',
     'limit': '`limits.<joint>`',
-    'workspace': '`workspace`',
+    'workspace': '`workspace`, `workspaces.<arm>`',
     'capsules': '`capsules`',
     'capsule': '`capsules.parts.<name>`',
     'plane': '`capsules.planes.<name>`',

@@ -138,7 +138,7 @@ class Embodiment:
     layouts: Mapping[str, tuple[ActionGroup, ...]]
     default_layout: str
     limits: Mapping[str, JointLimit]
-    workspace: WorkspaceBox | None
+    workspaces: tuple[WorkspaceBox, ...]
     safety: Safety
     description: str
     source: Path
@@ -234,6 +234,8 @@ class Embodiment:
         """
         content = asdict(self)
         del content['source'], content['text']
+        if len(self.workspaces) < 2:  # as recorded, of contracts that knew one box
+            content['workspace'] = next(iter(content.pop('workspaces')), None)
         for groups in content['layouts'].values():
             for group in groups:
                 # Younger than recorded fingerprints, so its default is left out.

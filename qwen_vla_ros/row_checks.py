@@ -72,11 +72,9 @@ class Checks:
             [embodiment.limits[name] for name in self.names],
             self._tolerances,
         )
-        box = embodiment.workspace
+        boxes = embodiment.workspaces
         self._workspace = (
-            None
-            if box is None or tip_position is None
-            else Workspace(box, tip_position, self._tolerances)
+            Workspace(boxes, tip_position, self._tolerances) if boxes and tip_position else None
         )
         self._capsules, self._safety = capsules, embodiment.safety
 

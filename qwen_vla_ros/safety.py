@@ -370,7 +370,7 @@ def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> Capsul
     """
     Return the volume of a contract's arm, or of several; None when it declares none.
 
-    One arm ends at the workspace's tip; several are the layout's groups of joints. Raises
+    One arm ends at its workspace's tip; several are the layout's groups of joints. Raises
     KinematicsError when pinocchio, the description or a link is missing, or the joints up to the
     workspace's tip are not those of the layout.
     """
@@ -378,11 +378,12 @@ def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> Capsul
         return None
     groups = embodiment.action_groups(layout)
     arms = [group.names for group in groups if group.kind == 'abs_joint']
-    if len(arms) > 1 and embodiment.workspace is None:
+    boxes = embodiment.workspaces
+    if len(arms) > 1 and len(boxes) != 1:
         from qwen_vla_ros.several_arms import SeveralArms
 
         return CapsuleModel(embodiment.capsules, SeveralArms(embodiment.description_path, arms))
-    if embodiment.workspace is None:
+    if len(boxes) != 1:
         raise QwenVlaError(
             f'safety: capsules in {embodiment.source} need the arm, which workspace.tip ends; '
             'add a workspace'
@@ -390,7 +391,7 @@ def capsule_model(embodiment: 'Embodiment', layout: str | None = None) -> Capsul
     from qwen_vla_ros.kinematics import ArmKinematics
 
     joints = [name for group in groups if group.kind != 'gripper' for name in group.names]
-    arm = ArmKinematics(embodiment.description_path, embodiment.workspace.tip, joints)
+    arm = ArmKinematics(embodiment.description_path, boxes[0].tip, joints)
     return CapsuleModel(embodiment.capsules, arm)
 
 

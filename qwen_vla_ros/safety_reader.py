@@ -123,18 +123,36 @@ class SafetyReader(SensorReader):
             )
             raise self.fail(path, problem)
 
-    def box(self, data: Any) -> WorkspaceBox:
-        """Return the box of the tip."""
-        self.section(data, 'workspace', 'workspace')
-        corners = [self.point(data[key], f'workspace.{key}') for key in ('lower', 'upper')]
+    def boxes(self, one: Any, several: Any) -> tuple[WorkspaceBox, ...]:
+        """Return the boxes of the tips: of one arm, or of several by their names."""
+        if one is not None and several is not None:
+            raise self.fail('workspaces', 'workspace is there as well; keep one of the two')
+        if several is None:
+            return () if one is None else (self.box(one, 'workspace'),)
+        found = tuple(
+            self.box(value, f'workspaces.{name}')
+            for name, value in self.named(several, 'workspaces').items()
+        )
+        tips = [box.tip for box in found]
+        for tip in tips:
+            if tips.count(tip) > 1:
+                raise self.fail('workspaces', f'the tip {tip!r} has two boxes')
+        if len({box.frame for box in found}) > 1:
+            raise self.fail('workspaces', "all boxes are in one frame: that of the arms' root")
+        return found
+
+    def box(self, data: Any, path: str) -> WorkspaceBox:
+        """Return the box of a tip."""
+        self.section(data, path, 'workspace')
+        corners = [self.point(data[key], f'{path}.{key}') for key in ('lower', 'upper')]
         for axis, low, high in zip('xyz', *corners, strict=True):
             if low >= high:
-                raise self.fail('workspace', f'{axis}: lower {low:g} is not below upper {high:g}')
+                raise self.fail(path, f'{axis}: lower {low:g} is not below upper {high:g}')
         return WorkspaceBox(
-            self.word(data['frame'], 'workspace.frame'),
-            self.word(data['tip'], 'workspace.tip'),
+            self.word(data['frame'], f'{path}.frame'),
+            self.word(data['tip'], f'{path}.tip'),
             *corners,
-            self.number(data['speed'], 'workspace.speed', 0, MAX_SPEED, True)
+            self.number(data['speed'], f'{path}.speed', 0, MAX_SPEED, True)
             if 'speed' in data
             else None,
         )

@@ -1,17 +1,21 @@
 """
-Kinematics of several arms on one root, for distances between them.
+Kinematics of several arms on one root: distances between them, and where their tips are.
 
 Each arm is a chain of its own; the joints of all stand in one row, arm after arm. Places are
 numbered as joint_transforms() has them: root and joints of the first arm, then of the next.
 """
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qwen_vla_ros.kinematics import ArmKinematics, KinematicsError
+
+if TYPE_CHECKING:
+    from qwen_vla_ros.embodiment import ActionGroup, Embodiment
 
 
 class SeveralArms:
@@ -49,3 +53,29 @@ def _children(urdf: Path) -> dict[str, str]:
         raise KinematicsError(f'{urdf}: not a URDF ({error})') from error
     children = {joint.get('name', ''): joint.find('child') for joint in root.findall('joint')}
     return {name: child.get('link', '') for name, child in children.items() if child is not None}
+
+
+def tip_positions(
+    embodiment: 'Embodiment', groups: 'Sequence[ActionGroup]'
+) -> Callable[[np.ndarray], np.ndarray]:
+    """
+    Return tips(rows [R, J]) -> [R, T, 3] in m in the root's frame, a tip for each workspace.
+
+    J are the joints of the groups but grippers. KinematicsError when a tip hangs on other joints.
+    """
+    names = [name for group in groups if group.kind != 'gripper' for name in group.names]
+    arms, urdf = [], embodiment.description_path
+    for box in embodiment.workspaces:
+        arm = ArmKinematics(urdf, box.tip)
+        if other := [name for name in arm.joint_names if name not in names]:
+            raise KinematicsError(
+                f'{embodiment.source}: workspace: {box.tip} hangs on {", ".join(other)}, which '
+                'the layout does not command; name another tip'
+            )
+        arms.append((arm, [names.index(name) for name in arm.joint_names]))
+
+    def tips(rows: np.ndarray) -> np.ndarray:
+        rows = np.atleast_2d(rows)
+        return np.stack([arm.tip_position(rows[:, columns]) for arm, columns in arms], axis=1)
+
+    return tips

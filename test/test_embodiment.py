@@ -55,7 +55,7 @@ def test_the_widowx_is_read():
         'left_finger',
     )
     assert CONTRACT.action_groups('delta_eef')[0].joints == CONTRACT.state_names[:6]
-    assert CONTRACT.workspace.upper == (0.55, 0.42, 0.50)
+    assert CONTRACT.workspaces[0].upper == (0.55, 0.42, 0.50)
     assert CONTRACT.text == TEXT
 
 
@@ -536,7 +536,7 @@ def test_limits_that_nobody_gives_are_missing(tmp_path):
 def test_a_contract_without_the_newer_keys_is_read(tmp_path):
     volume = TEXT[TEXT.index('# The arm') : TEXT.index('safety:\n')]
     found = load(tmp_path, (volume, ''), ('  speed: 0.75', '#'), (', jerk: 200.0}', '}'))
-    assert (found.capsules, found.park, found.workspace.speed) == (None, None, None)
+    assert (found.capsules, found.park, found.workspaces[0].speed) == (None, None, None)
     assert found.limits['waist'].jerk is None
     assert found.safety.watchdog_s == 0.2
 

@@ -16,7 +16,7 @@ LOADED = Embodiment.load('widowx')
 CONTRACT = replace(
     LOADED, limits={name: replace(limit, jerk=40.0) for name, limit in LOADED.limits.items()}
 )
-TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspace.tip).tip_position
+TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspaces[0].tip).tip_position
 MODEL = capsule_model(CONTRACT)
 NAMES = CONTRACT.action_names()
 STEP = CONTRACT.step_s
@@ -59,7 +59,7 @@ def assert_within(rows: np.ndarray, tolerances: Tolerances) -> None:
         share = 1 + getattr(tolerances, f'chunk_{what}') + 1e-9
         assert (np.abs(rates) <= share * of_limits(what)).all(), what
     tips = np.array([TIP(row[:6]) for row in rows])
-    box = CONTRACT.workspace
+    box = CONTRACT.workspaces[0]
     assert (tips >= np.array(box.lower) - tolerances.position_m).all()
     assert (tips <= np.array(box.upper) + tolerances.position_m).all()
     speeds = np.linalg.norm(np.diff(tips, axis=0), axis=1) / STEP
@@ -149,7 +149,7 @@ def test_planted_violations_of_a_chunk_are_named(rows, joint, unit, what):
 
 
 def test_a_tip_that_is_too_fast_is_named():
-    slow = replace(CONTRACT, workspace=replace(CONTRACT.workspace, speed=0.05))
+    slow = replace(CONTRACT, workspaces=(replace(CONTRACT.workspaces[0], speed=0.05),))
     rows = smooth(0, 0.9)
     assert gate().check_chunk(chunk(rows), 0).ok
     verdict = gate(slow).check_chunk(chunk(rows), 0)
@@ -164,7 +164,7 @@ def test_a_tip_that_is_too_fast_is_named():
 def test_a_chunk_into_the_arm_itself_is_named():
     rows = np.linspace(POSE, [0, -1.6, 1.5, 0, 0.8, 0, 0.026], 16)
     rows = POSE + (rows - POSE) * np.linspace(0, 1, 16)[:, None] ** 2
-    free = replace(CONTRACT, workspace=None)
+    free = replace(CONTRACT, workspaces=())
     verdict = SafetyGate(free, capsules=MODEL).check_chunk(chunk(rows[:14]), 0)
     assert verdict.ok, verdict
     verdict = SafetyGate(free, capsules=MODEL).check_chunk(chunk(rows), 0)

@@ -19,7 +19,7 @@ from qwen_vla_ros.sim.expert import expert_chunk
 from qwen_vla_ros.types import ActionChunk
 
 CONTRACT = Embodiment.load('widowx')
-TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspace.tip).tip_position
+TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspaces[0].tip).tip_position
 NAMES = CONTRACT.action_names()
 SECOND = 1_000_000_000
 READY = np.array([0.0, -0.6, 0.5, 0.0, 1.2, 0.0, 0.03])

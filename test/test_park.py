@@ -16,7 +16,7 @@ from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.world import TabletopWorld
 
 CONTRACT = Embodiment.load('widowx')
-TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspace.tip).tip_position
+TIP = ArmKinematics(CONTRACT.description_path, CONTRACT.workspaces[0].tip).tip_position
 MODEL = capsule_model(CONTRACT)
 OVER_TABLE = np.array([0.4, 0.1, 0.6, 0.1, 0.9, -0.3, 0.03])
 

@@ -39,12 +39,14 @@ def robot(kind: str = 'abs_joint') -> SimpleNamespace:
         source='stub.yaml',
         action_groups=lambda layout=None: groups,
         limits={'waist': arm, 'elbow': arm, 'left_finger': finger},
-        workspace=SimpleNamespace(
-            frame='base_link',
-            tip='tip',
-            lower=(-1.0, -1.0, 0.02),
-            upper=(1.0, 1.0, 1.0),
-            speed=None,
+        workspaces=(
+            SimpleNamespace(
+                frame='base_link',
+                tip='tip',
+                lower=(-1.0, -1.0, 0.02),
+                upper=(1.0, 1.0, 1.0),
+                speed=None,
+            ),
         ),
         safety=SimpleNamespace(
             inference_timeout_s=1.5,
@@ -340,7 +342,7 @@ def test_the_gate_tells_what_it_cannot_check() -> None:
 
 def _twins():
     """Return two gates of the WidowX with every check."""
-    kinematics = ArmKinematics(CONTRACT.description_path, CONTRACT.workspace.tip)
+    kinematics = ArmKinematics(CONTRACT.description_path, CONTRACT.workspaces[0].tip)
     model = capsule_model(CONTRACT, CONTRACT.default_layout)
     return [
         SafetyGate(CONTRACT, tip_position=kinematics.tip_position, capsules=model)

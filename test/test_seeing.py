@@ -191,8 +191,8 @@ def test_the_box_is_red_when_it_was_the_reason():
     )
     (after,) = intention.picture(now_ns).named('limits/arm')
     assert after.colours[0, 0] > 0.9 > before.colours[0, 0]
-    np.testing.assert_array_equal(after.points.min(0), WIDOWX.workspace.lower)
-    np.testing.assert_array_equal(after.points.max(0), WIDOWX.workspace.upper)
+    np.testing.assert_array_equal(after.points.min(0), WIDOWX.workspaces[0].lower)
+    np.testing.assert_array_equal(after.points.max(0), WIDOWX.workspaces[0].upper)
 
 
 def test_rows_near_the_end_of_a_joints_range_are_ringed():

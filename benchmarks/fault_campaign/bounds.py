@@ -30,7 +30,7 @@ class Bounds:
         self._upper = np.array([limit.upper for limit in limits])
         self._velocity = np.array([limit.velocity for limit in limits])
         self._acceleration = np.array([limit.acceleration for limit in limits])
-        self._box = embodiment.workspace
+        self._box = embodiment.workspaces[0] if embodiment.workspaces else None
 
     def unsafe_commands(self, commands: Iterable['Command'], may_move: bool) -> list[str]:
         """Return what is wrong with commands: numbers, names, times, limits, the end."""

@@ -56,7 +56,8 @@ def run_hand_eye(args: argparse.Namespace) -> int:
     from qwen_vla_ros.kinematics import ArmKinematics
 
     embodiment = Embodiment.load(args.robot)
-    tip = args.tip or (embodiment.workspace.tip if embodiment.workspace else '')
+    tips = [box.tip for box in embodiment.workspaces]
+    tip = args.tip or (tips[0] if len(tips) == 1 else '')
     if not tip:
         raise QwenVlaError(f'{args.robot}: no workspace names a tip; give one with --tip')
     kinematics = ArmKinematics(embodiment.description_path, tip)

@@ -106,8 +106,8 @@ def description(pair: Pairing) -> Iterator[Problem]:
         elif _JOINT_UNITS.get(joints[name]) != pair.units.get(name):
             kinds = f'{joints[name]}, the contract says {pair.units.get(name)}'
             yield Problem(REFUSE, f'{name} is {kinds} ({path.name})')
-    box = pair.embodiment.workspace
-    for frame in () if box is None else (box.tip, box.frame):
+    boxes = pair.embodiment.workspaces
+    for frame in dict.fromkeys(name for box in boxes for name in (box.tip, box.frame)):
         if frame not in links:
             yield Problem(REFUSE, f'{path.name} has no link {frame!r} (workspace)')
 
@@ -119,7 +119,7 @@ def _needs_description(pair: Pairing) -> bool:
         group.kind == 'delta_eef' and commands(group, JOINTS)
         for group in robot.action_groups(pair.layout)
     )
-    return robot.workspace is not None or robot.capsules is not None or any(solved)
+    return bool(robot.workspaces) or robot.capsules is not None or any(solved)
 
 
 def _differs(pair: Pairing, key: str, what: str) -> Iterator[Problem]:

@@ -158,8 +158,7 @@ def frames(live: Live) -> Iterator[Problem]:
             text = f'frame_id is {told!r}, the contract says {camera.frame_id!r}'
             yield Problem(WARN, f'{camera.view} ({camera.topic}): {text}')
     wanted = {camera.frame_id for camera in live.embodiment.cameras}
-    if live.embodiment.workspace is not None:
-        wanted.add(live.embodiment.workspace.frame)
+    wanted |= {box.frame for box in live.embodiment.workspaces}
     if live.frames and (lacking := sorted(wanted - live.frames)):
         yield Problem(WARN, f'tf knows no {", ".join(lacking)}')
 

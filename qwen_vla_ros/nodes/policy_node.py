@@ -44,6 +44,7 @@ from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
 from qwen_vla_ros.safety import capsule_model
+from qwen_vla_ros.several_arms import tip_positions
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WATCH_S, STATUS_S, GRAPH_S, DIAGNOSTICS_S = 0.02, 0.1, 0.5, 1.0
@@ -405,9 +406,9 @@ def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
     from qwen_vla_ros.kinematics import ArmKinematics
 
     tip_position, to_joints = None, {}
-    if embodiment.workspace is not None:
-        tip = embodiment.workspace.tip
-        tip_position = ArmKinematics(embodiment.description_path, tip).tip_position
+    parts = split_layout(embodiment, layout)
+    if embodiment.workspaces and parts.joints:
+        tip_position = tip_positions(embodiment, parts.embodiment.action_groups(parts.joints))
     for group in embodiment.action_groups(layout):
         if group.kind == 'delta_eef' and commands(group, JOINTS):
             arm = ArmKinematics(embodiment.description_path, group.tip, group.joints)

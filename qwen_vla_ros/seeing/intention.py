@@ -201,7 +201,7 @@ class Intention:
         if self._links is None:
             return []
         groups = [group for groups in self._embodiment.layouts.values() for group in groups]
-        box = self._embodiment.workspace
+        boxes = {box.tip: box for box in self._embodiment.workspaces}
         return [
             ArmTrack(
                 name,
@@ -209,7 +209,7 @@ class Intention:
                 self._links,
                 self.root,
                 tuple(group for group in groups if group.kind == 'delta_eef' and group.tip == tip),
-                box if box is not None and box.tip == tip else None,
+                boxes.get(tip),
                 self._trail_s,
             )
             for name, tip in tip_links(self._embodiment, self._links).items()

@@ -155,5 +155,5 @@ def tip_links(embodiment: 'Embodiment', links: RobotLinks) -> dict[str, str]:
 
 def _named_tips(embodiment: 'Embodiment') -> list[str]:
     groups = [group for groups in embodiment.layouts.values() for group in groups]
-    boxes = [embodiment.workspace] if embodiment.workspace is not None else []
-    return [*(box.tip for box in boxes), *(group.tip for group in groups if group.tip)]
+    boxed = [box.tip for box in embodiment.workspaces]
+    return [*boxed, *(group.tip for group in groups if group.tip)]
