@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from qwen_vla_ros.model.config import ActionDecoderConfig
 
@@ -166,6 +167,7 @@ class ActionDecoder(nn.Module):
         """Build the parts whose sizes the paper's budget lists."""
         super().__init__()
         self.config = config
+        self.recompute = False  # activation checkpointing, block by block
         self.context_in = nn.Linear(backbone_width, config.width)
         self.action_in = _mlp(config.action_dim, config.width, config.width)
         self.timestep = TimestepEmbedding(config)
@@ -237,12 +239,11 @@ class ActionDecoder(nn.Module):
             cache = context.keys_values or self.prefill(context).keys_values
         time_BTD, table = self.timestep(tau_BH), self.table(position_3BT)
         for block, known in zip(self.blocks, cache, strict=True):
-            modulation = _spread(block.condition(time_BTD), tokens)
-            q, k, v = block.queries_keys_values(x_BTD, modulation, table)
-            if known is not None:
-                k, v = torch.cat((known[0], k), dim=2), torch.cat((known[1], v), dim=2)
-            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            x_BTD = block.finish(x_BTD, attended, modulation)
+            given = (block, x_BTD, time_BTD, table, known, mask, tokens)
+            if self.recompute and torch.is_grad_enabled():
+                x_BTD = checkpoint(_advance, *given, use_reentrant=False)
+            else:
+                x_BTD = _advance(*given)
         shift, scale = self.modulation_out(functional.silu(time_BTD[:, -horizon:])).chunk(2, -1)
         found = self.action_out(_modulate(x_BTD[:, -horizon:], shift, scale))
         return found.to(noisy_BHK.dtype)
@@ -256,6 +257,24 @@ class ActionDecoder(nn.Module):
     def table(self, position_3BT: Tensor) -> Tensor:
         """Return the rotary table of positions, see rotary_table()."""
         return rotary_table(position_3BT, self.config.rotary_sections, self.config.rotary_theta)
+
+
+def _advance(
+    block: Block,
+    x_BTD: Tensor,
+    time_BTD: Tensor,
+    table: Tensor,
+    known: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
+    tokens: int,
+) -> Tensor:
+    """Return what one block makes of action rows and, in 'joint' mode, `tokens` of context."""
+    modulation = _spread(block.condition(time_BTD), tokens)
+    q, k, v = block.queries_keys_values(x_BTD, modulation, table)
+    if known is not None:
+        k, v = torch.cat((known[0], k), dim=2), torch.cat((known[1], v), dim=2)
+    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return block.finish(x_BTD, attended, modulation)
 
 
 def _spread(modulation: tuple[Tensor, ...], tokens: int) -> tuple[Tensor, ...]:

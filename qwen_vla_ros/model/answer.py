@@ -105,7 +105,17 @@ def _grid(processor: Processor, number: int, image: np.ndarray) -> tuple[int, in
 def collate_text(model: QwenVLA, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """Return the text batch of posed samples; QwenVlaError when one has no answer."""
     batch = model.collate(samples)
-    length = batch['input_ids'].shape[1]
+    return batch | answer_places(samples, batch['input_ids'])
+
+
+def answer_places(samples: Sequence[Mapping[str, Any]], ids_BT: Tensor) -> dict[str, Tensor]:
+    """
+    Return answer_ids, answer_index and answer_row of posed samples, the last rows of ids [B, T].
+
+    QwenVlaError when one of the samples has no answer.
+    """
+    rows, length = ids_BT.shape
+    first = rows - len(samples)
     mask = np.stack(
         [np.pad(s['answer_mask'], (0, length - len(s['answer_mask']))) for s in samples]
     )
@@ -113,21 +123,26 @@ def collate_text(model: QwenVLA, samples: Sequence[Mapping[str, Any]]) -> dict[s
         raise QwenVlaError(
             f'text batch: sample {int(mask.any(1).argmin())} has no answer; pose it with one'
         )
-    place = torch.from_numpy(np.flatnonzero(mask)).to(model.device)
-    batch['answer_ids'] = batch['input_ids'].flatten()[place]
-    batch['answer_index'] = place - 1
-    batch['answer_row'] = place // length
-    return batch
+    place = torch.from_numpy(np.flatnonzero(mask) + first * length).to(ids_BT.device)
+    return {
+        'answer_ids': ids_BT.flatten()[place],
+        'answer_index': place - 1,
+        'answer_row': place // length,
+    }
 
 
 def text_loss(model: QwenVLA, batch: Mapping[str, Tensor]) -> Tensor:
     """Return [B], L_vl of each sample: the mean over its answer tokens (paper 2.5)."""
-    hidden_BTC = model.encode(batch)
+    return answer_losses(model, model.encode(batch), batch)
+
+
+def answer_losses(model: QwenVLA, hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return text_loss() of hidden states that are already there; 0 for rows without answer."""
     hidden_NC = hidden_BTC.flatten(0, 1)[batch['answer_index']]
     losses_N = _cross_entropy(model.backbone.lm_head, hidden_NC, batch['answer_ids'])
     sums = losses_N.new_zeros(len(hidden_BTC)).index_add(0, batch['answer_row'], losses_N)
     counts = torch.zeros_like(sums).index_add(0, batch['answer_row'], torch.ones_like(losses_N))
-    return sums / counts
+    return sums / counts.clamp(min=1)
 
 
 def _cross_entropy(head: nn.Module, hidden_NC: Tensor, ids_N: Tensor) -> Tensor:

@@ -94,17 +94,19 @@ def build_pipeline(
     embodiment: Embodiment,
     layout: str,
     statistics: Mapping[str, Quantiles],
+    horizon: int | None = None,
 ) -> Pipeline:
     """
     Return the sandwich for one robot; statistics holds 'actions' and 'state'.
 
-    processor is of the robot's own views: see for_views().
+    processor is of the robot's own views: see for_views(); of none: no image is asked for.
+    horizon: rows of a chunk where it is not the contract's (training on whole trajectories).
     """
-    decoder, inputs = config.decoder, for_views(config, embodiment).inputs
-    names = embodiment.action_names(layout)
+    decoder, inputs = config.decoder, processor.config.inputs
+    names, rows = embodiment.action_names(layout), horizon or embodiment.horizon
     steps: list[Any] = [
         ResizeImages(inputs.image_sizes, inputs.history_size, inputs.history_view),
-        WritePrompt(lambda instruction: embodiment.prompt(instruction, layout=layout)),
+        WritePrompt(lambda instruction: embodiment.prompt(instruction, rows, layout)),
     ]
     if decoder.state_input == 'continuous':
         steps.append(NormaliseState(statistics['state'], decoder.state_dim))
@@ -112,7 +114,7 @@ def build_pipeline(
         steps.append(WriteState(statistics['state']))
     steps += [
         NormaliseActions(statistics['actions']),
-        PadActions(embodiment.horizon, len(names), decoder.horizon, decoder.action_dim),
+        PadActions(rows, len(names), max(rows, decoder.horizon), decoder.action_dim),
         Tokenise(processor),
     ]
     return Pipeline(steps)
@@ -299,7 +301,7 @@ def load_checkpoint(
     """Read a checkpoint with everything a robot needs; arguments as from_pretrained's."""
     folder = find_checkpoint(source)
     trained = trained_attention(folder)
-    contracts = _read_contracts(folder)
+    contracts = read_robots(folder)
     model = from_pretrained(folder, device, dtype, attention, adapters, quantise)
     config, tokenizer = model.config, load_tokenizer(folder)
     facts = {
@@ -339,7 +341,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f'{folder}/tokenizer.json: not a tokenizer ({error})') from error
 
 
-def _read_contracts(folder: Path) -> list[TrainedRobot]:
+def read_robots(folder: Path) -> list[TrainedRobot]:
     """Return the robots, layouts and statistics that a checkpoint was trained with."""
     statistics = _read_json(
         folder / 'statistics.json',

@@ -88,7 +88,7 @@ def initialise(
     added = [token for token in wanted if token not in tokenizer.get_vocab()]
     tokenizer.add_tokens(added, special_tokens=True)
     rows = max(vocabulary_rows(folder), _highest(tokenizer) + 1)
-    config = replace(config, backbone=_with_vocabulary(config.backbone, tokenizer, rows))
+    config = replace(config, backbone=with_vocabulary(config.backbone, tokenizer, rows))
     model = build_empty(config)
     torch.manual_seed(seed)
     width = model.backbone.config.text_config.hidden_size
@@ -108,7 +108,7 @@ def _highest(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab().values())
 
 
-def _with_vocabulary(backbone: dict[str, Any], tokenizer: Any, rows: int) -> dict[str, Any]:
+def with_vocabulary(backbone: dict[str, Any], tokenizer: Any, rows: int) -> dict[str, Any]:
     """Return the backbone's configuration with the tokenizer's ids and number of rows."""
     vocabulary = tokenizer.get_vocab()
     if absent := [token for token in _TOKEN_KEYS.values() if token not in vocabulary]:

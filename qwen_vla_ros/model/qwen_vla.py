@@ -24,7 +24,13 @@ from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from qwen_vla_ros.model.action_decoder import ActionDecoder, Context
 from qwen_vla_ros.model.config import QwenVLAConfig
-from qwen_vla_ros.model.flow import interpolate, masked_loss, sample_tau
+from qwen_vla_ros.model.flow import (
+    FlowDraw,
+    channel_losses,
+    draw_flow,
+    interpolate,
+    mean_of_channels,
+)
 from qwen_vla_ros.model.positions import mrope_positions
 from qwen_vla_ros.model.sampling import NoisyStep, Velocity, flow_sde, guided, solve
 from qwen_vla_ros.model.vision import Grids, look, plan_images
@@ -125,27 +131,32 @@ class QwenVLA(nn.Module):
         draws: noise draws a sample, sharing one backbone pass. context: given when it is already
         computed (several losses share one backbone pass).
         """
+        count, horizon, channels = batch['actions'].shape
+        shape = (count * draws, horizon, channels)
+        drawn = draw_flow(self.config.flow, shape, generator)
+        losses = mean_of_channels(*self.channel_losses(batch, drawn, context))
+        return losses.view(-1, draws).mean(1)
+
+    def channel_losses(
+        self, batch: Mapping[str, Tensor], drawn: FlowDraw, context: Context | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Return the loss of each channel, [R, K], and which channels have any valid step.
+
+        drawn: R noise draws, the same number for each sample and its own in a row.
+        """
+        draws = len(drawn.noise) // len(batch['actions'])
         context = (self.context(batch) if context is None else context).repeat(draws)
         actions, mask = (batch[k].repeat_interleave(draws, 0) for k in ('actions', 'action_mask'))
         actions = torch.where(mask, actions, 0)
-        count, horizon, _ = actions.shape
-        noise = torch.randn(actions.shape, generator=generator).to(actions) * mask
-        tau_BH = sample_tau(self.config.flow, count, generator).to(actions.device)[:, None]
-        if self.config.flow.prefix_rate:
-            given = self._given_rows(count, horizon, generator).to(actions.device)
-            tau_BH = tau_BH.repeat(1, horizon).masked_fill(given, 0.0)
+        noise = drawn.noise.to(actions) * mask
+        tau_BH = drawn.tau.to(actions.device)
+        if drawn.given is not None:
+            given = drawn.given.to(actions.device)
+            tau_BH = tau_BH.repeat(1, actions.shape[1]).masked_fill(given, 0.0)
             mask = mask & ~given[..., None]
-        noisy = interpolate(actions, noise, tau_BH)
-        velocity = self.decoder(noisy, tau_BH, context)
-        losses = masked_loss(velocity, noise - actions, mask)
-        return losses.view(-1, draws).mean(1)
-
-    def _given_rows(self, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
-        """Return bool [B, H]: rows given clean, for trained-prefix real-time chunking."""
-        flow = self.config.flow
-        chance = torch.rand(count, generator=generator) < flow.prefix_rate
-        length = torch.randint(1, flow.prefix_rows + 1, (count,), generator=generator) * chance
-        return torch.arange(horizon)[None] < length[:, None]
+        velocity = self.decoder(interpolate(actions, noise, tau_BH), tau_BH, context)
+        return channel_losses(velocity, noise - actions, mask)
 
     def velocity(self, context: Context) -> Velocity:
         """Return the velocity field that a context conditions."""

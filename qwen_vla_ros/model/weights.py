@@ -251,10 +251,25 @@ def load_weights(
             if old != value.shape:
                 report.resized[name] = f'{list(old)} -> {list(value.shape)}'
         put(module, name, value, place)
+    _tie(module, tied)
+    return report
+
+
+def _tie(module: nn.Module, tied: Mapping[str, str]) -> None:
+    """Let names be one tensor again after new ones were put in."""
     for name, first in tied.items():
         owner, leaf = _owner(module, name)
         owner._parameters[leaf] = module.get_parameter(first)
-    return report
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], place: tuple[torch.device, torch.dtype]
+) -> None:
+    """Put own_tensors() of another module of the same build into one that has no memory yet."""
+    tied = aliases(module)
+    for name, value in tensors.items():
+        put(module, name, value.detach(), place)
+    _tie(module, tied)
 
 
 def put(

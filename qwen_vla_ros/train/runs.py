@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train import stage_command
+from qwen_vla_ros.train.recipe import RECIPES
 from qwen_vla_ros.train.supervised import Phase, Trainer, TrainRun
 
 
@@ -42,16 +44,23 @@ RUNS = {'small': small, 'tiny': tiny}
 
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla train`."""
-    parser.add_argument('name', choices=sorted(RUNS), help='named run (train/runs.py)')
+    parser.add_argument(
+        'name',
+        choices=[*RECIPES, *sorted(RUNS)],
+        help='stage (docs/training.md), or a run of the bundled checkpoint (train/runs.py)',
+    )
     parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda (default: auto)')
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='rendering processes'
     )
+    stage_command.cli_arguments(parser)
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Train to the end, or go on where a killed run stopped; print the checkpoint's folder."""
+    if args.name in RECIPES:
+        return stage_command.run_from_arguments(args)
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(RUNS[args.name](), args.out, args.device, args.workers)
     if trainer.state_path.exists():

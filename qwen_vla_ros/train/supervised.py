@@ -6,6 +6,7 @@ as if it had not been. Folder of a run: data/ (shards), state.pt (weights, optim
 log.jsonl, and at its end checkpoint/ with curves.png in it.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -23,7 +24,8 @@ from tqdm import tqdm
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.checkpoint import TrainedRobot, build_pipeline, save_checkpoint
-from qwen_vla_ros.model.config import QwenVLAConfig, preset
+from qwen_vla_ros.model.config import preset
+from qwen_vla_ros.model.initialise import with_vocabulary
 from qwen_vla_ros.model.placement import choose_device
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
@@ -97,17 +99,9 @@ def build_model(run: TrainRun, embodiment: Embodiment) -> tuple[QwenVLA, Any]:
         )
     texts = vocabulary_texts(embodiment, run.layout)
     tokenizer = train_tokenizer(texts, 512, config.inputs.views)
-    ids, backbone = tokenizer.get_vocab(), config.to_dict()['backbone']
-    for key, token in (
-        ('image_token_id', '<|image_pad|>'),
-        ('video_token_id', '<|video_pad|>'),
-        ('vision_start_token_id', '<|vision_start|>'),
-        ('vision_end_token_id', '<|vision_end|>'),
-    ):
-        backbone[key] = ids[token]
-    backbone['text_config']['vocab_size'] = len(tokenizer)
+    backbone = with_vocabulary(config.backbone, tokenizer, len(tokenizer))
     torch.manual_seed(run.seed)
-    return QwenVLA(QwenVLAConfig(backbone, config.decoder, config.flow, config.inputs)), tokenizer
+    return QwenVLA(dataclasses.replace(config, backbone=backbone)), tokenizer
 
 
 def compute_statistics(

@@ -1,0 +1,110 @@
+"""
+Figures on episodes that nothing trains on: the error of predicted actions in SI units.
+
+Each sample is predicted once, from noise of its own seed, as the policy would run, and compared
+with what was demonstrated. Errors are means of absolutes over valid steps, by unit (rad, m) and by
+channel, for each source; the language head has its loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qwen_vla_ros.data.sample import Sample
+from qwen_vla_ros.train.losses import Losses
+from qwen_vla_ros.train.mixed_batch import collate_mixed
+from qwen_vla_ros.train.robots import Encoder, acts, spread
+from qwen_vla_ros.train.sources import DataSet
+
+SAMPLES = 24  # of a source
+AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A held-out sample and what was predicted for it, [H, A] in SI units."""
+
+    sample: Sample
+    predicted: np.ndarray
+
+    def errors(self) -> np.ndarray:
+        """Return the absolute errors [H, A]; NaN where nothing was demonstrated."""
+        found = np.abs(self.predicted - self.sample.actions)
+        return np.where(self.sample.mask, found, np.nan)
+
+
+def chosen(data: DataSet) -> list[Sample]:
+    """Return the held-out samples with actions that are looked at."""
+    if not len(data.held_out):
+        return []
+    return [sample for sample in spread(data.held_out, SAMPLES) if acts(sample)]
+
+
+def predict(losses: Losses, encoder: Encoder, samples: Sequence[Sample]) -> list[Prediction]:
+    """Return what the model would do, each sample from its own noise."""
+    model, found = losses.model, []
+    losses.eval()
+    for begin in range(0, len(samples), AT_ONCE):
+        some = samples[begin : begin + AT_ONCE]
+        encoded = [encoder.acting(sample) for sample in some]
+        batch = collate_mixed(model, encoded, ())
+        shape = batch['actions'].shape[1:]
+        noise = torch.stack(
+            [
+                torch.randn(shape, generator=torch.Generator().manual_seed(begin + index))
+                for index in range(len(some))
+            ]
+        )
+        rows = losses(batch, None, noise).float().cpu().numpy()
+        for sample, chunk in zip(some, rows, strict=True):
+            actions = encoder.pipeline(sample).inverse({'actions': chunk})['actions']
+            found.append(Prediction(sample, np.asarray(actions, np.float32)))
+    losses.train()
+    return found
+
+
+def figures(encoder: Encoder, predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Return the mean absolute error of each unit and of each channel of one source."""
+    errors = np.concatenate([prediction.errors() for prediction in predictions])
+    robot = encoder.robot(predictions[0].sample)
+    groups = robot.embodiment.action_groups(robot.layout)
+    units = [unit for group in groups for unit in group.units]
+    names = predictions[0].sample.action_names
+    found = {'samples': float(len(predictions))}
+    for unit in dict.fromkeys(units):
+        columns = [column for column, own in enumerate(units) if own == unit]
+        found[f'error_{unit}'] = float(np.nanmean(errors[:, columns]))
+    for column, (name, unit) in enumerate(zip(names, units, strict=True)):
+        found[f'{name}_{unit}'] = float(np.nanmean(errors[:, column]))
+    return {key: round(value, 6) for key, value in found.items()}
+
+
+def draw_predictions(predictions: Sequence[Prediction], title: str, path: str) -> None:
+    """Draw pictures, words, demonstrated and predicted rows of a few samples."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    shown = predictions[:: max(1, len(predictions) // 3)][:3]
+    figure, axes = pyplot.subplots(
+        len(shown), 2, figsize=(11, 3.2 * len(shown)), layout='constrained', squeeze=False
+    )
+    for (left, right), item in zip(axes, shown, strict=True):
+        sample = item.sample
+        if sample.images:
+            left.imshow(next(iter(sample.images.values())))
+        left.set_axis_off()
+        left.set_title(sample.instruction, fontsize=8)
+        for column, name in enumerate(sample.action_names):
+            colour = f'C{column % 10}'
+            right.plot(sample.actions[:, column], color=colour, label=name)
+            right.plot(item.predicted[:, column], '--', color=colour)
+        right.set_xlabel('row; dashed: predicted')
+        right.legend(fontsize=6, ncols=2)
+        right.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)

@@ -1,0 +1,120 @@
+"""`qwen-vla train t2a|cpt|sft`: arguments -> a recipe, its data, a run."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.ranks import Ranks, open_ranks
+from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
+from qwen_vla_ros.train.sources import DataSet, open_sources
+from qwen_vla_ros.train.stage_loop import Every, StageRun
+from qwen_vla_ros.train.start import start
+
+INTERRUPTED = 130
+# Recipe field -> its argument's type and help.
+OVERRIDES = {
+    'steps': (int, 'optimiser steps'),
+    'batch': (int, 'samples a step, over all processes'),
+    'passes': (int, 'parts in which each process takes its share (gradient accumulation)'),
+    'backbone_rate': (float, 'peak learning rate of the VLM'),
+    'decoder_rate': (float, 'peak learning rate of the action decoder'),
+    'warm_up': (int, 'steps of linear warm-up'),
+    'draws': (int, 'noise draws a sample for one VLM pass'),
+    'ema': (float, 'decay of averaged weights, e.g. 0.999; 0: none'),
+    'seed': (int, 'of data and noise'),
+}
+
+
+def cli_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the stages."""
+    group = parser.add_argument_group('stages t2a, cpt, sft')
+    group.add_argument('--preset', default='tiny', help='tiny, small, 0.8b, 2b, 4b')
+    group.add_argument(
+        '--data',
+        action='append',
+        default=[],
+        metavar='[FAMILY=]PATH',
+        help='give it again for more',
+    )
+    group.add_argument('--demo', action='store_true', help='make small data, run for minutes')
+    group.add_argument('--init', metavar='CHECKPOINT', help='folder or hub name to start from')
+    group.add_argument('--dtype', choices=('float32', 'bfloat16'), help='what is computed in')
+    group.add_argument(
+        '--recompute',
+        action=argparse.BooleanOptionalAction,
+        help='activation checkpointing (default: from 0.8b on)',
+    )
+    group.add_argument('--lora', type=int, metavar='RANK', help='train adapters of this rank')
+    group.add_argument(
+        '--quantise', choices=('int8',), help='with --lora: frozen weights in 8 bits'
+    )
+    group.add_argument('--save-every', type=int, default=Every.save, metavar='STEPS')
+    group.add_argument('--look-every', type=int, default=Every.look, metavar='STEPS')
+    group.add_argument('--threads', type=int, help='of torch on a CPU')
+    group.add_argument('--wandb', metavar='PROJECT', help='tell Weights & Biases too')
+    for name, (kind, text) in OVERRIDES.items():
+        option = f'--{name.replace("_", "-")}'
+        group.add_argument(option, type=kind, help=f'{text} (default: of the stage)')
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Return the recipe of the arguments."""
+    recipe = RECIPES[args.name](args.preset)
+    if args.demo:
+        recipe = demo(recipe)
+    told = {name: getattr(args, name) for name in (*OVERRIDES, 'dtype', 'recompute', 'quantise')}
+    told['adapters'] = args.lora
+    return dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
+
+
+def _sets(args: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> list[DataSet]:
+    if args.demo == bool(args.data):
+        raise QwenVlaError(f'train {args.name}: give --data or --demo, one of them')
+    if not args.demo:
+        return open_sources(args.data, recipe)
+    from qwen_vla_ros.train.demo_data import demo_sets
+
+    # The first process makes the files, the others wait for them.
+    found = demo_sets(recipe, args.out / 'data') if ranks.first else None
+    ranks.gathered(None)
+    return found or demo_sets(recipe, args.out / 'data')
+
+
+def run_from_arguments(args: argparse.Namespace) -> int:
+    """Train a stage to its end, or go on where a run stopped; print the checkpoint's folder."""
+    recipe = recipe_of(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with open_ranks() as ranks:
+        sets = _sets(args, recipe, ranks)
+        begun = start(recipe, sets, args.init, ranks.device(args.device))
+        every = Every(args.save_every, args.look_every)
+        run = StageRun(recipe, sets, begun, args.out, ranks, every)
+        if run.step and ranks.first:
+            print(f'going on at step {run.step}')
+        try:
+            done = run.fit(args.wandb)
+            folder = run.finish('qwen-vla ' + shlex.join(sys.argv[1:])) if done else None
+        except OSError as error:
+            raise QwenVlaError(
+                f'{args.out}: cannot write ({error}); the state saved before is intact: free '
+                'space and run the same command again'
+            ) from error
+        if ranks.first:
+            _tell(run, folder)
+    return 0 if done else INTERRUPTED
+
+
+def _tell(run: StageRun, folder: Path | None) -> None:
+    if folder is None:
+        print(f'stopped at step {run.step}; the same command goes on', file=sys.stderr)
+        return
+    for source, figures in run.figures.items():
+        told = {key: value for key, value in figures.items() if key.startswith('error_')}
+        print(f'held out, {source}: ' + ', '.join(f'{k[6:]} {v:.4f}' for k, v in told.items()))
+    print(f'checkpoint: {folder}')

@@ -1,0 +1,149 @@
+"""
+What a stage starts from: a checkpoint of the stage before, or for tiny and small from nothing.
+
+A checkpoint is fitted to the robots of the new data: further views get their boundary tokens,
+known robots keep their statistics. Those of T2A are of whole trajectories and measured anew.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.adapters import AdapterConfig, attach_adapters
+from qwen_vla_ros.model.checkpoint import (
+    TrainedRobot,
+    from_pretrained,
+    load_tokenizer,
+    read_robots,
+)
+from qwen_vla_ros.model.config import QwenVLAConfig, preset
+from qwen_vla_ros.model.hub import find_checkpoint
+from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
+from qwen_vla_ros.model.int8 import quantise
+from qwen_vla_ros.model.placement import DTYPES, cast_weights, choose_device
+from qwen_vla_ros.model.processor import train_tokenizer, view_tokens
+from qwen_vla_ros.model.qwen_vla import QwenVLA
+from qwen_vla_ros.train.recipe import FROM_SCRATCH, T2A, Recipe
+from qwen_vla_ros.train.robots import Key, acts, find_robots, spread
+from qwen_vla_ros.train.sources import DataSet
+
+VOCABULARY = 512  # of a tokenizer trained on the data's own words
+SENTENCES = 400  # samples a source whose words it learns
+
+
+@dataclass
+class Start:
+    """A model ready to be trained, its tokenizer, the robots, and the checkpoint before."""
+
+    model: QwenVLA
+    tokenizer: Any
+    robots: dict[Key, TrainedRobot]
+    before: Path | None
+    answers: bool  # whether the checkpoint before had learnt to answer
+
+
+def start(recipe: Recipe, sets: Sequence[DataSet], init: str | None, device: str) -> Start:
+    """Return where a stage starts; QwenVlaError when there is nothing to start from."""
+    parts = [data.training for data in sets]
+    fresh = init is None
+    found = _from_scratch(recipe, parts) if fresh else _from_checkpoint(recipe, parts, init)
+    model = found.model
+    flow = replace(model.config.flow, distribution=recipe.distribution)
+    model.config = replace(model.config, flow=flow)
+    model.to(choose_device(device))
+    if recipe.adapters:
+        _adapt(recipe, found)
+    if recipe.recompute:
+        model.backbone.gradient_checkpointing_enable({'use_reentrant': False})
+        model.decoder.recompute = True
+    return found
+
+
+def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
+    if recipe.preset not in FROM_SCRATCH:
+        raise QwenVlaError(
+            f'train {recipe.stage} --preset {recipe.preset}: give --init: a checkpoint of the '
+            f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
+            f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
+        )
+    robots = find_robots(parts)
+    config = fit_robots(preset(recipe.preset), list(robots.values()))
+    tokenizer = train_tokenizer(_sentences(parts, robots), VOCABULARY, config.inputs.views)
+    backbone = with_vocabulary(config.backbone, tokenizer, len(tokenizer))
+    torch.manual_seed(recipe.seed)
+    return Start(QwenVLA(replace(config, backbone=backbone)), tokenizer, robots, None, False)
+
+
+def _sentences(parts: Sequence[Any], robots: dict[Key, TrainedRobot]) -> list[str]:
+    """Return words of the data: prompts as they will be written, and answers."""
+    found: dict[str, None] = {}
+    for part in parts:
+        for sample in spread(part, SENTENCES):
+            if acts(sample):
+                robot = robots[sample.embodiment, sample.action_names]
+                words = robot.embodiment.prompt(
+                    sample.instruction, len(sample.actions), robot.layout
+                )
+                found[words] = None
+            if sample.text:
+                found[f'{sample.instruction} {sample.text}'] = None
+    return list(found)
+
+
+def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
+    folder = find_checkpoint(init)
+    facts = _facts(folder)
+    known: list[TrainedRobot] = []
+    if (folder / 'statistics.json').is_file() and facts.get('stage') != T2A:
+        known = read_robots(folder)
+    robots = find_robots(parts, known)
+    # Trained weights are float32, whatever is computed in; frozen ones are narrowed later.
+    model = from_pretrained(folder, 'cpu', 'float32')
+    tokenizer = load_tokenizer(folder)
+    model.config = _with_views(
+        model, tokenizer, fit_robots(model.config, list(robots.values())), recipe.seed
+    )
+    return Start(model.train(), tokenizer, robots, folder, bool(facts.get('text')))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Return training.json of a checkpoint; empty where there is none."""
+    try:
+        return json.loads((folder / 'training.json').read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise QwenVlaError(f'{folder}/training.json: not readable as JSON ({error})') from error
+
+
+def _with_views(model: QwenVLA, tokenizer: Any, config: QwenVLAConfig, seed: int) -> QwenVLAConfig:
+    """Give the tokenizer and the embedding the boundary tokens of views that are new."""
+    known = tokenizer.get_vocab()
+    added = [token for token in view_tokens(config.inputs.views) if token not in known]
+    if not added:
+        return config
+    tokenizer.add_tokens(added, special_tokens=True)
+    rows = max(
+        max(tokenizer.get_vocab().values()) + 1, config.backbone['text_config']['vocab_size']
+    )
+    if rows > config.backbone['text_config']['vocab_size']:
+        torch.manual_seed(seed)
+        model.backbone.resize_token_embeddings(rows, mean_resizing=False)
+    return replace(config, backbone=with_vocabulary(config.backbone, tokenizer, rows))
+
+
+def _adapt(recipe: Recipe, found: Start) -> None:
+    """Freeze the weights, narrow them, and put adapters on language and decoder."""
+    if found.before is None:
+        raise QwenVlaError('--lora: adapters need a checkpoint under them; give --init')
+    model = found.model
+    cast_weights(model, model.device, DTYPES[recipe.dtype])
+    if recipe.quantise:
+        quantise(model, recipe.quantise)
+    parts = ('language', 'decoder') if recipe.trains_backbone else ('decoder',)
+    attach_adapters(model, AdapterConfig(parts, rank=recipe.adapters, alpha=2.0 * recipe.adapters))
