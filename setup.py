@@ -105,6 +105,7 @@ EXTRAS = {
         'av>=18.1.0',
         'h5py>=3.10',
         'google-crc32c>=1.5',
+        'fsspec>=2023.1',
     ],
     'gr00t': ['pyzmq>=25.0'],  # servers and clients of GR00T's protocol
     'ray': ['ray>=2.40'],  # qwen-vla synthesise on many machines

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen_vla_ros.data.remote import here
 from qwen_vla_ros.errors import QwenVlaError
 
 VERSIONS = V3, V2 = ('v3.0', 'v2.1')
@@ -101,7 +102,7 @@ def read_table(path: Path) -> Any:
     except ImportError as error:
         raise QwenVlaError(f"{path}: {error}; pip install 'qwen_vla_ros[data]'") from error
     try:
-        return parquet.read_table(path)
+        return parquet.read_table(here(path))
     except (OSError, pyarrow.ArrowException) as error:
         told = str(error).splitlines()[0]
         raise QwenVlaError(f'{path}: cannot be read ({told}); copy it again') from error

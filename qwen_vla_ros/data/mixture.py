@@ -9,8 +9,9 @@ draw is made again from the same source; a source with nothing but bad samples s
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,10 @@ TABLE_1: Mapping[str, float] = {
     'driving': 2.4,
     'fine-grained captions': 0.2,
 }
+# Text-to-action: real episodes without their pictures, and the text-action set (paper, Table 11).
+TEXT_TO_ACTION: Mapping[str, float] = {'real': 80.0, 'synthetic': 20.0}
 TRIES = 100  # bad samples in a row of one source
+Spot = tuple[int, int, int]  # source, episode, frame, by number
 
 
 @dataclass(frozen=True)
@@ -114,24 +118,46 @@ class Mixture:
     def __iter__(self) -> Iterator[Sample]:
         """Yield samples from the position on."""
         while True:
-            draw = self.position * self._world + self._rank
             self.position += 1
-            yield self._drawn(draw)
+            sample, skipped = self.at(self.position - 1)
+            self.skipped.update(skipped)
+            yield sample
 
-    def _drawn(self, draw: int) -> Sample:
-        """Return the sample of a draw; where it is bad, another frame of the same source."""
+    def at(
+        self,
+        position: int,
+        bad: Collection[Spot] = (),
+        trying: Callable[[Spot, str], None] | None = None,
+        transform: Callable[[Sample], Any] | None = None,
+    ) -> tuple[Any, list[str]]:
+        """
+        Return this rank's sample of a position, and why others were left out before it.
+
+        bad are spots not to be tried; trying is told each spot, and its name, before it is read;
+        transform makes something else of the sample, or raises QwenVlaError to leave it out.
+        Nothing but the arguments decides the answer.
+        """
+        draw = position * self._world + self._rank
         rng = np.random.default_rng((self._seed, draw))
         number = min(int(np.searchsorted(self._edges, rng.random(), 'right')), self._last)
         source, starts = self._sources[number], self._starts[number]
+        skipped: list[str] = []
         for _ in range(TRIES):
             index = int(rng.integers(starts[-1]))
             episode = int(np.searchsorted(starts, index, 'right')) - 1
+            frame = index - int(starts[episode])
+            if (number, episode, frame) in bad:
+                continue
+            if trying is not None:
+                name = f'{source.source}: episode {episode}, frame {frame}'
+                trying((number, episode, frame), name)
             try:
-                return source.sample(episode, index - int(starts[episode]))
+                sample = source.sample(episode, frame)
+                return (sample if transform is None else transform(sample)), skipped
             except QwenVlaError as error:
-                self.skipped[str(error)] += 1
-        newest = next(reversed(self.skipped))
-        raise QwenVlaError(f'{source.source}: {TRIES} bad samples in a row; the last: {newest}')
+                skipped.append(str(error))
+        told = f'the last: {skipped[-1]}' if skipped else 'each of them ended a worker'
+        raise QwenVlaError(f'{source.source}: {TRIES} bad samples in a row; {told}')
 
     @property
     def _last(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from qwen_vla_ros.data.remote import is_url, mirrored
 from qwen_vla_ros.data.sample import Episodes
 from qwen_vla_ros.data.spec import SetSpec, read_spec, refuse_unknown, spec_of
 from qwen_vla_ros.embodiment import Embodiment, did_you_mean
@@ -40,7 +41,7 @@ def open_dataset(source: str | Path | Mapping[str, Any] | SetSpec, **options: An
     """
     Return the episodes of a data set.
 
-    source   path, 'format:path', path of a YAML description, the description itself
+    source   path, URL (remote.py), 'format:path', path of a YAML description, the description itself
     options  keys of a description that go before what it says
     Raises QwenVlaError for what is not there, not recognised, or damaged.
     """
@@ -86,7 +87,10 @@ def _described(
         spec = spec_of(source, Path(), 'data set')
     else:
         name, colon, rest = str(source).partition(':')
-        if colon and name in FORMATS:
+        if is_url(rest if name in FORMATS else str(source)):
+            kind, url = (name, rest) if name in FORMATS else ('', str(source))
+            spec = SetSpec(mirrored(url), kind)
+        elif colon and name in FORMATS:
             spec = SetSpec(Path(rest), name)
         elif Path(source).suffix in ('.yaml', '.yml') and Path(source).is_file():
             spec = read_spec(Path(source))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen_vla_ros.data.remote import here
 from qwen_vla_ros.errors import QwenVlaError
 
 
@@ -23,7 +24,7 @@ def frames_between(
     except ImportError as error:
         raise QwenVlaError(f"{path}: {error}; pip install 'qwen_vla_ros[data]'") from error
     try:
-        with av.open(str(path)) as file:
+        with av.open(str(here(path))) as file:
             stream = file.streams.video[0]
             stream.thread_type = 'AUTO'
             file.seek(max(int((times_s[0] - tolerance_s) / stream.time_base), 0), stream=stream)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from qwen_vla_ros.data.lerobot_meta import read_layout
 from qwen_vla_ros.data.open import TEXT_ACTION
+from qwen_vla_ros.data.remote import here
 from qwen_vla_ros.data.sample import Place, Sample, window
 from qwen_vla_ros.data.synthetic.arms import ARMS
 from qwen_vla_ros.data.synthetic.families import FAMILIES
@@ -190,7 +191,7 @@ class TextActionEpisodes:
         number, group = divmod(episode, EPISODES_A_FILE)
         path = file_path(self._folder, DATA, number)
         try:
-            table = parquet.ParquetFile(path).read_row_group(group)
+            table = parquet.ParquetFile(here(path)).read_row_group(group)
         except (OSError, pyarrow.ArrowException) as error:
             told = str(error).splitlines()[0]
             raise QwenVlaError(f'{path}: episode {episode}: cannot be read ({told})') from error
