@@ -46,16 +46,15 @@ def test_a_run_resumes_at_what_was_handed_over_with_other_workers():
 
 
 def test_a_file_that_ends_its_reader_is_left_out_and_named():
-    deadly = {'deadly': ((2, 3),)}
-    with Loader(partial(mixture, **deadly), 2) as loader:
+    spot = next(place for place in places(mixture(), 60)[9:] if place.source == 'a')
+    deadly = ((spot.episode, spot.frame),)
+    with Loader(partial(mixture, deadly=deadly), 2) as loader:
         found = places(loader, 60)
-        assert ('a', 2, 3) not in {(p.source, p.episode, p.frame) for p in found}
-        assert [text for text in loader.skipped if 'ended with code -9' in text] == [
-            'a: episode 2, frame 3: the worker that read it ended with code -9'
-        ]
-    again = mixture()
-    spots = [again.at(position, {(0, 2, 3)})[0].place for position in range(60)]
-    assert found == spots
+        told = f'a: episode {spot.episode}, frame {spot.frame}: '
+        assert loader.skipped == {f'{told}the worker that read it ended with code -9': 1}
+    again, bad = mixture(), {(0, spot.episode, spot.frame)}
+    assert found == [again.at(position, bad)[0].place for position in range(60)]
+    assert spot not in found
 
 
 def test_a_worker_that_hangs_is_started_anew():

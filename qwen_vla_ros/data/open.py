@@ -41,7 +41,8 @@ def open_dataset(source: str | Path | Mapping[str, Any] | SetSpec, **options: An
     """
     Return the episodes of a data set.
 
-    source   path, URL (remote.py), 'format:path', path of a YAML description, the description itself
+    source   path, URL (remote.py), 'format:' and either, path of a YAML description, or the
+             description itself
     options  keys of a description that go before what it says
     Raises QwenVlaError for what is not there, not recognised, or damaged.
     """

@@ -1,10 +1,10 @@
 """
 Data sets behind a URL (s3://, gs://, http://, ... through fsspec), read as if they were here.
 
-A set is mirrored into a folder of this machine: its meta data at once, the files that hold rows and
-films when a reader first opens them, so training begins before the set is here and moves only what
-is drawn. Formats whose readers look for files by name (all but LeRobot and text-action) are fetched
-whole. A file is written beside and renamed, so several workers may fetch at once.
+A set is mirrored into a folder of this machine: its meta data at once, the files that hold rows
+and films when a reader first opens them, so training begins before the set is here and moves only
+what is drawn. Formats whose readers look for files by name (all but LeRobot and text-action) are
+fetched whole. A file is written beside and renamed, so several workers may fetch at once.
 
   QWEN_VLA_SETS      the folder (default ~/.cache/qwen_vla_ros/sets)
   QWEN_VLA_SETS_GB   beyond this the files that were read longest ago are removed (default: never)
