@@ -197,6 +197,18 @@ def _hands(spec: SetSpec) -> Episodes:
     return hands.HandEpisodes(spec, spec.horizon or hands.HORIZON)
 
 
+def _no_walks(path: Path) -> str:
+    from qwen_vla_ros.data.vln import lacks
+
+    return lacks(path)
+
+
+def _walks(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data import vln
+
+    return vln.VlnEpisodes(spec, spec.horizon or vln.HORIZON)
+
+
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
@@ -219,5 +231,11 @@ FORMATS: dict[str, Format] = {
         _no_hands,
         _hands,
         ('horizon', 'instruction', 'views', 'pca'),
+    ),
+    'vln': Format(
+        'navigation by instruction: R2R and RxR of VLN-CE, StreamVLN',
+        _no_walks,
+        _walks,
+        ('horizon', 'split', 'rate_hz', 'views'),
     ),
 }
