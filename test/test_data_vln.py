@@ -111,7 +111,7 @@ DAMAGES = {
     ),
     'no truth': (
         lambda f: (f / 'train_gt.json.gz').unlink(),
-        'no annotations.json, no train.json',
+        'vln: no train_gt.json.gz beside it',
     ),
     'no episodes': (lambda f: edit(f, 'train', dict.clear), 'episodes: a list with something'),
     'no sentence': (
