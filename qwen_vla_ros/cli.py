@@ -114,10 +114,12 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which policy runs."""
     parser.add_argument(
         '--policy',
-        choices=('model', 'expert', 'constant'),
+        type=_policy_word,
         default='model',
+        metavar='{model,expert,constant,ADDRESS}',
         help='model: a checkpoint (default); expert: colour search and scripted teacher, '
-        'without a model; constant: holds still',
+        'without a model; constant: holds still; or a server: ws://host:port, openpi://..., '
+        'starvla://..., gr00t://... (docs/serving.md)',
     )
     parser.add_argument(
         '--checkpoint',
@@ -155,6 +157,15 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
         default='auto',
         help='how the model runs (default: auto, that is compile with CUDA graphs on a GPU, '
         'eager elsewhere)',
+    )
+
+
+def _policy_word(text: str) -> str:
+    """Return the name of a policy or an address; argparse tells what is neither."""
+    if text in ('model', 'expert', 'constant') or '://' in text:
+        return text
+    raise argparse.ArgumentTypeError(
+        f'invalid choice: {text!r} (choose from model, expert, constant, or give an address)'
     )
 
 

@@ -21,6 +21,10 @@ def choose_policy(args: argparse.Namespace) -> Policy:
         return _still(embodiment)
     if args.policy == 'expert':
         return _expert(embodiment, getattr(args, 'house', 0))
+    if '://' in args.policy:
+        from qwen_vla_ros.protocols.clients import policy_at
+
+        return policy_at(args.policy, embodiment, token=os.environ.get('QWEN_VLA_TOKEN'))
     from qwen_vla_ros.policy import load_policy
 
     return load_policy(args.checkpoint or bundled_checkpoint(), embodiment, **_ways(args))

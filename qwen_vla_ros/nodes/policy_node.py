@@ -42,6 +42,7 @@ from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
+from qwen_vla_ros.protocols.clients import policy_at
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
 from qwen_vla_ros.safety import capsule_model
 from qwen_vla_ros.several_arms import tip_positions
@@ -55,7 +56,9 @@ class PolicySettings:
     """Parameters of the policy node."""
 
     robot: str = parameter('widowx', 'name or path of the contract')
-    policy: str = parameter('remote', "'remote': model in its own process; 'local': in this one")
+    policy: str = parameter(
+        'remote', "'remote': its own process, 'local': this one, or openpi://..."
+    )
     address: str = parameter('127.0.0.1:8766', 'where qwen-vla serve listens (remote)')
     token: str = parameter('', "the server's token, if it has one (remote)")
     checkpoint: str = parameter('', 'folder or hub id of the checkpoint (local)')
@@ -237,8 +240,9 @@ class PolicyNode(LifecycleNode):
         for entity, destroy in reversed(self._entities):
             destroy(entity)
         self._entities.clear()
-        if isinstance(self._policy, RemotePolicy):
-            self._policy.close()
+        close = getattr(self._policy, 'close', None)
+        if close is not None:
+            close()
         self._policy = self._pilot = self._outputs = self._arming = None
 
     def _load_policy(self, embodiment: Embodiment, layout: str) -> Policy:
@@ -254,8 +258,12 @@ class PolicyNode(LifecycleNode):
             if not settings.checkpoint:
                 raise QwenVlaError('policy node: policy:=local needs checkpoint:=<folder>')
             return load_policy(settings.checkpoint, embodiment, settings.device, layout)
+        if '://' in settings.policy:
+            token, wait_s = settings.token or None, settings.connect_timeout
+            return policy_at(settings.policy, embodiment, layout, token, connect_timeout_s=wait_s)
         raise QwenVlaError(
-            f"policy node: policy:={settings.policy} is unknown; choose 'remote' or 'local'"
+            f"policy node: policy:={settings.policy} is unknown; choose 'remote', 'local' or an "
+            'address such as openpi://127.0.0.1:8000'
         )
 
     def _autostart(self) -> None:

@@ -12,7 +12,7 @@ A value divided by full_scale is what a simulator's controller takes as -1 .. 1;
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -66,6 +66,25 @@ class ActionPart:
             rows = np.clip(rows / np.asarray(self.full_scale), -1.0, 1.0)
         return rows.astype(np.float32)
 
+    @property
+    def width(self) -> int:
+        """Return the columns under each key."""
+        return len(self.names) // len(self.keys)
+
+    def restore(self, values: np.ndarray, rotation: str = EULER) -> np.ndarray:
+        """Undo convert() (within full_scale): our channels [H, n] from another server's."""
+        rows = np.asarray(values, np.float64)
+        if self.full_scale:
+            rows = rows * np.asarray(self.full_scale)
+        if self.way == 'step':
+            return joined_displacements(rows, self.rotation, rotation)
+        if self.way == 'opening':
+            share = (rows - self.send[0]) / (self.send[1] - self.send[0])
+            return self.closed + np.clip(share, 0.0, 1.0) * (self.open - self.closed)
+        if self.way == 'words':
+            raise QwenVlaError('actions in words are no waypoints: this server cannot be a policy')
+        return rows
+
     def _opening(self, rows: np.ndarray) -> np.ndarray:
         share = np.clip((rows - self.closed) / (self.open - self.closed), 0.0, 1.0)
         if self.binary:
@@ -86,6 +105,17 @@ def step_displacements(rows: np.ndarray, given: str = EULER, sent: str = AXIS_AN
     moves = np.diff(rows[:, :3], axis=0, prepend=np.zeros((1, 3)))
     steps = [after @ before.T for before, after in pairwise(turns)]
     return np.hstack([moves, [_written(step, sent) for step in steps]])
+
+
+def joined_displacements(
+    steps: np.ndarray, given: str = AXIS_ANGLE, written: str = EULER
+) -> np.ndarray:
+    """Undo step_displacements(): displacements [H, 6] from the pose before the first step."""
+    if steps.shape[1] != 6:
+        raise QwenVlaError(f'step displacements: 6 channels are wanted, got {steps.shape[1]}')
+    turns = list(accumulate((_matrix(row[3:], given) for row in steps), lambda a, b: b @ a))
+    places = np.cumsum(steps[:, :3], axis=0)
+    return np.hstack([places, [_written(turn, written) for turn in turns]])
 
 
 def navigation_words(waypoints: np.ndarray, forward_m: float = 0.25, turn_deg: float = 15) -> str:

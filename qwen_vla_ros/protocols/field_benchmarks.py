@@ -145,6 +145,17 @@ def known_benchmarks() -> list[str]:
     return sorted(path.stem for path in (config_folder() / 'benchmarks').glob('*.yaml'))
 
 
+def read_client(path: Path, protocol: str) -> WireLayout:
+    """Return the keys of a client from a file of its own; QwenVlaError names what is wrong."""
+    try:
+        data = yaml.load(path.read_text(encoding='utf-8'), StrictLoader)
+    except (OSError, yaml.YAMLError) as error:
+        raise QwenVlaError(
+            f'{path}: not readable ({error}); known keys: {", ".join(known_benchmarks())}'
+        ) from error
+    return _client(StrictValues(str(path)), protocol, data)
+
+
 def _read(name: str) -> FieldBenchmark:
     data = _table(name)
     read = StrictValues(f'benchmarks/{name}.yaml')

@@ -18,6 +18,7 @@ from qwen_vla_ros.types import ActionChunk, Observation
 from qwen_vla_ros.wire import ProtocolError
 
 Keys = tuple[str, ...]
+OWN = 'a robot of ours'  # the source of generic_layout()
 _ABSENT = object()
 
 
@@ -90,6 +91,47 @@ class WireLayout:
                 answer[key] = columns if before is None else np.hstack([before, columns])
         return answer
 
+    def request(self, observation: Observation) -> dict[str, Any]:
+        """Return an observation in the client's keys, for another project's server."""
+        absent = sorted(set(self.views) - set(observation.images))
+        absent += sorted(set(self.state_names) - set(observation.state_names))
+        if absent:
+            raise QwenVlaError(
+                f'{self.protocol} server: it wants {", ".join(absent)}, which the robot has not'
+            )
+        sample: dict[str, Any] = {}
+        for view, keys in self.views.items():
+            _put(sample, keys[0], observation.images[view])
+        for key, names in self.state.items():
+            places = [observation.state_names.index(name) for name in names]
+            _put(sample, key, np.asarray(observation.state, np.float32)[places])
+        _put(sample, self.instruction[0], observation.instruction)
+        return sample
+
+    def restore(
+        self, answer: Mapping[str, np.ndarray], names: Sequence[str], rotations: Mapping[str, str]
+    ) -> np.ndarray:
+        """Return our channels float32 [H, A], as names order them, of a server's arrays."""
+        found: dict[str, np.ndarray] = {}
+        used: dict[str, int] = {}
+        for part in self.actions:
+            columns = []
+            for key in part.keys:
+                begin = used.get(key, 0)
+                used[key] = begin + part.width
+                columns.append(_rows(answer, key)[:, begin : used[key]])
+            values = np.hstack(columns)
+            if values.shape[1] != len(part.names):
+                raise ProtocolError(f'{key}: too few channels, {", ".join(part.names)} are due')
+            rows = part.restore(values, rotations.get(part.names[0], 'euler'))
+            found.update(zip(part.names, rows.T, strict=True))
+        for key, count in used.items():
+            if _rows(answer, key).shape[1] != count:
+                raise ProtocolError(
+                    f'{key}: {_rows(answer, key).shape[1]} channels; the keys know {count}'
+                )
+        return np.stack([found[name] for name in names], axis=1).astype(np.float32)
+
 
 def generic_layout(protocol: str, metadata: Mapping[str, Any]) -> WireLayout:
     """
@@ -112,9 +154,7 @@ def generic_layout(protocol: str, metadata: Mapping[str, Any]) -> WireLayout:
         words, place, key = GR00T_SENTENCES, 'state.state', 'action'
     else:
         raise QwenVlaError(f'{protocol!r} is no protocol; choose openpi, starvla or gr00t')
-    return WireLayout(
-        protocol, 'ours', pictures, words, (ActionPart((key,), names),), {place: state}
-    )
+    return WireLayout(protocol, OWN, pictures, words, (ActionPart((key,), names),), {place: state})
 
 
 GR00T_SENTENCES = (
@@ -189,4 +229,31 @@ def _sentence(sample: Any, keys: Keys) -> str:
         value = value[0]
     if not isinstance(value, str):
         raise ProtocolError(f'{keys[0]}: the instruction is text, not {type(value).__name__}')
+    return value
+
+
+def _put(sample: dict[str, Any], key: str, value: Any) -> None:
+    """Write a value at a key, making the tables and lists that lead to it."""
+    first, *rest = key.split(' > ')
+    if not rest:
+        sample[first] = value
+    elif rest[0].lstrip('-').isdigit():
+        sample.setdefault(first, []).append(value)
+    else:
+        _put(sample.setdefault(first, {}), ' > '.join(rest), value)
+
+
+def _rows(answer: Mapping[str, Any], key: str) -> np.ndarray:
+    """Return [H, n] under a key of a server's answer."""
+    value = answer.get(key)
+    if not isinstance(value, np.ndarray):
+        raise ProtocolError(
+            f'{key} is not in the answer, which has: {", ".join(map(str, answer))}'
+        )
+    if value.ndim == 3 and len(value) == 1:
+        value = value[0]
+    if value.ndim == 1:
+        value = value[:, None]
+    if value.ndim != 2 or value.dtype.kind not in 'fiu' or not len(value):
+        raise ProtocolError(f'{key}: {value.dtype} {list(value.shape)} are no rows of actions')
     return value
