@@ -74,6 +74,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         init_arguments(init)
     _ask_arguments(_add(commands, 'ask', 'ask a checkpoint about images', _ask))
     _record_arguments(_add(commands, 'record', "record a robot's topics into a bag", _record))
+    convert = _add(commands, 'convert', 'data sets into another format, cleaned', _convert)
+    if words[:1] == ['convert']:
+        from qwen_vla_ros.data.convert_command import cli_arguments as convert_arguments
+
+        convert_arguments(convert)
     check = _add(commands, 'check', "an arm's home pose and signs, its camera's place", _check)
     if words[:1] == ['check']:
         from qwen_vla_ros.checks.command import cli_arguments as check_arguments
@@ -367,6 +372,13 @@ def _record(args: argparse.Namespace) -> int:
 
     words = ['--ros-args', '-p', f'output:={args.out}', '-p', f'robot:={args.robot}']
     return run(RecorderNode, words)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """Convert data sets."""
+    from qwen_vla_ros.data.convert_command import run_from_arguments
+
+    return run_from_arguments(args)
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -55,6 +55,10 @@ class BagEpisodes:
         """Return the number of instants, those without an observation included."""
         return self._bags[episode].count
 
+    def rate_hz(self, episode: int) -> float:
+        """Return frames per second, as the contract says."""
+        return self._bags[episode].embodiment.rate_hz
+
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and the source that is missing."""
         bag = self._bags[episode]

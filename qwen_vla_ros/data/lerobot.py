@@ -63,6 +63,14 @@ class LeRobotEpisodes:
         """Return the number of frames of an episode."""
         return self._files(episode).length
 
+    def rate_hz(self, episode: int) -> float:
+        """Return frames per second."""
+        return self._layout.fps
+
+    def success(self, episode: int) -> bool | None:
+        """Return whether an episode reached its goal, None where meta/ does not say."""
+        return self._files(episode).success
+
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and key."""
         files, half = self._files(episode), 0.5 / self._layout.fps

@@ -20,12 +20,17 @@ VERSIONS = V3, V2 = ('v3.0', 'v2.1')
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """One episode: rows in data, and for each video key the file and where it starts in s."""
+    """
+    One episode: rows in data, and for each video key the file and where it starts in s.
+
+    success  None where meta/episodes has no such column or no word on it
+    """
 
     index: int
     length: int
     data: Path
     videos: Mapping[str, tuple[Path, float]]
+    success: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def _episodes_v3(folder: Path, info: Any, videos: list[str]) -> list[EpisodeFile
             for prefix in ('data', *(f'videos/{key}' for key in videos))
         }
         starts = {key: column(path, table, f'videos/{key}/from_timestamp') for key in videos}
+        known = table.column('success').to_pylist() if 'success' in table.column_names else None
         for row in range(len(index)):
             chunk, file = (part[row] for part in place['data'])
             data = folder / info['data_path'].format(chunk_index=chunk, file_index=file)
@@ -136,7 +142,8 @@ def _episodes_v3(folder: Path, info: Any, videos: list[str]) -> list[EpisodeFile
                 chunk, file = (part[row] for part in place[f'videos/{key}'])
                 name = info['video_path'].format(video_key=key, chunk_index=chunk, file_index=file)
                 films[key] = folder / name, float(starts[key][row])
-            found.append(EpisodeFiles(int(index[row]), int(length[row]), data, films))
+            success = known and known[row]
+            found.append(EpisodeFiles(int(index[row]), int(length[row]), data, films, success))
     return sorted(found, key=lambda episode: episode.index)
 
 

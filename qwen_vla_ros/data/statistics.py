@@ -48,8 +48,15 @@ class SetStatistics:
 
     def fingerprint(self) -> str:
         """Return the sha256 of names, quantiles and embodiment, for checkpoints to carry."""
-        content = [self.embodiment, self.names, self.q01, self.q99]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return fingerprint(self.embodiment, self.names, self.q01, self.q99)
+
+
+def fingerprint(
+    embodiment: str, names: Sequence[str], q01: Sequence[float], q99: Sequence[float]
+) -> str:
+    """Return the sha256 that tells one set of quantiles from every other."""
+    content = [embodiment, list(names), [float(q) for q in q01], [float(q) for q in q99]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 class Counter:

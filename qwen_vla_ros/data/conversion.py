@@ -1,0 +1,403 @@
+"""
+Episodes of any reader -> one part an episode -> one data set; killed at any moment it resumes.
+
+Parts lie in .NAME.partial beside the target, each written under a name with a dot and then
+renamed; a second start makes only the parts that are not there. When all are there they are
+joined, and the folder takes its name as the last step. What comes out depends on sources and
+options alone, not on interruptions or the number of processes.
+"""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from qwen_vla_ros.data.cleaning import (
+    CleaningReport,
+    EpisodeFacts,
+    Thresholds,
+    facts_of,
+    judge,
+)
+from qwen_vla_ros.data.open import open_dataset
+from qwen_vla_ros.data.sample import Episodes, Sample, SampleError
+from qwen_vla_ros.data.statistics import Counter
+from qwen_vla_ros.errors import QwenVlaError
+
+FACTS, ACTIONS = 'facts.json', 'actions.npy'
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One episode of a source; options are those of open_dataset()."""
+
+    source: str
+    episode: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Part(Protocol):
+    """What takes the samples of an unbroken run of frames, into files of its own."""
+
+    def add(self, sample: Sample) -> None:
+        """Take the next frame."""
+
+    def close(self) -> None:
+        """Finish the files."""
+
+
+class Target(Protocol):
+    """
+    A format to write: a frozen dataclass, for processes get a copy.
+
+    whole_rows  a frame whose first row of actions has a hole cannot be kept
+    """
+
+    whole_rows: bool
+
+    def part(self, folder: Path, rate_hz: float) -> Part:
+        """Begin an episode."""
+
+    def join(self, parts: 'Sequence[tuple[Path, EpisodeFacts]]', folder: Path) -> None:
+        """Write the data set into an empty folder; parts are those that are kept, in order."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is asked for; the same one finds the parts of an interrupted run."""
+
+    units: Sequence[Unit]
+    target: Target
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def plan(self) -> dict[str, Any]:
+        """Return what a second start must have in common with the first, as JSON keeps it."""
+        told = {
+            'target': [type(self.target).__name__, asdict(self.target)],
+            'thresholds': asdict(self.thresholds),
+            'units': [[unit.source, unit.episode, dict(unit.options)] for unit in self.units],
+        }
+        return json.loads(json.dumps(told))
+
+
+def convert(asked: Conversion, out: Path, jobs: int = 1) -> CleaningReport:
+    """
+    Write the data set; jobs is the number of processes.
+
+    Raises QwenVlaError when out is not a new or empty folder, when nothing is worth keeping, and
+    when the disk or a process fails: what is done is kept, and the same call goes on.
+    """
+    refuse_used(out)
+    if not asked.units:
+        raise QwenVlaError(f'{out}: there is no episode to convert')
+    work = out.parent / f'.{out.name}.partial'
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with _alone(work):
+            _same_plan(work, asked)
+            _make_parts(work, asked, jobs)
+            report = _join(work, asked, out)
+    except (OSError, BrokenProcessPool) as error:
+        raise QwenVlaError(
+            f'{out}: {error}; what is done lies in {work}: the same command goes on from there'
+        ) from error
+    shutil.rmtree(work)
+    return report
+
+
+def refuse_used(out: Path) -> None:
+    """Raise QwenVlaError unless out does not exist, or is an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise QwenVlaError(f'{out}: there is something already; choose a new folder')
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock ends with the process, however it ends."""
+    with (work / 'lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise QwenVlaError(f'{work}: another process is converting there') from error
+        yield
+
+
+def _same_plan(work: Path, asked: Conversion) -> None:
+    """Keep the plan, or refuse parts that were made for another one; sweep what was half done."""
+    path, plan = work / 'plan.json', asked.plan()
+    if path.exists() and json.loads(path.read_text(encoding='utf-8')) != plan:
+        raise QwenVlaError(
+            f'{work}: a conversion of other data or with other options was begun there; remove '
+            'it, or choose another folder'
+        )
+    beside = work / '.plan.json'
+    beside.write_text(json.dumps(plan), encoding='utf-8')
+    beside.replace(path)
+    for left in work.glob('.[0-9]*'):
+        shutil.rmtree(left)
+
+
+def _make_parts(work: Path, asked: Conversion, jobs: int) -> None:
+    """Make the parts that are not there."""
+    left = [i for i in range(len(asked.units)) if not _part(work, i).exists()]
+    with tqdm(
+        total=len(asked.units), initial=len(asked.units) - len(left), unit='episode', disable=None
+    ) as bar:
+        if jobs <= 1 or len(left) <= 1:
+            for index in left:
+                make_part(asked.units[index], asked.target, _part(work, index))
+                bar.update()
+            return
+        context = multiprocessing.get_context('spawn')
+        with ProcessPoolExecutor(min(jobs, len(left)), context, _end_with_parent) as pool:
+            try:
+                done = pool.map(
+                    make_part,
+                    (asked.units[i] for i in left),
+                    (asked.target for _ in left),
+                    (_part(work, i) for i in left),
+                )
+                for _ in done:
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _part(work: Path, index: int) -> Path:
+    return work / f'{index:06d}'
+
+
+def _end_with_parent() -> None:
+    """Let a process end when the one that started it is killed."""
+    from multiprocessing.connection import wait
+
+    def watch() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def make_part(unit: Unit, target: Target, folder: Path) -> None:
+    """Write one episode's part and its facts; an episode that cannot be read becomes a fact."""
+    beside = folder.with_name(f'.{folder.name}')
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        facts, actions = _write_runs(unit, target, beside)
+    except (_UnreadableError, SampleError) as error:
+        shutil.rmtree(beside)
+        beside.mkdir()
+        facts = EpisodeFacts(unit.source, unit.episode, unreadable=str(error))
+    else:
+        np.save(beside / ACTIONS, actions)
+    (beside / FACTS).write_text(json.dumps(facts.as_dict()), encoding='utf-8')
+    beside.rename(folder)
+
+
+class _UnreadableError(Exception):
+    """What a reader said of an episode; an error of the writer stays what it is."""
+
+
+def _write_runs(unit: Unit, target: Target, folder: Path) -> tuple[EpisodeFacts, np.ndarray]:
+    """Write each unbroken run of frames; keep the longest, and return its facts and actions."""
+    rate_hz, stream = _begin(unit)
+    runs: list[_Run] = []
+    for sample in stream:
+        frame = sample.place.frame
+        if sample.actions.size and not _usable(sample.mask[0], target):
+            continue
+        if not runs or frame != runs[-1].end:
+            if runs:
+                runs[-1].part.close()
+            place = folder / f'run-{len(runs)}'
+            place.mkdir()
+            runs.append(_Run(place, frame, frame, target.part(place, rate_hz)))
+        runs[-1].add(sample)
+    if not runs:
+        raise _UnreadableError('no frame of it gives an observation and a row of actions')
+    runs[-1].part.close()
+    best = max(runs, key=lambda run: run.end - run.start)
+    for file in best.folder.iterdir():
+        file.rename(folder / file.name)
+    for run in runs:
+        shutil.rmtree(run.folder)
+    frames = best.end - best.start
+    facts = facts_of(
+        best.whole_rows(),
+        best.names,
+        source=unit.source,
+        episode=unit.episode,
+        frames=frames,
+        lost=runs[-1].end - runs[0].start - frames,
+        rate_hz=rate_hz,
+        instructions=tuple(best.sentences),
+        success=success_of(opened(unit), unit.episode),
+    )
+    return facts, best.whole_rows()
+
+
+def _usable(mask: np.ndarray, target: Target) -> bool:
+    return bool(mask.all() if target.whole_rows else mask.any())
+
+
+@dataclass
+class _Run:
+    """An unbroken run of frames: from start to before end, and what judges it."""
+
+    folder: Path
+    start: int
+    end: int
+    part: Part
+    names: tuple[str, ...] = ()
+    sentences: dict[str, None] = field(default_factory=dict)
+    rows: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, sample: Sample) -> None:
+        self.part.add(sample)
+        self.end += 1
+        self.names = sample.action_names
+        self.sentences[sample.instruction] = None
+        if sample.mask[:1].all():
+            self.rows.append(sample.actions[:1])
+
+    def whole_rows(self) -> np.ndarray:
+        """Return the rows of actions without a hole [F, A]."""
+        empty = np.zeros((0, len(self.names)), np.float32)
+        return np.concatenate([empty, *self.rows])
+
+
+def _begin(unit: Unit) -> tuple[float, Iterator[Sample]]:
+    """Return the rate and the samples of an episode, the reader's errors marked as its own."""
+    try:
+        episodes = opened(unit)
+        rate_hz = rate_of(episodes, unit.episode)
+    except QwenVlaError as error:
+        raise _UnreadableError(str(error)) from error
+    return rate_hz, _marked(episodes.stream(unit.episode))
+
+
+def _marked(stream: Iterator[Sample]) -> Iterator[Sample]:
+    while True:
+        try:
+            sample = next(stream, None)
+        except QwenVlaError as error:
+            raise _UnreadableError(str(error)) from error
+        if sample is None:
+            return
+        yield sample
+
+
+def opened(unit: Unit) -> Episodes:
+    """Return the episodes of a unit's source; the last sources opened are kept."""
+    return _opened(unit.source, json.dumps(dict(unit.options), sort_keys=True))
+
+
+@lru_cache(maxsize=2)
+def _opened(source: str, options: str) -> Episodes:
+    return open_dataset(source, **json.loads(options))
+
+
+def rate_of(episodes: Episodes, episode: int) -> float:
+    """Return an episode's frames per second: the reader's, or by its first stamps; 0 unknown."""
+    known = getattr(episodes, 'rate_hz', None)
+    if known is not None:
+        return float(known(episode))
+    if episodes.frames(episode) < 2:
+        return 0.0
+    step_ns = episodes.sample(episode, 1).stamp_ns - episodes.sample(episode, 0).stamp_ns
+    return 1e9 / step_ns if step_ns > 0 else 0.0
+
+
+def success_of(episodes: Episodes, episode: int) -> bool | None:
+    """Return whether an episode reached its goal, None where nobody said."""
+    told = getattr(episodes, 'success', None)
+    return None if told is None else told(episode)
+
+
+def units_of(sources: Sequence[str], options: Mapping[str, Any]) -> list[Unit]:
+    """
+    Return the episodes of sources; of a folder of bags each bag is a source of its own.
+
+    A source that cannot be opened is one unit that will be told as unreadable; when there is no
+    other source its error is raised at once.
+    """
+    found: list[Unit] = []
+    errors: list[QwenVlaError] = []
+    each = [one for source in sources for one in _spread(source)]
+    for source in each:
+        try:
+            count = len(opened(Unit(source, 0, options)))
+        except QwenVlaError as error:
+            errors.append(error)
+            count = 1
+        found += [Unit(source, episode, options) for episode in range(count)]
+    if errors and len(errors) == len(each):
+        raise errors[0]
+    return found
+
+
+def _spread(source: str) -> list[str]:
+    """Return the bags of a folder of bags; anything else as it is."""
+    folder = Path(source)
+    if not folder.is_dir() or (folder / 'metadata.yaml').exists() or any(folder.glob('*.mcap')):
+        return [source]
+    bags = {file.parent for end in ('metadata.yaml', '*.mcap') for file in folder.glob(f'*/{end}')}
+    return sorted(map(str, bags)) or [source]
+
+
+def _join(work: Path, asked: Conversion, out: Path) -> CleaningReport:
+    """Judge all parts, join those that are kept, and give the folder its name."""
+    parts = [_part(work, i) for i in range(len(asked.units))]
+    facts = [
+        EpisodeFacts.from_dict(json.loads((part / FACTS).read_text(encoding='utf-8')))
+        for part in parts
+    ]
+    report = judge(facts, _spreads(parts, facts), asked.thresholds)
+    rejected = {(item.source, item.episode) for item in report.rejected}
+    kept = [
+        (part, fact)
+        for part, fact in zip(parts, facts, strict=True)
+        if (fact.source, fact.episode) not in rejected
+    ]
+    if not kept:
+        first = report.rejected[0]
+        raise QwenVlaError(f'no episode is left of {len(facts)}; the first: {first}')
+    beside = work / 'set'
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    asked.target.join(kept, beside)
+    told = beside / 'cleaning.json'
+    told.write_text(json.dumps(report.as_dict(), indent=1) + '\n', encoding='utf-8')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside.rename(out)
+    return report
+
+
+def _spreads(parts: Sequence[Path], facts: Sequence[EpisodeFacts]) -> dict[str, float]:
+    """Return channel -> q99 - q01 over all readable episodes of its names."""
+    counters: dict[tuple[str, ...], Counter] = {}
+    for part, fact in zip(parts, facts, strict=True):
+        if not fact.unreadable and fact.names:
+            counter = counters.setdefault(fact.names, Counter(fact.names))
+            counter.add(np.load(part / ACTIONS), f'{fact.source}: episode {fact.episode}')
+    found: dict[str, float] = {}
+    for counter in counters.values():
+        spread = np.subtract(counter.quantile(0.99), counter.quantile(0.01))
+        for name, value in zip(counter.names, spread.tolist(), strict=True):
+            found[name] = max(found.get(name, 0.0), value)
+    return found

@@ -1,0 +1,117 @@
+"""`qwen-vla convert`: any data set that can be read -> LeRobot v3.0, or a packed cache."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from qwen_vla_ros.data.cleaning import Thresholds
+from qwen_vla_ros.data.conversion import Conversion, Target, convert, refuse_used, units_of
+from qwen_vla_ros.data.film import CODECS
+from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
+from qwen_vla_ros.errors import QwenVlaError
+
+NEVER = 1e9
+
+
+def cli_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla convert`."""
+    source_arguments(parser)
+    parser.add_argument('--out', type=Path, required=True, help='folder of the new data set')
+    parser.add_argument(
+        '--to',
+        choices=('lerobot',),
+        default='lerobot',
+        help='lerobot: a LeRobot v3.0 data set (default)',
+    )
+    parser.add_argument(
+        '--codec', choices=tuple(CODECS), default='av1', help='of the films (default: av1)'
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=os.cpu_count() or 1,
+        help='processes (default: one a core)',
+    )
+    own = Thresholds()
+    parser.add_argument(
+        '--keep-all', action='store_true', help='leave out what cannot be read, and nothing else'
+    )
+    parser.add_argument(
+        '--min-frames',
+        type=int,
+        default=own.min_frames,
+        help='of an episode (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--max-seconds',
+        type=float,
+        default=own.max_seconds,
+        help='of an episode (default: %(default)g)',
+    )
+
+
+def source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which data sets are read and how."""
+    parser.add_argument(
+        'sources',
+        nargs='+',
+        metavar='DATA',
+        help='bag, folder of bags, data set folder, format:path, or its description in YAML',
+    )
+    parser.add_argument('--robot', help='contract, name or YAML file (default: as the data say)')
+    parser.add_argument('--instruction', help='where the data have no words')
+    parser.add_argument('--layout', help='bags: which actions of the contract')
+    parser.add_argument('--horizon', type=int, help="rows of a chunk (default: the data's)")
+
+
+def source_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of open_dataset() that were given."""
+    if args.horizon is not None and args.horizon < 1:
+        raise QwenVlaError(f'--horizon {args.horizon}: at least 1')
+    told = {
+        'embodiment': args.robot,
+        'instruction': args.instruction,
+        'layout': args.layout,
+        'horizon': args.horizon,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def thresholds_of(args: argparse.Namespace) -> Thresholds:
+    """Return what is still trained on."""
+    if args.keep_all:
+        return Thresholds(
+            min_frames=1,
+            max_seconds=NEVER,
+            length_factor=NEVER,
+            max_missing_share=1.0,
+            still_share=-1.0,
+            check_instruction=False,
+        )
+    return Thresholds(min_frames=args.min_frames, max_seconds=args.max_seconds)
+
+
+def target_of(args: argparse.Namespace) -> Target:
+    """Return the format to write."""
+    return LeRobotTarget(args.codec)
+
+
+def run_from_arguments(args: argparse.Namespace) -> int:
+    """Convert, and print what was left out and why."""
+    refuse_used(args.out)
+    if args.jobs < 1:
+        raise QwenVlaError(f'--jobs {args.jobs}: at least 1')
+    units = units_of([_absolute(source) for source in args.sources], source_options(args))
+    report = convert(Conversion(units, target_of(args), thresholds_of(args)), args.out, args.jobs)
+    print(report)
+    print(f'{args.out}')
+    return 0
+
+
+def _absolute(source: str) -> str:
+    """Return a path that means the same in every process; 'format:path' keeps its format."""
+    name, colon, rest = source.partition(':')
+    if colon and not Path(source).exists():
+        return f'{name}:{Path(rest).absolute()}'
+    return str(Path(source).absolute())

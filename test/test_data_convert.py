@@ -1,0 +1,196 @@
+"""qwen-vla convert --to lerobot: nothing lost, nothing invented, whatever interrupts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('pyarrow')
+pytest.importorskip('av')
+import lerobot_fixture as made
+from pyarrow import parquet
+
+from qwen_vla_ros import cli
+from qwen_vla_ros.data.cleaning import Thresholds
+from qwen_vla_ros.data.conversion import Conversion, convert, units_of
+from qwen_vla_ros.data.lerobot import LeRobotEpisodes
+from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
+from qwen_vla_ros.errors import QwenVlaError
+
+ALL = Thresholds(min_frames=1)
+ROOT = Path(__file__).parents[1]
+
+
+def lerobot(folder, out, jobs=1, thresholds=ALL, **target):
+    target = LeRobotTarget(**{'codec': 'h264', **target})
+    return convert(Conversion(units_of([str(folder)], {}), target, thresholds), out, jobs)
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize('size_mb', [200.0, 1e-6])
+def test_rows_sentences_and_pictures_are_the_same(tmp_path, size_mb):
+    lerobot(made.write_v3(tmp_path / 'in'), tmp_path / 'out', video_mb=size_mb, data_mb=size_mb)
+    before, after = (LeRobotEpisodes(tmp_path / name, 2) for name in ('in', 'out'))
+    assert len(list((tmp_path / 'out').rglob('*.mp4'))) == (1 if size_mb > 1 else 2)
+    for episode, count in enumerate(made.LENGTHS):
+        streamed = list(after.stream(episode))
+        assert len(streamed) == count
+        for wanted, found in zip(before.stream(episode), streamed, strict=True):
+            assert found.instruction == wanted.instruction
+            assert found.embodiment == 'stub'
+            assert found.action_names == wanted.action_names == ('waist', 'elbow')
+            np.testing.assert_array_equal(found.actions, wanted.actions)
+            np.testing.assert_array_equal(found.mask, wanted.mask)
+            np.testing.assert_array_equal(found.state, wanted.state)
+            alone = after.sample(episode, wanted.place.frame).images['top'].astype(int)
+            assert np.abs(alone - wanted.images['top']).max() <= 3
+            np.testing.assert_array_equal(alone, found.images['top'])
+
+
+def test_what_meta_says(tmp_path):
+    lerobot(made.write_v3(tmp_path / 'in'), tmp_path / 'out')
+    meta = tmp_path / 'out' / 'meta'
+    info = json.loads((meta / 'info.json').read_text())
+    assert info['codebase_version'] == 'v3.0'
+    assert (info['fps'], info['total_episodes'], info['total_frames']) == (10, 2, 10)
+    assert info['features']['action']['names'] == ['waist', 'elbow']
+    stats = json.loads((meta / 'stats.json').read_text())
+    actions = np.array([a for e in range(2) for a in made.rows(e)['action']])
+    assert stats['action']['count'] == [10]
+    np.testing.assert_allclose(stats['action']['min'], actions.min(0))
+    np.testing.assert_allclose(stats['action']['mean'], actions.mean(0))
+    np.testing.assert_allclose(stats['action']['std'], actions.std(0))
+    assert np.shape(stats['observation.images.top']['q50']) == (3, 1, 1)
+    greys = [made.grey(e, f) for e, n in enumerate(made.LENGTHS) for f in range(n)]
+    np.testing.assert_allclose(
+        np.ravel(stats['observation.images.top']['mean']), np.mean(greys) / 255, atol=0.01
+    )
+    episodes = parquet.read_table(meta / 'episodes/chunk-000/file-000.parquet').to_pydict()
+    assert episodes['tasks'] == [[task] for task in made.TASKS]
+    assert episodes['dataset_to_index'] == [6, 10]
+    assert episodes['stats/action/max'][1] == [13.0, -10.0]
+    own = json.loads((meta / 'statistics.json').read_text())['action']
+    assert own['names'] == ['waist', 'elbow']
+    assert own['q99'] == stats['action']['q99']
+    assert len(own['sha256']) == 64
+
+
+def test_a_label_of_success_is_kept(tmp_path):
+    folder = made.write_v3(tmp_path / 'in')
+    path = folder / 'meta/episodes/chunk-000/file-000.parquet'
+    made.save(path, {**parquet.read_table(path).to_pydict(), 'success': [True, None]})
+    lerobot(folder, tmp_path / 'out')
+    after = LeRobotEpisodes(tmp_path / 'out', 2)
+    assert [after.success(0), after.success(1)] == [True, None]
+
+
+def test_processes_change_nothing(tmp_path):
+    folder = made.write_v3(tmp_path / 'in')
+    lerobot(folder, tmp_path / 'one')
+    lerobot(folder, tmp_path / 'two', jobs=2)
+    assert files(tmp_path / 'one') == files(tmp_path / 'two')
+
+
+def test_av1(tmp_path, monkeypatch):
+    monkeypatch.setattr(made, 'SIZE', 64)
+    picture = {**made.FEATURES[made.KEY], 'shape': [64, 64, 3]}
+    monkeypatch.setitem(made.FEATURES, made.KEY, picture)
+    lerobot(made.write_v3(tmp_path / 'in'), tmp_path / 'out', codec='av1')
+    after = LeRobotEpisodes(tmp_path / 'out', 2)
+    for episode, count in enumerate(made.LENGTHS):
+        for frame in range(count):
+            image = after.sample(episode, frame).images['top']
+            assert abs(image.mean() - made.grey(episode, frame)) <= 3
+
+
+KILLED = """
+import os, sys
+from qwen_vla_ros import cli
+from qwen_vla_ros.data import conversion, lerobot_writer
+
+def kill(*args):
+    os.kill(os.getpid(), 9)
+
+def after(owner, name, calls):
+    real, left = getattr(owner, name), [calls]
+    def counted(*args):
+        left[0] -= 1
+        return kill() if left[0] < 0 else real(*args)
+    setattr(owner, name, counted)
+
+after(*eval(sys.argv.pop(1)))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    'moment',
+    [
+        "(lerobot_writer.LeRobotPart, 'add', 8)",  # in the second episode
+        "(conversion, 'judge', 0)",
+        "(lerobot_writer._Joined, '_write_info', 0)",
+    ],
+)
+def test_killed_at_any_moment_it_resumes_to_the_same_data_set(tmp_path, moment):
+    folder = made.write_v3(tmp_path / 'in')
+    lerobot(folder, tmp_path / 'whole', thresholds=Thresholds(min_frames=2))
+    words = ['convert', str(folder), '--out', str(tmp_path / 'out'), '--codec', 'h264']
+    words += ['--jobs', '1', '--min-frames', '2']
+    child = subprocess.run(
+        [sys.executable, '-c', KILLED, moment, *words],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    assert not (tmp_path / 'out').exists()
+    begun = {path: path.stat().st_mtime_ns for path in tmp_path.glob('.out.partial/0*/*')}
+    assert begun
+    made_anew = []
+    real = os.mkdir
+
+    def mkdir(path, *args):
+        made_anew.append(str(path))
+        return real(path, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'mkdir', mkdir)
+        assert cli.main(words) == 0
+    assert not any(path.endswith('.partial/.000000') for path in made_anew)
+    assert files(tmp_path / 'out') == files(tmp_path / 'whole')
+    assert not (tmp_path / '.out.partial').exists()
+
+
+def test_parts_of_another_conversion_are_not_mixed_in(tmp_path):
+    folder = made.write_v3(tmp_path / 'in')
+    left = tmp_path / '.out.partial'
+    left.mkdir()
+    (left / 'plan.json').write_text('{}')
+    with pytest.raises(QwenVlaError, match='of other data or with other options'):
+        lerobot(folder, tmp_path / 'out')
+
+
+def test_the_cli_prints_what_was_left_out(tmp_path, capsys):
+    folder = made.write_v3(tmp_path / 'in')
+    words = ['convert', str(folder), '--out', str(tmp_path / 'out'), '--codec', 'h264']
+    assert cli.main([*words, '--jobs', '1', '--min-frames', '5']) == 0
+    told = capsys.readouterr().out
+    assert 'kept 1 of 2 episodes (1 too short)' in told
+    assert 'episode 1: too short: 4 frames, 5 are the least' in told
+    report = json.loads((tmp_path / 'out' / 'cleaning.json').read_text())
+    assert report['reasons'] == {'too short': 1}
+    assert report['rejected'][0]['episode'] == 1
+    assert len(LeRobotEpisodes(tmp_path / 'out', 2)) == 1
