@@ -2,7 +2,10 @@
 
 import re
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +15,13 @@ from qwen_vla_ros.data.synthetic import generate, set_files, text_action
 from qwen_vla_ros.data.synthetic.arms import ARMS
 from qwen_vla_ros.data.synthetic.command import run_from_arguments
 from qwen_vla_ros.data.synthetic.families import FAMILIES
-from qwen_vla_ros.data.synthetic.generate import Block, in_processes, make_block, make_episode
+from qwen_vla_ros.data.synthetic.generate import (
+    Block,
+    in_processes,
+    make_block,
+    make_episode,
+    over_ray,
+)
 from qwen_vla_ros.data.synthetic.report import rejected_shares, write_report
 from qwen_vla_ros.data.synthetic.text_action import Order, TextActionEpisodes, synthesise
 from qwen_vla_ros.data.synthetic.turns import matrices
@@ -197,3 +206,40 @@ def test_orders_are_checked(tmp_path):
             Order(**{'folder': tmp_path, 'episodes': 12, 'seed': 0, **wrong})
     with pytest.raises(QwenVlaError, match='at least one'):
         run_from_arguments(type('Args', (), {'workers': 0}))
+
+
+class FakeRay:
+    """What over_ray() asks of ray, with threads instead of a cluster."""
+
+    def __init__(self):
+        self.pool, self.address = ThreadPoolExecutor(2), None
+
+    def is_initialized(self):
+        return self.address is not None
+
+    def init(self, address, log_to_driver):
+        self.address = address
+
+    def cluster_resources(self):
+        return {'CPU': 2.0}
+
+    def remote(self, function):
+        def call(*arguments):
+            future = self.pool.submit(function, *arguments)
+            return SimpleNamespace(future=lambda: future)
+
+        return SimpleNamespace(remote=call)
+
+
+def test_ray_is_given_the_same_blocks(made, tmp_path, monkeypatch):
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, 'ray', ray)
+    synthesise(Order(tmp_path / 'set', 12, 5, TWO), over_ray('auto'))
+    assert ray.address == 'auto'
+    assert contents(tmp_path / 'set') == contents(made)
+
+
+def test_without_ray_the_remedy_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    with pytest.raises(QwenVlaError, match=r'pip install .*\[ray\]'):
+        over_ray('auto')
