@@ -96,6 +96,7 @@ EXTRAS = {
         'tokenizers>=0.22',
         'pillow>=10.0',
         'peft>=0.21',
+        'tensorboard>=2.20',
         'huggingface_hub>=1.0',
     ],
     # readers of data sets

@@ -14,8 +14,8 @@ from qwen_vla_ros.model.answer import text_loss
 from qwen_vla_ros.model.checkpoint import load_checkpoint
 from qwen_vla_ros.train import recipe as recipes
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
-from qwen_vla_ros.train.sources import DataSet, fingerprint, weighed
-from qwen_vla_ros.train.stage_loop import rate
+from qwen_vla_ros.train.sources import DataSet, fingerprint, open_sources, weighed
+from qwen_vla_ros.train.stage_loop import StageRun, rate
 
 
 def moved(before, after):
@@ -164,6 +164,36 @@ def test_stages_follow_each_other_and_a_robot_loads_the_last(tmp_path):
     told = json.loads((tmp_path / 'sft' / 'checkpoint' / 'training.json').read_text())
     assert told['stage'] == 'sft' and told['text']['weight'] == 0.1
     assert set(told['held_out']['table']) >= {'error_rad', 'error_m', 'waist_rad'}
+
+
+def test_arms_without_a_contract_are_trained_on_and_never_driven(tmp_path):
+    out = str(tmp_path / 'set')
+    arms = ['--arms', 'ur5e', 'xarm7', '--workers', '1', '--no-report']
+    assert main(['synthesise', 'text-action', '--out', out, '--episodes', '4', *arms]) == 0
+    told = [f'synthetic={out}/{arm}' for arm in ('ur5e', 'xarm7')]
+    recipe = stage_lab.recipe('t2a', steps=1, batch=2)
+    data = open_sources(told, recipe)
+    one = StageRun(recipe, data, stage_lab.start(recipe, data, None, 'cpu'), tmp_path / 'run')
+    prompts = {t.acting['prompt'].split('.')[0] for t in one._take(iter(one.mixture))}
+    assert prompts <= {'The robot is UR5e with single arm', 'The robot is xArm7 with single arm'}
+    one.fit()
+    folder = one.finish('train')
+    assert not list((folder / 'embodiments').iterdir())
+    assert one.model.config.decoder.horizon == 16
+    sft = stage_lab.run(tmp_path / 'sft', stage_lab.recipe('sft', steps=1), str(folder))
+    assert {name for name, _ in sft.begun.robots} == {'widowx', 'mobile_base'}
+
+
+def test_earlier_words_of_a_dialogue_stand_before_the_question(tmp_path):
+    one = stage_lab.run(tmp_path)
+    sample = one.sets[0].episodes.sample(0, 0)
+    talk = dataclasses.replace(sample, earlier=(('What?', 'A table.'),))
+    told = [one.encoder.answering(s) for s in (sample, talk)]
+    words = [one.encoder.tokenizer.decode(t['input_ids']) for t in told]
+    turn = 'What?<|im_end|>\n<|im_start|>assistant\nA table.<|im_end|>\n<|im_start|>user\n'
+    at = words[0].index(sample.instruction)
+    assert words[1] == words[0][:at] + turn + words[0][at:]
+    assert told[0]['answer_mask'].sum() == told[1]['answer_mask'].sum()
 
 
 def test_new_views_get_their_tokens_when_training_goes_on(tmp_path):

@@ -38,9 +38,12 @@ def pose(
     images: Sequence[np.ndarray],
     question: str,
     answer: str | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """
     Return a sample: ids and images as Processor makes them, and answer_mask bool [T].
+
+    earlier: questions and answers that went before, oldest first; the images stand before them.
 
     images: uint8 [h, w, 3] RGB, sides multiples of patch x merge, of any number and sizes. The
     assistant's turn is opened; with an answer it also holds that and <|im_end|>, both marked in
@@ -49,12 +52,18 @@ def pose(
     before, after = _turn(processor.tokenizer)
     grids = [_grid(processor, number, image) for number, image in enumerate(images)]
     shown = ''.join(map(processor.image_text, grids))
-    parts = [before, shown, _plain(processor, 'question', question), after]
+    parts = [before, shown]
+    for asked, said in earlier:
+        spoken = _plain(processor, 'earlier answer', said)
+        parts += [_plain(processor, 'earlier question', asked), after, spoken + STOP[0]]
+        parts.append('\n' + before)
+    parts += [_plain(processor, 'question', question), after]
+    given = len(parts)
     if answer is not None:
         parts.append(_plain(processor, 'answer', answer) + STOP[0])
     pieces = [processor.ids(part) for part in parts]
     ids = np.concatenate(pieces)
-    prompt = sum(map(len, pieces[:4]))
+    prompt = sum(map(len, pieces[:given]))
     return {
         'input_ids': ids,
         'mm_token_type_ids': (ids == processor.image_id).astype(np.int64),

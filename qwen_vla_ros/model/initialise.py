@@ -204,7 +204,8 @@ def fit_robots(config: QwenVLAConfig, robots: Sequence[TrainedRobot]) -> QwenVLA
         horizon = max(horizon, robot.embodiment.horizon)
         for camera in robot.embodiment.cameras:
             views[camera.view] = sizes.get(camera.view, usual)
-    inputs, decoder = replace(config.inputs, image_sizes=views), replace(decoder, horizon=horizon)
+    inputs = replace(config.inputs, image_sizes=views or sizes)
+    decoder = replace(decoder, horizon=horizon)
     return replace(config, inputs=inputs, decoder=decoder)
 
 

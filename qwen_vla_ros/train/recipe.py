@@ -11,11 +11,11 @@ recipes: 1e-5 for the VLM and 1e-4 for the decoder, AdamW (0.9, 0.95), clipping 
 
 from dataclasses import dataclass, field, replace
 
-from qwen_vla_ros.data.mixture import TABLE_1
+from qwen_vla_ros.data.mixture import TABLE_1, TEXT_TO_ACTION
 from qwen_vla_ros.errors import QwenVlaError
 
 T2A, CPT, SFT = STAGES = ('t2a', 'cpt', 'sft')
-T2A_FAMILIES = {'real': 0.8, 'synthetic': 0.2}
+
 FROM_SCRATCH = ('tiny', 'small')
 
 
@@ -97,7 +97,7 @@ def t2a(preset: str) -> Recipe:
         distribution='logit_normal',
         images=False,
         whole=True,
-        families=T2A_FAMILIES,
+        families=dict(TEXT_TO_ACTION),
     )
 
 

@@ -21,6 +21,7 @@ from qwen_vla_ros.model.ask import fit_image
 from qwen_vla_ros.model.checkpoint import TrainedRobot, build_pipeline, for_views
 from qwen_vla_ros.model.config import QwenVLAConfig
 from qwen_vla_ros.model.processor import Processor
+from qwen_vla_ros.train.data_robots import robot_of
 from qwen_vla_ros.transforms import Pipeline, Quantiles
 
 MEASURED = 400  # samples a source whose rows are counted for the statistics
@@ -78,7 +79,7 @@ def find_robots(
                 continue
             key = (sample.embodiment, sample.action_names)
             if key not in counters:
-                embodiment = Embodiment.load(sample.embodiment)
+                embodiment = robot_of(sample)
                 found[key] = TrainedRobot(embodiment, layout_of(embodiment, sample))
                 counters[key] = Counter(sample.action_names), Counter(sample.state_names)
             place = f'{source.source}: {sample.place}'
@@ -94,6 +95,11 @@ def find_robots(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise QwenVlaError(f'robot {twice[0]}: the data have it in two layouts; train them apart')
     return found
+
+
+def driven(robots: Mapping[Key, TrainedRobot]) -> list[TrainedRobot]:
+    """Return the robots that a checkpoint can drive: those with a contract."""
+    return [robot for robot in robots.values() if robot.embodiment.text]
 
 
 def _key(robot: TrainedRobot) -> Key:
@@ -181,7 +187,7 @@ class Encoder:
             for image in (sample.images.values() if self.images else ())
         ]
         try:
-            return pose(self._processor, images, sample.instruction, sample.text)
+            return pose(self._processor, images, sample.instruction, sample.text, sample.earlier)
         except QwenVlaError as error:
             raise sample.place.refuse('text', str(error)) from error
 

@@ -78,6 +78,7 @@ def open_sources(told: Sequence[str], recipe: Recipe) -> list[DataSet]:
     embodiment weighs the same. QwenVlaError names what cannot be opened.
     """
     from qwen_vla_ros.data.open import open_dataset
+    from qwen_vla_ros.data.without_vision import WithoutVision
 
     usual = {T2A: 'real', CPT: 'robot manipulation'}.get(recipe.stage, BALANCED)
     found = []
@@ -89,7 +90,11 @@ def open_sources(told: Sequence[str], recipe: Recipe) -> list[DataSet]:
             raise QwenVlaError(
                 f'--data {text}: unknown family {family!r}; known: {", ".join(recipe.families)}'
             )
-        found.append(DataSet.of(family, open_dataset(path)))
+        episodes = open_dataset(path)
+        seen = bool(episodes.sample(0, 0).images)
+        if recipe.whole and seen and hasattr(episodes, 'columns'):
+            episodes = WithoutVision(episodes, whole=True)
+        found.append(DataSet.of(family, episodes))
     names = [data.episodes.source for data in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise QwenVlaError(f'--data: two data sets are called {twice[0]}; rename a folder')

@@ -37,7 +37,7 @@ from qwen_vla_ros.train.losses import Losses
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
 from qwen_vla_ros.train.ranks import Ranks, own_rows, shard, whole
 from qwen_vla_ros.train.recipe import Recipe
-from qwen_vla_ros.train.robots import Encoder, acts
+from qwen_vla_ros.train.robots import Encoder, acts, driven
 from qwen_vla_ros.train.run_state import last_state, load_state, read_facts, save_state
 from qwen_vla_ros.train.sources import DataSet, fingerprint, weighed
 from qwen_vla_ros.train.start import Start
@@ -411,7 +411,8 @@ class StageRun:
             name = data.episodes.source
             found[name] = held_out.figures(self.encoder, predictions)
             if watch is not None:
-                path = self.out / 'pictures' / f'step-{self.step:08d}-{name}.png'
+                file = f'step-{self.step:08d}-{name.replace("/", "_")}.png'
+                path = self.out / 'pictures' / file
                 path.parent.mkdir(exist_ok=True)
                 held_out.draw_predictions(predictions, f'{name}, step {self.step}', str(path))
                 watch.picture(self.step, f'held_out/{name}', path)
@@ -477,7 +478,7 @@ class StageRun:
             fill(model, values, (torch.device('cpu'), torch.float32))
             settle(model, torch.device('cpu'))
             dtype = torch.float32 if self.recipe.dtype == 'float32' else torch.bfloat16
-            robots = list(self.begun.robots.values())
+            robots = driven(self.begun.robots)
             save_checkpoint(
                 folder, model, self.begun.tokenizer, robots, self._facts(command), dtype
             )

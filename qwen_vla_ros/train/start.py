@@ -29,7 +29,7 @@ from qwen_vla_ros.model.placement import DTYPES, cast_weights, choose_device
 from qwen_vla_ros.model.processor import train_tokenizer, view_tokens
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.recipe import FROM_SCRATCH, T2A, Recipe
-from qwen_vla_ros.train.robots import Key, acts, find_robots, spread
+from qwen_vla_ros.train.robots import Key, acts, driven, find_robots, spread
 from qwen_vla_ros.train.sources import DataSet
 
 VOCABULARY = 512  # of a tokenizer trained on the data's own words
@@ -72,7 +72,7 @@ def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
             f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
         )
     robots = find_robots(parts)
-    config = fit_robots(preset(recipe.preset), list(robots.values()))
+    config = fit_robots(preset(recipe.preset), driven(robots))
     tokenizer = train_tokenizer(_sentences(parts, robots), VOCABULARY, config.inputs.views)
     backbone = with_vocabulary(config.backbone, tokenizer, len(tokenizer))
     torch.manual_seed(recipe.seed)
@@ -106,7 +106,7 @@ def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
     model = from_pretrained(folder, 'cpu', 'float32')
     tokenizer = load_tokenizer(folder)
     model.config = _with_views(
-        model, tokenizer, fit_robots(model.config, list(robots.values())), recipe.seed
+        model, tokenizer, fit_robots(model.config, driven(robots)), recipe.seed
     )
     return Start(model.train(), tokenizer, robots, folder, bool(facts.get('text')))
 

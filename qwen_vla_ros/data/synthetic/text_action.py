@@ -143,8 +143,8 @@ class TextActionEpisodes:
         self.source, self._folder = f'{folder.parent.name}/{folder.name}', folder
         self._horizon, self._layout = horizon, layout or DELTA_EEF
         head = read_layout(folder)
-        self.embodiment, joint_names = head.robot, head.names('action')
-        self.action_names = joint_names if layout == ABS_JOINT else DELTA_NAMES
+        self.embodiment, self.state_names = head.robot, head.names('action')
+        self.action_names = self.state_names if layout == ABS_JOINT else DELTA_NAMES
         table = episode_table(folder, ('length', 'tasks'))
         self._lengths = table['length'].to_numpy()
         self._sentences = [tasks[0] for tasks in table['tasks'].to_pylist()]
@@ -173,7 +173,12 @@ class TextActionEpisodes:
         stamp_ns = round(frame * 1e9 / RATE_HZ)
         text = self._sentences[episode]
         names = self.action_names
-        return Sample(place, {}, text, self.embodiment, actions, mask, names, stamp_ns)
+        # Plans are followed as they are: at the instant of a row the arm stands where it says.
+        state = rows['action'][frame].astype(np.float32)
+        robot = self.embodiment
+        return Sample(
+            place, {}, text, robot, actions, mask, names, stamp_ns, state, self.state_names
+        )
 
     def stream(self, episode: int) -> Iterator[Sample]:
         """Yield an episode's samples in order."""
