@@ -9,6 +9,7 @@ from typing import Any
 
 from qwen_vla_ros.errors import QwenVlaError
 
+HEAD = 2**20
 JSON_ENDS = ('.json', '.jsonl', '.json.gz', '.jsonl.gz')
 
 
@@ -33,6 +34,15 @@ def read_json(path: Path) -> Any:
             except ValueError as error:
                 raise QwenVlaError(f'{path}: line {number}: no JSON ({error})') from error
     return found
+
+
+def head_of(path: Path) -> str:
+    """Return the first megabyte of a file, to tell what it is without reading all of it."""
+    try:
+        with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
+            return file.read(HEAD).decode('utf-8', 'replace')
+    except (OSError, EOFError, zlib.error) as error:
+        raise QwenVlaError(f'{path}: cannot be read ({error}); copy it again') from error
 
 
 def table_of(place: str, value: Any) -> Mapping[str, Any]:

@@ -209,6 +209,42 @@ def _walks(spec: SetSpec) -> Episodes:
     return vln.VlnEpisodes(spec, spec.horizon or vln.HORIZON)
 
 
+def _no_conversations(path: Path) -> str:
+    from qwen_vla_ros.data.conversations import lacks
+
+    return lacks(path)
+
+
+def _conversations(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.conversations import open_conversations
+
+    return open_conversations(spec)
+
+
+def _no_driving(path: Path) -> str:
+    from qwen_vla_ros.data.driving import lacks
+
+    return lacks(path)
+
+
+def _driving(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.driving import open_driving
+
+    return open_driving(spec)
+
+
+def _no_captions(path: Path) -> str:
+    from qwen_vla_ros.data.captions import lacks
+
+    return lacks(path)
+
+
+def _captions(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.captions import open_captions
+
+    return open_captions(spec)
+
+
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
@@ -238,4 +274,14 @@ FORMATS: dict[str, Format] = {
         _walks,
         ('horizon', 'split', 'rate_hz', 'views'),
     ),
+    'conversations': Format(
+        'conversations about pictures, and grounding: LLaVA, ShareGPT, messages, boxes',
+        _no_conversations,
+        _conversations,
+        ('pictures',),
+    ),
+    'driving': Format(
+        'questions about driving: DriveLM', _no_driving, _driving, ('pictures', 'frames')
+    ),
+    'captions': Format('fine-grained captions', _no_captions, _captions, ('pictures', 'frames')),
 }

@@ -10,6 +10,8 @@ A data set described: what it does not tell itself, as YAML or as a SetSpec.
   instruction: fold the towel   # where the data have no words
   rate_hz: 5.0                  # where the data tell no times
   pca: hands.safetensors        # hands: components by `qwen-vla fit-hands`; relative to this file
+  pictures: ../coco             # conversations, driving, captions: left out: beside the file
+  frames: 2                     # driving: key frames shown; captions: pictures of a film
   views: {ego: image_0}         # view tag -> key of its pictures
   turn: {ego: 180}              # degrees by which a view's pictures are turned left: 90, 180, 270
   actions: {action: [dx, dy]}   # key -> names of its channels, in order
@@ -41,6 +43,8 @@ class SetSpec:
     instruction: str = ''
     rate_hz: float = 0.0
     pca: str | Path = ''
+    pictures: str | Path = ''
+    frames: int = 0
     views: Mapping[str, str] = field(default_factory=dict)
     turn: Mapping[str, int] = field(default_factory=dict)
     actions: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -48,15 +52,16 @@ class SetSpec:
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong kind by their key."""
-        for key, kind in (('horizon', int), ('rate_hz', (int, float))):
+        for key, kind in (('horizon', int), ('frames', int), ('rate_hz', (int, float))):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
                 raise QwenVlaError(f'{self.path}: {key}: {value!r} is not a positive number')
         for key in ('format', 'embodiment', 'layout', 'split', 'instruction'):
             if not isinstance(getattr(self, key), str):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a text')
-        if not isinstance(self.pca, (str, Path)):
-            raise QwenVlaError(f'{self.path}: pca: {self.pca!r} is no path')
+        for key in ('pca', 'pictures'):
+            if not isinstance(getattr(self, key), (str, Path)):
+                raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is no path')
         for key in ('views', 'turn', 'actions', 'state'):
             if not isinstance(getattr(self, key), Mapping):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a table')
@@ -85,7 +90,8 @@ def spec_of(told: Any, folder: Path, where: str) -> SetSpec:
     if not isinstance(told, Mapping) or not isinstance(told.get('path'), (str, Path)):
         raise QwenVlaError(f'{where}: path: the key is missing; write where the data set lies')
     refuse_unknown(told, where)
-    paths = {key: folder / told[key] for key in ('path', 'pca') if isinstance(told.get(key), str)}
+    keys = [key for key in ('path', 'pca', 'pictures') if isinstance(told.get(key), str)]
+    paths = {key: folder / told[key] for key in keys}
     return SetSpec(**{**told, **paths})
 
 

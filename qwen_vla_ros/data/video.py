@@ -1,4 +1,4 @@
-"""Pictures of an mp4 by their time, through PyAV: one alone, or many in order."""
+"""Pictures of an mp4 by their time, through PyAV: one alone, many in order, or some evenly."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +31,25 @@ def frames_between(
             yield from _matched(file.decode(stream), times_s, tolerance_s)
     except (OSError, IndexError, av.FFmpegError) as error:
         raise QwenVlaError(f'{path}: the video cannot be read ({error})') from error
+
+
+def evenly(path: Path, count: int) -> list[np.ndarray]:
+    """Return `count` pictures of a film, each from the middle of its share of the time."""
+    try:
+        import av
+    except ImportError as error:
+        raise QwenVlaError(f"{path}: {error}; pip install 'qwen_vla_ros[data]'") from error
+    try:
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            length_s, frame_s = float(file.duration / av.time_base), float(1 / stream.average_rate)
+    except (OSError, IndexError, TypeError, ZeroDivisionError, av.FFmpegError) as error:
+        raise QwenVlaError(f'{path}: the video cannot be read ({error})') from error
+    times = (np.arange(count) + 0.5) * length_s / count
+    found = [picture for picture in frames_between(path, times, frame_s) if picture is not None]
+    if len(found) < count:
+        raise QwenVlaError(f'{path}: the video is cut short; copy it again')
+    return found
 
 
 def _matched(
