@@ -110,6 +110,7 @@ EXTRAS = {
     ],
     'gr00t': ['pyzmq>=25.0'],  # servers and clients of GR00T's protocol
     'ray': ['ray>=2.40'],  # qwen-vla synthesise on many machines
+    'wandb': ['wandb>=0.18'],  # qwen-vla train --wandb
     'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [
         'pytest>=8.0',
