@@ -9,6 +9,8 @@ from qwen_vla_ros.data.cleaning import Thresholds
 from qwen_vla_ros.data.conversion import Conversion, Target, convert, refuse_used, units_of
 from qwen_vla_ros.data.film import CODECS
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
+from qwen_vla_ros.data.packed import PackedEpisodes, read_json
+from qwen_vla_ros.data.packed_writer import PackedTarget, parse_sizes
 from qwen_vla_ros.errors import QwenVlaError
 
 NEVER = 1e9
@@ -20,9 +22,18 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, help='folder of the new data set')
     parser.add_argument(
         '--to',
-        choices=('lerobot',),
+        choices=('lerobot', 'packed'),
         default='lerobot',
-        help='lerobot: a LeRobot v3.0 data set (default)',
+        help='lerobot: a LeRobot v3.0 data set (default); packed: samples at training size, for '
+        'training alone',
+    )
+    parser.add_argument(
+        '--size',
+        default='224',
+        help='packed: of pictures, HEIGHTxWIDTH or VIEW=HEIGHTxWIDTH,... (default: 224)',
+    )
+    parser.add_argument(
+        '--checkpoint', type=Path, help="packed: pictures at this checkpoint's sizes"
     )
     parser.add_argument(
         '--codec', choices=tuple(CODECS), default='av1', help='of the films (default: av1)'
@@ -94,7 +105,21 @@ def thresholds_of(args: argparse.Namespace) -> Thresholds:
 
 def target_of(args: argparse.Namespace) -> Target:
     """Return the format to write."""
-    return LeRobotTarget(args.codec)
+    if args.to == 'lerobot':
+        return LeRobotTarget(args.codec)
+    size, sizes = parse_sizes(args.size)
+    return PackedTarget(size, {**sizes, **(checkpoint_sizes(args.checkpoint) or {})})
+
+
+def checkpoint_sizes(folder: Path | None) -> dict[str, tuple[int, int]] | None:
+    """Return view -> (height, width) of a checkpoint; QwenVlaError names what is missing."""
+    if folder is None:
+        return None
+    try:
+        sizes = read_json(folder / 'config.json')['inputs']['image_sizes']
+        return {view: (int(height), int(width)) for view, (height, width) in sizes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise QwenVlaError(f'{folder}/config.json: no inputs.image_sizes in it') from error
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
@@ -105,12 +130,18 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     units = units_of([_absolute(source) for source in args.sources], source_options(args))
     report = convert(Conversion(units, target_of(args), thresholds_of(args)), args.out, args.jobs)
     print(report)
-    print(f'{args.out}')
+    kind = ''
+    if args.to == 'packed':
+        per_sample = PackedEpisodes(args.out).bytes_per_sample
+        kind = f': {per_sample / 1024:.1f} KiB a sample'
+    print(f'{args.out}{kind}')
     return 0
 
 
 def _absolute(source: str) -> str:
     """Return a path that means the same in every process; 'format:path' keeps its format."""
+    if '://' in source:
+        return source
     name, colon, rest = source.partition(':')
     if colon and not Path(source).exists():
         return f'{name}:{Path(rest).absolute()}'

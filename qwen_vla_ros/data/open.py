@@ -123,6 +123,16 @@ def _lerobot(spec: SetSpec) -> Episodes:
     return LeRobotEpisodes(spec.path, spec.horizon or HORIZON, spec.views or None, spec.embodiment)
 
 
+def _no_packed(path: Path) -> str:
+    return '' if (path / 'cache.json').is_file() else 'no cache.json'
+
+
+def _packed(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.packed import PackedEpisodes
+
+    return PackedEpisodes(spec.path)
+
+
 def _bags(path: Path) -> list[Path]:
     """Return a bag, or the bags that lie in a folder."""
     if path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').is_file():
@@ -248,6 +258,7 @@ def _captions(spec: SetSpec) -> Episodes:
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
+    'packed': Format('cache of `qwen-vla convert --to packed`', _no_packed, _packed, ()),
     'text-action': Format(
         'one arm of a synthetic text-action set',
         _no_text_action,
