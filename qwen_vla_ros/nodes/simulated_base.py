@@ -1,32 +1,24 @@
 """
-The simulated base behind base_sim_node: one thread owns the rooms and OpenGL. No ROS here.
+The simulated base behind base_sim_node: the rooms, the running task, and their pace. No ROS here.
 
-The thread keeps the world at the clock's pace in ticks of 10 ms. A picture is taken only when the
-world has caught up, and stamped with the instant of the pose from which it is seen.
+A picture is stamped with the instant of the pose from which it is seen.
 """
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # in 3.10 its own
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.paced_simulation import PacedSimulation
 from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.rooms.drive import Drift, Pose
 from qwen_vla_ros.sim.rooms.environment import TIME_LIMIT_S
 from qwen_vla_ros.sim.rooms.tasks import Task, sample_task
 from qwen_vla_ros.sim.rooms.world import SIZE, TICK_S, VIEW, RoomsWorld
 
-TICK_NS = round(TICK_S * 1e9)
-SLIP_NS = 200_000_000  # further behind than this, the world stops to catch up
 STANDS_S, GIVES_UP_S = 1.0, 3.0  # s at rest: arrived, if it is there; else the end
-
-Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ class Listener(Protocol):
         """Take a picture uint8 [h, w, 3] RGB."""
 
 
-class SimulatedBase:
+class SimulatedBase(PacedSimulation):
     """The rooms, the running task, and the thread that drives them."""
 
     def __init__(
@@ -63,41 +55,15 @@ class SimulatedBase:
         drift: float = 0.0,
     ) -> None:
         """Build the house of a seed; clock returns int ns and never jumps back."""
-        self._clock, self._listener = clock, listener
-        self._camera_ns = round(1e9 / camera_rate_hz)
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._end = threading.Event()
-        self._seed, self._drift, self.slips = seed, drift, 0
+        super().__init__(clock, camera_rate_hz, 'base_sim')
+        self._listener, self._seed, self._drift = listener, seed, drift
         self._wanted: tuple[float, float] | None = None
-        self._thread = threading.Thread(target=self._run, name='simulation', daemon=True)
-        self._built: Future[None] = Future()
-
-    def start(self) -> None:
-        """Start the thread; raises what building the house or its first picture raised."""
-        self._thread.start()
-        self._built.result()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._end.set()
-        self._thread.join()
 
     def command(self, linear: float, angular: float) -> None:
         """Take the newest velocities in m/s and rad/s; QwenVlaError when they are not finite."""
         if not np.isfinite([linear, angular]).all():
             raise QwenVlaError(f'velocities {linear}, {angular} are not finite; the base goes on')
         self._wanted = (linear, angular)
-
-    def call(self, work: Callable[[], Result], timeout_s: float = 10.0) -> Result:
-        """Do something with the world in its thread and return the result."""
-        future: Future[Result] = Future()
-        self._jobs.put((work, future))
-        try:
-            return future.result(timeout_s)
-        except FutureTimeoutError as error:
-            raise QwenVlaError(
-                f'the simulation does not answer within {timeout_s:g} s; restart base_sim'
-            ) from error
 
     def reset(self, seed: int, words: str = '') -> Task:
         """Build the house of a seed and begin its task, or that which the words name."""
@@ -123,39 +89,16 @@ class SimulatedBase:
         bumped = tuple(self.world.bumped)
         return Arrival(arrived, done, self.task.goal.name, bumped, self.world.time, distance)
 
-    def _run(self) -> None:
-        try:
-            self.world = RoomsWorld(self._seed)
-            self._reset(self._seed, '')
-            self.world.render()
-        except BaseException as error:
-            self._built.set_exception(error)
-            return
-        self._built.set_result(None)
-        try:
-            self._drive()
-        finally:
-            self.world.close()
+    def _open(self) -> None:
+        self.world = RoomsWorld(self._seed)
+        self._reset(self._seed, '')
+        self.world.render()
 
-    def _drive(self) -> None:
-        next_ns = self._clock()
-        picture_ns = next_ns
-        while not self._end.is_set():
-            self._work_off()
-            now_ns = self._clock()
-            if now_ns - next_ns > SLIP_NS:
-                self.slips += 1
-                next_ns = now_ns
-            if now_ns < next_ns:
-                self._end.wait(min((next_ns - now_ns) * 1e-9, 0.01))
-                continue
-            self._tick(next_ns)
-            if now_ns - next_ns < TICK_NS and next_ns >= picture_ns:
-                picture_ns = max(picture_ns + self._camera_ns, next_ns + self._camera_ns // 2)
-                self._listener.on_image(
-                    next_ns, self.world.render(VIEW, SIZE), self.world.camera_info(VIEW, SIZE)
-                )
-            next_ns += TICK_NS
+    def _close(self) -> None:
+        self.world.close()
+
+    def _views(self, begin_ns: int) -> dict[str, int]:
+        return {VIEW: begin_ns}
 
     def _tick(self, stamp_ns: int) -> None:
         wanted, self._wanted = self._wanted, None
@@ -168,14 +111,6 @@ class SimulatedBase:
         self._still_s = 0.0 if moves else self._still_s + TICK_S
         self._listener.on_tick(stamp_ns, base.odometry, base.linear, base.angular)
 
-    def _work_off(self) -> None:
-        """Do what other threads have asked for."""
-        while True:
-            try:
-                work, future = self._jobs.get_nowait()
-            except Empty:
-                return
-            try:
-                future.set_result(work())
-            except Exception as error:  # belongs to the caller
-                future.set_exception(error)
+    def _picture(self, view: str, stamp_ns: int) -> None:
+        image, info = self.world.render(view, SIZE), self.world.camera_info(view, SIZE)
+        self._listener.on_image(stamp_ns, image, info)

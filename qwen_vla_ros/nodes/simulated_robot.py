@@ -1,30 +1,21 @@
 """
-The simulated robot behind robot_sim_node: one thread owns physics and OpenGL. No ROS here.
+The simulated robot behind robot_sim_node: arms, their controllers, and their pace. No ROS here.
 
-The thread keeps the world at the clock's pace in ticks of 10 ms. Pictures are taken one at a
-time, only when the physics have caught up, and stamped with the instant of the state they show.
+Pictures are stamped with the instant of the state they show.
 """
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # in 3.10 its own
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
-from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.paced_simulation import TICK_NS, PacedSimulation
 from qwen_vla_ros.nodes.robot_kinds import RobotKind, WidowxTable
 from qwen_vla_ros.sim.arm import ARM_JOINTS, GRIPPER_JOINTS
 from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
 
-TICK_NS = 10_000_000
-SLIP_NS = 200_000_000  # further behind than this, the world stops to catch up
 SPREAD_NS = 50_000_000  # the pictures of one moment are taken within this
-
-Result = TypeVar('Result')
 
 
 class Listener(Protocol):
@@ -49,7 +40,7 @@ class Controller(Protocol):
         """Be at rest at positions [J], at once."""
 
 
-class SimulatedRobot:
+class SimulatedRobot(PacedSimulation):
     """
     A world, controllers of each arm's six joints and of its gripper, and the thread of all that.
 
@@ -67,11 +58,8 @@ class SimulatedRobot:
         task: str = '',
     ) -> None:
         """Build the world of a seed and a task; clock returns int ns and never jumps back."""
-        self._clock, self._listener = clock, listener
-        self._camera_ns = round(1e9 / camera_rate_hz)
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._end = threading.Event()
-        self._seed, self._task, self.slips = seed, task, 0
+        super().__init__(clock, camera_rate_hz, 'robot_sim')
+        self._listener, self._seed, self._task = listener, seed, task
         self._control_ns = 0
         self.kind: RobotKind = kind or WidowxTable()
         self.target = ''
@@ -83,22 +71,6 @@ class SimulatedRobot:
                 TrajectoryController(ARM_JOINTS, np.zeros(6), limits[:6]),
                 TrajectoryController(GRIPPER_JOINTS, [geometry.upper[6]], limits[6:]),
             ]
-        self._thread = threading.Thread(target=self._run, name='simulation', daemon=True)
-        self._built: Future[None] = Future()
-
-    def start(self) -> None:
-        """Start the thread; raises what building the world or its first picture raised."""
-        self._thread.start()
-        self._built.result()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._end.set()
-        self._thread.join()
-
-    def now_ns(self) -> int:
-        """Return the clock's time."""
-        return self._clock()
 
     def control_ns(self) -> int:
         """
@@ -108,17 +80,6 @@ class SimulatedRobot:
         would tear the motion.
         """
         return self._control_ns or self.now_ns()
-
-    def call(self, work: Callable[[], Result], timeout_s: float = 5.0) -> Result:
-        """Do something with the world in its thread and return the result."""
-        future: Future[Result] = Future()
-        self._jobs.put((work, future))
-        try:
-            return future.result(timeout_s)
-        except FutureTimeoutError as error:
-            raise QwenVlaError(
-                f'the simulation does not answer within {timeout_s:g} s; restart robot_sim'
-            ) from error
 
     def reset(self, seed: int, task: str = '') -> tuple[str, str, tuple[str, ...]]:
         """
@@ -148,38 +109,18 @@ class SimulatedRobot:
     def _set_target(self, name: str) -> None:
         self.target = self.kind.aim(self.world, name)
 
-    def _run(self) -> None:
-        try:
-            self.world = self.kind.open()
-            self._reset(self._seed, self._task)
-            self.world.render(self.world.views[0])
-        except BaseException as error:
-            self._built.set_exception(error)
-            return
-        self._built.set_result(None)
-        try:
-            self._drive()
-        finally:
-            self.world.close()
+    def _open(self) -> None:
+        self.world = self.kind.open()
+        self._reset(self._seed, self._task)
+        self.world.render(self.world.views[0])
 
-    def _drive(self) -> None:
-        next_ns = self.now_ns()
+    def _close(self) -> None:
+        self.world.close()
+
+    def _views(self, begin_ns: int) -> dict[str, int]:
         views = self.world.views
         apart_ns = min(self._camera_ns, SPREAD_NS) // len(views)
-        due = {view: next_ns + index * apart_ns for index, view in enumerate(views)}
-        while not self._end.is_set():
-            self._work_off()
-            now_ns = self.now_ns()
-            if now_ns - next_ns > SLIP_NS:
-                self.slips += 1
-                next_ns = now_ns
-            if now_ns < next_ns:
-                self._end.wait(min((next_ns - now_ns) * 1e-9, 0.01))
-                continue
-            self._tick(next_ns)
-            if now_ns - next_ns < TICK_NS:
-                self._take_picture(next_ns, due)
-            next_ns += TICK_NS
+        return {view: begin_ns + index * apart_ns for index, view in enumerate(views)}
 
     def _tick(self, stamp_ns: int) -> None:
         """Bring the world to an instant: the controllers' desired state of it is the target."""
@@ -190,23 +131,6 @@ class SimulatedRobot:
         self.world.step(TICK_NS * 1e-9)
         self._listener.on_tick(stamp_ns, self.world.positions(), self.world.velocities())
 
-    def _take_picture(self, stamp_ns: int, due: dict[str, int]) -> None:
-        """Render the view that waits longest, if one is due."""
-        view = min(due, key=lambda name: due[name])
-        if stamp_ns < due[view]:
-            return
-        due[view] = max(due[view] + self._camera_ns, stamp_ns + self._camera_ns // 2)
+    def _picture(self, view: str, stamp_ns: int) -> None:
         image = self.world.render(view)
         self._listener.on_image(view, stamp_ns, image, self.world.camera_info(view))
-
-    def _work_off(self) -> None:
-        """Do what other threads have asked for."""
-        while True:
-            try:
-                work, future = self._jobs.get_nowait()
-            except Empty:
-                return
-            try:
-                future.set_result(work())
-            except Exception as error:  # belongs to the caller
-                future.set_exception(error)
