@@ -13,10 +13,10 @@ from qwen_vla_ros.cli import main
 from qwen_vla_ros.data.hand_pca import KEPT, SIDES, fit, load
 from qwen_vla_ros.data.hand_tracks import read_track
 from qwen_vla_ros.data.open import open_dataset
-from qwen_vla_ros.data.rotations import rotation_vectors
 from qwen_vla_ros.data.sample import SampleError
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.rotations import rotation_vectors
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,9 @@
 """A data set is recognised by what lies in it, or described; what is neither is refused."""
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip('pyarrow')
@@ -88,3 +90,39 @@ def test_bags_of_a_folder_in_order(tmp_path, monkeypatch):
     assert bags == [tmp_path / 'a', tmp_path / 'b']
     assert (contract.name, contract.horizon, words, layout) == ('widowx', 4, 'lift', 'x')
     assert isinstance(open_dataset(Path(f'{tmp_path}/a')), BagEpisodes)
+
+
+def test_what_loader_workers_take_with_them(tmp_path):
+    """Every reader crosses to another process by pickle, before and after it has read."""
+    pytest.importorskip('h5py')
+    pytest.importorskip('google_crc32c')
+    from hands_fixture import write_egodex
+    from hdf5_fixture import write_aloha, write_libero
+    from talks_fixture import write_drivelm, write_llava
+    from test_data_json_fuzz import write_captions
+    from vln_fixture import write_vln_ce
+
+    from qwen_vla_ros.data.hand_pca import fit, save
+    from qwen_vla_ros.data.hand_tracks import read_track
+
+    track = read_track(write_egodex(tmp_path / 'hands') / '0.hdf5')
+    save(fit([track.pose], track.kind), tmp_path / 'pca', ['hands'])
+    shards = Path(__file__).parent / 'rlds_own_small_set' / '1.0.0'
+    opened = [
+        open_dataset(write_aloha(tmp_path / 'aloha'), instruction='fold it'),
+        open_dataset(write_libero(tmp_path / 'libero')),
+        open_dataset(shards, rate_hz=5, embodiment='widowx'),
+        open_dataset(tmp_path / 'hands', pca=tmp_path / 'pca'),
+        open_dataset(write_vln_ce(tmp_path / 'vln')),
+        open_dataset(write_llava(tmp_path / 'llava')),
+        open_dataset(write_drivelm(tmp_path / 'driving')),
+        open_dataset(write_captions(tmp_path / 'captions')),
+    ]
+    for episodes in opened:
+        early = pickle.loads(pickle.dumps(episodes))
+        here = episodes.sample(0, 0)
+        for there in (early, pickle.loads(pickle.dumps(episodes))):
+            found = there.sample(0, 0)
+            assert (found.place, found.text) == (here.place, here.text)
+            np.testing.assert_array_equal(found.actions, here.actions)
+            assert found.images.keys() == here.images.keys()

@@ -10,6 +10,7 @@ fields that are told; the answer gives them, a line each.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,8 @@ def open_captions(spec: SetSpec) -> TalkEpisodes:
     """Return the captions of one file."""
     root = Path(spec.pictures) if spec.pictures else spec.path.parent
     entries = list_of(str(spec.path), read_json(spec.path))
-    count = spec.frames or SHOWN
-    return TalkEpisodes(
-        spec.path.name,
-        entries,
-        lambda _: 1,
-        lambda place, entry: take_apart(place, entry, root, count),
-    )
+    read = partial(take_apart, root=root, count=spec.frames or SHOWN)
+    return TalkEpisodes(spec.path.name, entries, _count, read)
 
 
 def lacks(path: Path) -> str:
@@ -104,6 +100,10 @@ def described(place: str, caption: Mapping[str, Any]) -> Exchange:
     words = {key: key.replace('_', ' ') for key in kept}
     lines = [f'{word.capitalize()}: {text_of(place, caption, key)}' for key, word in words.items()]
     return ASK.format(fields=', '.join(words.values())), '\n'.join(lines)
+
+
+def _count(_: Any) -> int:
+    return 1
 
 
 class _Film:

@@ -14,6 +14,7 @@ words, so a mark at the start goes and one within a sentence becomes the picture
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,7 @@ def open_conversations(spec: SetSpec) -> TalkEpisodes:
     """Return the entries of one file."""
     root = Path(spec.pictures) if spec.pictures else spec.path.parent
     entries = list_of(str(spec.path), read_json(spec.path))
-    return TalkEpisodes(
-        spec.path.name, entries, _count, lambda place, entry: take_apart(place, entry, root)
-    )
+    return TalkEpisodes(spec.path.name, entries, _count, partial(take_apart, root=root))
 
 
 def lacks(path: Path) -> str:

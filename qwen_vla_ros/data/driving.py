@@ -12,6 +12,7 @@ last). <c1,CAM_BACK,x,y> turns from pixels to 0 to 1000, a choice of letters to 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,7 @@ def open_driving(spec: SetSpec) -> TalkEpisodes:
         for number, name in enumerate(names):
             before = names[max(number + 1 - count, 0) : number + 1]
             found.append(KeyFrame(f'{scene} {name}', tuple(frames[key] for key in before)))
-    return TalkEpisodes(
-        spec.path.name,
-        found,
-        lambda entry: len(_questions(entry.shown[-1])),
-        lambda _, entry: take_apart(entry, root),
-    )
+    return TalkEpisodes(spec.path.name, found, _count, partial(take_apart, root=root))
 
 
 def lacks(path: Path) -> str:
@@ -62,7 +58,7 @@ def lacks(path: Path) -> str:
     )
 
 
-def take_apart(entry: KeyFrame, root: Path) -> Talk:
+def take_apart(_: str, entry: KeyFrame, root: Path) -> Talk:
     """Return the pictures and exchanges of a key frame; QwenVlaError names what is wrong."""
     pictures, titles, cameras = {}, [], {}
     for number, content in enumerate(entry.shown, 1):
@@ -102,6 +98,10 @@ def spelled_out(question: str, answer: str) -> Exchange:
         return question.strip(), answer.strip()
     asked = CHOOSE.sub('', question[: options[min(options)].start()])
     return asked.strip(), options[letter][2].strip()
+
+
+def _count(entry: KeyFrame) -> int:
+    return len(_questions(entry.shown[-1]))
 
 
 def _questions(content: Any) -> Sequence[Any]:

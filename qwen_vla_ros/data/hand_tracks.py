@@ -17,8 +17,8 @@ import numpy as np
 
 from qwen_vla_ros.data.hand_pca import ANGLES, SIDES
 from qwen_vla_ros.data.hdf5 import column, files_of, opened
-from qwen_vla_ros.data.rotations import rotation_vectors
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.rotations import rotation_vectors
 
 EGODEX_KEYS = ('transforms/camera', 'transforms/leftHand', 'transforms/rightHand')
 HANDS_KEYS = ('camera', 'left/wrist', 'right/wrist')

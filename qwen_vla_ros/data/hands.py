@@ -15,11 +15,11 @@ import numpy as np
 
 from qwen_vla_ros.data.hand_pca import KEPT, SIDES, load
 from qwen_vla_ros.data.hand_tracks import HandTrack, hand_files, length_of, read_track
-from qwen_vla_ros.data.rotations import rotation_vectors
 from qwen_vla_ros.data.sample import Place, Sample, SampleError
 from qwen_vla_ros.data.spec import SetSpec
 from qwen_vla_ros.data.video import frame_at, frames_between
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.rotations import rotation_vectors
 
 HORIZON = 32
 SECOND_NS = 1_000_000_000

@@ -92,24 +92,35 @@ def open_aloha(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
     """Return the episodes of a folder of ALOHA files, or of one file."""
     if not spec.instruction:
         raise QwenVlaError(f'{spec.path}: ALOHA files hold no sentence; say instruction')
-    files = files_of(spec.path)
-    actions = spec.actions or {'action': ()}
-    lengths = []
-    for file in files:
-        with opened(file) as h5:
-            lengths.append(len(dataset(str(file), h5, next(iter(actions)))))
+    reader = _Aloha(spec)
+    robot = spec.embodiment or 'aloha'
+    return TrajectoryEpisodes(
+        spec.path.name, robot, horizon, reader.lengths, reader.read, spec.turn
+    )
 
-    def read(episode: int) -> Trajectory:
-        file, length = files[episode], lengths[episode]
+
+class _Aloha:
+    """The files of a set, one an episode."""
+
+    def __init__(self, spec: SetSpec) -> None:
+        self._spec, self._files = spec, files_of(spec.path)
+        self._actions = spec.actions or {'action': ()}
+        self.lengths = []
+        for file in self._files:
+            with opened(file) as h5:
+                self.lengths.append(len(dataset(str(file), h5, next(iter(self._actions)))))
+
+    def read(self, episode: int) -> Trajectory:
+        """Return the table of a file."""
+        spec, file, length = self._spec, self._files[episode], self.lengths[episode]
         place = f'{file}: episode {episode}'
         with opened(file) as h5:
             views = spec.views or {key: key for key in h5.get('observations/images', ())}
             paths = {view: f'observations/images/{key}' for view, key in views.items()}
             _check_pictures(place, h5, paths, length)
-            rows, names = _table(place, h5, actions, length, ALOHA_NAMES)
-            state, state_names = _table(
-                place, h5, spec.state or {'observations/qpos': ()}, length, ALOHA_NAMES
-            )
+            rows, names = _table(place, h5, self._actions, length, ALOHA_NAMES)
+            fields = spec.state or {'observations/qpos': ()}
+            state, state_names = _table(place, h5, fields, length, ALOHA_NAMES)
         return Trajectory(
             rows,
             names,
@@ -121,39 +132,48 @@ def open_aloha(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
             state_names,
         )
 
-    return TrajectoryEpisodes(
-        spec.path.name, spec.embodiment or 'aloha', horizon, lengths, read, spec.turn
-    )
-
 
 def open_robomimic(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
     """Return the demonstrations of a robomimic or LIBERO file, or of a folder of them."""
-    demos: list[tuple[Path, str]] = []
-    lengths = []
-    told: dict[Path, tuple[str, float]] = {}
-    actions = spec.actions or {'actions': ()}
-    for file in files_of(spec.path):
-        with opened(file) as h5:
-            if 'data' not in h5:
-                raise QwenVlaError(f"{file}: no 'data'; it has {', '.join(_keys(h5))}")
-            told[file] = _told(file, h5['data'], spec)
-            for name in sorted(h5['data'], key=_number):
-                demos.append((file, name))
-                where = f'{file}: {name}'
-                lengths.append(len(dataset(where, h5, f'data/{name}/{next(iter(actions))}')))
+    reader = _Robomimic(spec)
+    robot = spec.embodiment or 'franka'
+    return TrajectoryEpisodes(
+        spec.path.name, robot, horizon, reader.lengths, reader.read, spec.turn
+    )
 
-    def read(episode: int) -> Trajectory:
-        file, name = demos[episode]
-        length, place = lengths[episode], f'{file}: {name}'
+
+class _Robomimic:
+    """The demonstrations of a set, file after file, in the order of their numbers."""
+
+    def __init__(self, spec: SetSpec) -> None:
+        self._spec = spec
+        self._actions = spec.actions or {'actions': ()}
+        self._demos: list[tuple[Path, str]] = []
+        self._told: dict[Path, tuple[str, float]] = {}
+        self.lengths = []
+        for file in files_of(spec.path):
+            with opened(file) as h5:
+                if 'data' not in h5:
+                    raise QwenVlaError(f"{file}: no 'data'; it has {', '.join(_keys(h5))}")
+                self._told[file] = _told(file, h5['data'], spec)
+                for name in sorted(h5['data'], key=_number):
+                    key = f'data/{name}/{next(iter(self._actions))}'
+                    self.lengths.append(len(dataset(f'{file}: {name}', h5, key)))
+                    self._demos.append((file, name))
+
+    def read(self, episode: int) -> Trajectory:
+        """Return the table of a demonstration."""
+        (file, name), length = self._demos[episode], self.lengths[episode]
+        place = f'{file}: {name}'
         with opened(file) as h5:
             demo = h5['data'][name]
-            views = spec.views or _camera_views(demo)
+            views = self._spec.views or _camera_views(demo)
             paths = {view: f'data/{name}/obs/{key}' for view, key in views.items()}
             _check_pictures(place, h5, paths, length)
-            rows, names = _table(place, demo, actions, length, OSC_NAMES)
-            fields = spec.state or _state_fields(demo)
+            rows, names = _table(place, demo, self._actions, length, OSC_NAMES)
+            fields = self._spec.state or _state_fields(demo)
             state, state_names = _table(place, demo, fields, length) if fields else (None, ())
-        sentence, rate_hz = told[file]
+        sentence, rate_hz = self._told[file]
         return Trajectory(
             rows,
             names,
@@ -164,10 +184,6 @@ def open_robomimic(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
             state,
             state_names,
         )
-
-    return TrajectoryEpisodes(
-        spec.path.name, spec.embodiment or 'franka', horizon, lengths, read, spec.turn
-    )
 
 
 def _table(

@@ -8,8 +8,9 @@ description are those below steps/; observation/ may be left out.
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,15 @@ def open_rlds(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
         for record in _index(shard, f'steps/{marker}', steps[marker])
     ]
 
-    def read(episode: int) -> Trajectory:
-        return reader.trajectory(episode, found[episode])
-
     name = f'{info.get("name")}/{info.get("version", spec.path.name)}'
     robot = spec.embodiment or known.embodiment
-    return TrajectoryEpisodes(name, robot, horizon, [r.length for r in found], read, spec.turn)
+    lengths = [record.length for record in found]
+    read = partial(_read, reader, found)
+    return TrajectoryEpisodes(name, robot, horizon, lengths, read, spec.turn)
+
+
+def _read(reader: '_Reader', found: Sequence[Record], episode: int) -> Trajectory:
+    return reader.trajectory(episode, found[episode])
 
 
 class _Reader:

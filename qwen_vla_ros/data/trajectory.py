@@ -8,6 +8,7 @@ follow, in the data set's own units.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,10 @@ class TrajectoryEpisodes:
         self._horizon, self._lengths, self._read = horizon, lengths, read
         self._turn = {view: degrees // 90 for view, degrees in (turn or {}).items()}
         self._kept: tuple[int, Trajectory] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs; read must be picklable, the kept episode is not."""
+        return {**self.__dict__, '_kept': None}
 
     def __len__(self) -> int:
         """Return the number of episodes."""
