@@ -35,7 +35,7 @@ class HandEpisodes:
     embodiment = 'human_hands'
     action_names = ACTIONS
 
-    def __init__(self, spec: SetSpec, horizon: int) -> None:
+    def __init__(self, spec: SetSpec) -> None:
         """Read which recordings there are, and the components."""
         if not spec.pca:
             raise QwenVlaError(
@@ -44,7 +44,8 @@ class HandEpisodes:
             )
         self.source = spec.path.name
         self.skipped: Counter[str] = Counter()
-        self._spec, self._horizon, self._pca = spec, horizon, load(Path(spec.pca))
+        self._spec, self._horizon = spec, spec.horizon or HORIZON
+        self._pca = load(Path(spec.pca))
         self._files = hand_files(spec.path)
         self._lengths = [length_of(file) for file in self._files]
         self._view = next(iter(spec.views), 'ego')

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.data.pictures import decoded
-from qwen_vla_ros.data.spec import SetSpec
+from qwen_vla_ros.data.spec import HORIZON, SetSpec
 from qwen_vla_ros.data.trajectory import Trajectory, TrajectoryEpisodes, joined, regular
 from qwen_vla_ros.errors import QwenVlaError
 
@@ -65,8 +65,17 @@ def opened(path: Path) -> Iterator[Any]:
         raise QwenVlaError(f'{path}: cannot be read ({told}); copy it again') from error
 
 
-def lacks(path: Path, keys: Sequence[str]) -> str:
-    """Return why the first file of a path is not of the layout that has these keys, or ''."""
+def lacks_aloha(path: Path) -> str:
+    """Return why the first file of a path is not one of ALOHA, or ''."""
+    return _lacks(path, ALOHA_KEYS)
+
+
+def lacks_robomimic(path: Path) -> str:
+    """Return why the first file of a path is not one of robomimic, or ''."""
+    return _lacks(path, ROBOMIMIC_KEYS)
+
+
+def _lacks(path: Path, keys: Sequence[str]) -> str:
     files = files_of(path)
     if not files:
         return 'no .hdf5 and no .h5'
@@ -88,12 +97,13 @@ def dataset(place: str, group: Any, key: str) -> Any:
     return found
 
 
-def open_aloha(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
+def open_aloha(spec: SetSpec) -> TrajectoryEpisodes:
     """Return the episodes of a folder of ALOHA files, or of one file."""
     if not spec.instruction:
         raise QwenVlaError(f'{spec.path}: ALOHA files hold no sentence; say instruction')
     reader = _Aloha(spec)
     robot = spec.embodiment or 'aloha'
+    horizon = spec.horizon or HORIZON
     return TrajectoryEpisodes(
         spec.path.name, robot, horizon, reader.lengths, reader.read, spec.turn
     )
@@ -133,10 +143,11 @@ class _Aloha:
         )
 
 
-def open_robomimic(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
+def open_robomimic(spec: SetSpec) -> TrajectoryEpisodes:
     """Return the demonstrations of a robomimic or LIBERO file, or of a folder of them."""
     reader = _Robomimic(spec)
     robot = spec.embodiment or 'franka'
+    horizon = spec.horizon or HORIZON
     return TrajectoryEpisodes(
         spec.path.name, robot, horizon, reader.lengths, reader.read, spec.turn
     )

@@ -10,14 +10,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from qwen_vla_ros.data import captions, conversations, driving, hand_tracks, hdf5, rlds, vln
+from qwen_vla_ros.data.hands import HandEpisodes
 from qwen_vla_ros.data.remote import is_url, mirrored
 from qwen_vla_ros.data.sample import Episodes
-from qwen_vla_ros.data.spec import SetSpec, read_spec, refuse_unknown, spec_of
+from qwen_vla_ros.data.spec import HORIZON, SetSpec, read_spec, refuse_unknown, spec_of
+from qwen_vla_ros.data.units import in_units
 from qwen_vla_ros.embodiment import Embodiment, did_you_mean
 from qwen_vla_ros.errors import QwenVlaError
 
+# Keys of a description that every format knows.
+EVERYWHERE = ('path', 'format', 'embodiment', 'scale', 'sum_steps')
 TEXT_ACTION = 'meta/text_action.json'
-HORIZON = 16  # of a chunk where nothing tells it (the paper's fine-tuning)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Format:
     reads    what it is, in a few words
     lacks    path -> why this is not it, or '' when it is; reads names and heads only
     open     a description -> its episodes; QwenVlaError
-    takes    the keys of a description that it knows beside path, format and embodiment
+    takes    the keys of a description that it knows beside EVERYWHERE
     """
 
     reads: str
@@ -57,11 +61,11 @@ def open_dataset(source: str | Path | Mapping[str, Any] | SetSpec, **options: An
         )
     found = FORMATS[name]
     for key in fields(SetSpec):
-        if key.name in ('path', 'format', 'embodiment', *found.takes):
+        if key.name in (*EVERYWHERE, *found.takes):
             continue
         if getattr(spec, key.name):
             raise QwenVlaError(f'{spec.path}: {key.name}: the format {name} has no use for it')
-    return found.open(spec)
+    return in_units(found.open(spec), spec.scale, spec.sum_steps)
 
 
 def recognise(path: Path) -> str:
@@ -159,102 +163,6 @@ def _open_bags(spec: SetSpec) -> Episodes:
     return BagEpisodes(bags, contract, spec.instruction, spec.layout or None)
 
 
-def _no_aloha(path: Path) -> str:
-    from qwen_vla_ros.data import hdf5
-
-    return hdf5.lacks(path, hdf5.ALOHA_KEYS)
-
-
-def _aloha(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data.hdf5 import open_aloha
-
-    return open_aloha(spec, spec.horizon or HORIZON)
-
-
-def _no_robomimic(path: Path) -> str:
-    from qwen_vla_ros.data import hdf5
-
-    return hdf5.lacks(path, hdf5.ROBOMIMIC_KEYS)
-
-
-def _robomimic(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data.hdf5 import open_robomimic
-
-    return open_robomimic(spec, spec.horizon or HORIZON)
-
-
-def _no_rlds(path: Path) -> str:
-    from qwen_vla_ros.data.rlds import lacks
-
-    return lacks(path)
-
-
-def _rlds(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data.rlds import open_rlds
-
-    return open_rlds(spec, spec.horizon or HORIZON)
-
-
-def _no_hands(path: Path) -> str:
-    from qwen_vla_ros.data.hand_tracks import lacks
-
-    return lacks(path)
-
-
-def _hands(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data import hands
-
-    return hands.HandEpisodes(spec, spec.horizon or hands.HORIZON)
-
-
-def _no_walks(path: Path) -> str:
-    from qwen_vla_ros.data.vln import lacks
-
-    return lacks(path)
-
-
-def _walks(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data import vln
-
-    return vln.VlnEpisodes(spec, spec.horizon or vln.HORIZON)
-
-
-def _no_conversations(path: Path) -> str:
-    from qwen_vla_ros.data.conversations import lacks
-
-    return lacks(path)
-
-
-def _conversations(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data.conversations import open_conversations
-
-    return open_conversations(spec)
-
-
-def _no_driving(path: Path) -> str:
-    from qwen_vla_ros.data.driving import lacks
-
-    return lacks(path)
-
-
-def _driving(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data.driving import open_driving
-
-    return open_driving(spec)
-
-
-def _no_captions(path: Path) -> str:
-    from qwen_vla_ros.data.captions import lacks
-
-    return lacks(path)
-
-
-def _captions(spec: SetSpec) -> Episodes:
-    from qwen_vla_ros.data.captions import open_captions
-
-    return open_captions(spec)
-
-
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
     'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
@@ -268,31 +176,43 @@ FORMATS: dict[str, Format] = {
     'bag': Format(
         'rosbag2, MCAP and SQLite', _no_bag, _open_bags, ('horizon', 'layout', 'instruction')
     ),
-    'aloha': Format('HDF5 of ALOHA and ACT, one file an episode', _no_aloha, _aloha, ROWS),
-    'robomimic': Format(
-        'HDF5 of robomimic and LIBERO, many episodes a file', _no_robomimic, _robomimic, ROWS
+    'aloha': Format(
+        'HDF5 of ALOHA and ACT, one file an episode', hdf5.lacks_aloha, hdf5.open_aloha, ROWS
     ),
-    'rlds': Format('RLDS of tensorflow-datasets (OXE)', _no_rlds, _rlds, (*ROWS, 'split')),
+    'robomimic': Format(
+        'HDF5 of robomimic and LIBERO, many episodes a file',
+        hdf5.lacks_robomimic,
+        hdf5.open_robomimic,
+        ROWS,
+    ),
+    'rlds': Format(
+        'RLDS of tensorflow-datasets (OXE)', rlds.lacks, rlds.open_rlds, (*ROWS, 'split')
+    ),
     'hands': Format(
         'hands: EgoDex, and MANO poses',
-        _no_hands,
-        _hands,
+        hand_tracks.lacks,
+        HandEpisodes,
         ('horizon', 'instruction', 'views', 'pca'),
     ),
     'vln': Format(
         'navigation by instruction: R2R and RxR of VLN-CE, StreamVLN',
-        _no_walks,
-        _walks,
+        vln.lacks,
+        vln.VlnEpisodes,
         ('horizon', 'split', 'rate_hz', 'views'),
     ),
     'conversations': Format(
         'conversations about pictures, and grounding: LLaVA, ShareGPT, messages, boxes',
-        _no_conversations,
-        _conversations,
+        conversations.lacks,
+        conversations.open_conversations,
         ('pictures',),
     ),
     'driving': Format(
-        'questions about driving: DriveLM', _no_driving, _driving, ('pictures', 'frames')
+        'questions about driving: DriveLM',
+        driving.lacks,
+        driving.open_driving,
+        ('pictures', 'frames'),
     ),
-    'captions': Format('fine-grained captions', _no_captions, _captions, ('pictures', 'frames')),
+    'captions': Format(
+        'fine-grained captions', captions.lacks, captions.open_captions, ('pictures', 'frames')
+    ),
 }

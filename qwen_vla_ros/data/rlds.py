@@ -18,7 +18,7 @@ import numpy as np
 
 from qwen_vla_ros.data.pictures import decoded
 from qwen_vla_ros.data.rlds_sets import SENTENCES, SETS, SetFields
-from qwen_vla_ros.data.spec import SetSpec
+from qwen_vla_ros.data.spec import HORIZON, SetSpec
 from qwen_vla_ros.data.tfrecord import Damaged, Value, features, record_at, records, value
 from qwen_vla_ros.data.trajectory import Trajectory, TrajectoryEpisodes, joined, regular
 from qwen_vla_ros.errors import QwenVlaError
@@ -54,7 +54,7 @@ def lacks(path: Path) -> str:
     return f'no {absent[0]} in it' if absent else ''
 
 
-def open_rlds(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
+def open_rlds(spec: SetSpec) -> TrajectoryEpisodes:
     """Return the episodes of one split; QwenVlaError names file and key of what cannot be read."""
     info = _json(spec.path / 'dataset_info.json')
     steps = _steps(spec.path)
@@ -69,7 +69,7 @@ def open_rlds(spec: SetSpec, horizon: int) -> TrajectoryEpisodes:
 
     name = f'{info.get("name")}/{info.get("version", spec.path.name)}'
     robot = spec.embodiment or known.embodiment
-    lengths = [record.length for record in found]
+    horizon, lengths = spec.horizon or HORIZON, [record.length for record in found]
     read = partial(_read, reader, found)
     return TrajectoryEpisodes(name, robot, horizon, lengths, read, spec.turn)
 

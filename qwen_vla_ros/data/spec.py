@@ -16,6 +16,8 @@ A data set described: what it does not tell itself, as YAML or as a SetSpec.
   turn: {ego: 180}              # degrees by which a view's pictures are turned left: 90, 180, 270
   actions: {action: [dx, dy]}   # key -> names of its channels, in order
   state: {state: [x, y]}
+  scale: {gripper: [0, 0.04]}   # units.py: a channel as offset + factor * value
+  sum_steps: [dx, dy, dz, droll, dpitch, dyaw]   # units.py: since the chunk began, not a step
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,8 @@ import yaml
 from qwen_vla_ros.embodiment import did_you_mean
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.strict_values import StrictLoader
+
+HORIZON = 16  # of a chunk where nothing tells it (the paper's fine-tuning)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class SetSpec:
     turn: Mapping[str, int] = field(default_factory=dict)
     actions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     state: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scale: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    sum_steps: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong kind by their key."""
@@ -62,9 +68,11 @@ class SetSpec:
         for key in ('pca', 'pictures'):
             if not isinstance(getattr(self, key), (str, Path)):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is no path')
-        for key in ('views', 'turn', 'actions', 'state'):
+        for key in ('views', 'turn', 'actions', 'state', 'scale'):
             if not isinstance(getattr(self, key), Mapping):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a table')
+        if not isinstance(self.sum_steps, (list, tuple)):
+            raise QwenVlaError(f'{self.path}: sum_steps: {self.sum_steps!r} is not a list')
         for view, degrees in self.turn.items():
             if degrees not in (90, 180, 270):
                 raise QwenVlaError(f'{self.path}: turn.{view}: {degrees!r} is not 90, 180 or 270')

@@ -53,7 +53,7 @@ class VlnEpisodes:
 
     action_names = ACTIONS
 
-    def __init__(self, spec: SetSpec, horizon: int) -> None:
+    def __init__(self, spec: SetSpec) -> None:
         """Read all ways; QwenVlaError names file and episode of what is wrong."""
         file = find(spec.path, spec.split or 'train')
         self.source = f'{spec.path.name}/{file.name}'
@@ -63,7 +63,7 @@ class VlnEpisodes:
             raise QwenVlaError(
                 f'{spec.path}: rate_hz: {spec.rate_hz} is no multiple of {WAYPOINT_HZ}'
             )
-        self._horizon, self._stride = horizon, round(stride)
+        self._horizon, self._stride = spec.horizon or HORIZON, round(stride)
         self._view, folder = next(iter(spec.views.items()), ('ego', FRAMES))
         read = _stream_vln if file.name == ANNOTATIONS else _vln_ce
         self._walks = list(read(file, folder))
