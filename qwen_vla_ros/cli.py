@@ -68,6 +68,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         from qwen_vla_ros.train.runs import cli_arguments
 
         cli_arguments(train)
+    plan = _add(commands, 'plan', 'what training costs: memory, GPU hours, data', _plan)
+    if words[:1] == ['plan']:
+        from qwen_vla_ros.train.plan import cli_arguments as plan_arguments
+
+        plan_arguments(plan)
     if words[:1] == ['init']:
         from qwen_vla_ros.model.initialise import cli_arguments as init_arguments
 
@@ -347,6 +352,13 @@ def _serve(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     """Train."""
     from qwen_vla_ros.train.runs import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """Tell what training costs."""
+    from qwen_vla_ros.train.plan import run_from_arguments
 
     return run_from_arguments(args)
 

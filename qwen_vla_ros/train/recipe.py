@@ -84,14 +84,16 @@ class Recipe:
 
 def t2a(preset: str) -> Recipe:
     """Return text-to-action: the decoder learns motion from words alone."""
-    rate = 1e-3 if preset in FROM_SCRATCH else 1e-4
+    scratch = preset in FROM_SCRATCH
     return Recipe(
         stage=T2A,
         preset=preset,
         steps=2000,
         batch=64,
         backbone_rate=0.0,
-        decoder_rate=rate,
+        decoder_rate=1e-3 if scratch else 1e-4,
+        dtype='float32' if scratch else 'bfloat16',
+        recompute=not scratch,
         text_weight=0.0,
         warm_up=60,
         distribution='logit_normal',

@@ -59,9 +59,14 @@ def start(recipe: Recipe, sets: Sequence[DataSet], init: str | None, device: str
     if recipe.adapters:
         _adapt(recipe, found)
     if recipe.recompute:
-        model.backbone.gradient_checkpointing_enable({'use_reentrant': False})
-        model.decoder.recompute = True
+        recompute_blocks(model)
     return found
+
+
+def recompute_blocks(model: QwenVLA) -> None:
+    """Keep only what goes into each block of a model in training; the rest is computed again."""
+    model.backbone.gradient_checkpointing_enable({'use_reentrant': False})
+    model.decoder.recompute = True
 
 
 def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:

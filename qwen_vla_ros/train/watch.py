@@ -126,7 +126,7 @@ def _wandb(project: str, out: Path, settings: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise QwenVlaError('--wandb: it is not installed: pip install wandb') from error
+        raise QwenVlaError(f'--wandb: {error}; pip install wandb') from error
     return wandb.init(project=project, dir=str(out), config=dict(settings), resume='allow')
 
 
