@@ -203,7 +203,11 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla eval`."""
-    parser.add_argument('where', choices=('sim',), help='sim: the simulated tabletop')
+    parser.add_argument(
+        'where',
+        choices=('sim', 'suite'),
+        help='sim: the simulated robot, with baselines; suite: as trained and under shifts',
+    )
     _policy_arguments(parser)
     parser.add_argument('--seeds', default='0:50', help='scenes, e.g. 0:50 (default: 0:50)')
     parser.add_argument('--swap', action='store_true', help='name another object on the way')
@@ -214,6 +218,18 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
         help='also without the sentence and without the images (default: on)',
     )
     parser.add_argument('--out', type=Path, default=Path('out/eval'), help='folder of the results')
+    suite = parser.add_argument_group('suite')
+    suite.add_argument('--shifts', default='all', help='e.g. none,colour,camera (default: all)')
+    suite.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
+    suite.add_argument(
+        '--films',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='film the failures (default: on)',
+    )
+    suite.add_argument(
+        '--against', type=Path, metavar='DIR', help='compare in pairs with this finished suite'
+    )
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -318,6 +334,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _eval(args: argparse.Namespace) -> int:
     """Run the closed-loop evaluation."""
+    if args.where == 'suite':
+        from qwen_vla_ros.evaluate.suite import run_from_arguments as run_suite
+
+        return run_suite(args)
     from qwen_vla_ros.evaluate.simulated import run_from_arguments
 
     return run_from_arguments(args)

@@ -91,7 +91,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     loaded = choose_policy(args) if model else None
     (args.out / 'maps').mkdir(parents=True, exist_ok=True)
     env = RoomsEnv('rgb_array', images=model)
-    policy = loaded or _scripted(args, env)
+    policy = loaded or scripted(args, env)
     found: list[RoomsEpisode] = []
     started = time.monotonic()
     try:
@@ -111,7 +111,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     return 0 if found else 1
 
 
-def _scripted(args: argparse.Namespace, env: RoomsEnv) -> Policy:
+def scripted(args: argparse.Namespace, env: RoomsEnv) -> Policy:
+    """Return the teacher with an environment's map, or the policy that stands."""
     facts = describe_policy(Embodiment.load(args.robot))
     if args.policy == 'constant':
         return StandingPolicy(facts)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_CSS = """
+CSS = """
 body{margin:0;background:#f7fafc;color:#1a202c;font:15px/1.5 system-ui,'DejaVu Sans',sans-serif}
 main{max-width:1060px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:34px 0 10px}.dim{color:#5f6b7a}
@@ -33,14 +33,19 @@ def write_rooms_report(summary: Mapping[str, Any], folder: Path) -> Path:
         f'{_film(folder)}<h2>Metrics</h2>{_metrics(summary)}'
         f'<h2>Maps</h2>{_maps(folder)}<h2>Episodes</h2>{_episodes(summary)}'
     )
-    beside = path.with_name('.report.html')
+    write_page(path, 'rooms', body)
+    return path
+
+
+def write_page(path: Path, title: str, body: str) -> None:
+    """Write a page of its own: no other file is needed to read it."""
+    beside = path.with_name(f'.{path.name}')
     beside.write_text(
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>rooms</title>'
-        f'<style>{_CSS}</style></head><body><main>{body}</main></body></html>\n',
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<style>{CSS}</style></head><body><main>{body}</main></body></html>\n',
         encoding='utf-8',
     )
     beside.replace(path)
-    return path
 
 
 def _film(folder: Path) -> str:
@@ -52,9 +57,9 @@ def _film(folder: Path) -> str:
 def _metrics(summary: Mapping[str, Any]) -> str:
     rows = []
     for name, row in summary['variants'].items():
-        cells = [html.escape(name), _rate(row['SR']), _rate(row['OSR'])]
-        rows.append([*cells, *(_mean(row[key]) for key in _COLUMNS)])
-    return _table(('run', 'SR', 'OSR', 'SPL', 'NE [m]', 'nDTW', 'way [m]'), rows)
+        cells = [html.escape(name), rate_cell(row['SR']), rate_cell(row['OSR'])]
+        rows.append([*cells, *(mean_cell(row[key]) for key in _COLUMNS)])
+    return html_table(('run', 'SR', 'OSR', 'SPL', 'NE [m]', 'nDTW', 'way [m]'), rows)
 
 
 def _maps(folder: Path) -> str:
@@ -85,23 +90,26 @@ def _episodes(summary: Mapping[str, Any]) -> str:
             ]
         )
     head = ('seed', 'instruction', 'outcome', 'NE [m]', 'SPL', 'nDTW', 'time [s]', 'bumped')
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
-def _rate(row: Mapping[str, Any]) -> str:
+def rate_cell(row: Mapping[str, Any]) -> str:
+    """Return a rate with its counts and interval."""
     low, high = row['interval95']
     told = f'{row["success"]} of {row["episodes"]} [{100 * low:.0f}, {100 * high:.0f}] %'
     return f'<b>{100 * row["success_rate"]:.0f} %</b> <span class="dim">{told}</span>'
 
 
-def _mean(row: Mapping[str, Any]) -> str:
+def mean_cell(row: Mapping[str, Any]) -> str:
+    """Return a mean with its interval."""
     if row['mean'] is None:
         return '–'
     low, high = row['interval95']
     return f'<b>{row["mean"]:.2f}</b> <span class="dim">[{low:.2f}, {high:.2f}]</span>'
 
 
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+def html_table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    """Return a table of cells that are HTML already."""
     top = ''.join(f'<th>{name}</th>' for name in head)
     body = ''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'

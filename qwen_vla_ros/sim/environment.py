@@ -58,7 +58,8 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         Lay out the scene of a seed (without one: a random training scene).
 
         options: target (name of an object; default drawn from the seed), instruction (default a
-        sentence that names the target), scene (a Scene instead of the seed's).
+        sentence that names the target), scene (a Scene instead of the seed's), drift (velocity
+        [2] in m/s of the target over the table).
         """
         super().reset(seed=seed)
         options = options or {}
@@ -71,6 +72,8 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             target = scene.names[int(self.np_random.integers(len(scene.names)))]
         self.target = scene.named(target).name
         self.instruction = options.get('instruction') or instruction_for(target, self.np_random)
+        if options.get('drift') is not None:
+            self.world.drift_object(self.target, options['drift'])
         self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
         return self._observe(), self._facts()
 
@@ -152,17 +155,19 @@ def run_episode(
     instruction: str | None = None,
     replan_steps: int = 2,
     env: TabletopEnv | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Run one episode synchronously (the world waits for the policy) and return its facts.
 
     instruction_target is the object that counts; instruction, when given, is what the policy
-    reads. The first replan_steps rows of each chunk after its row 0 are executed.
+    reads; further are options of reset(). The first replan_steps rows of each chunk after its row
+    0 are executed.
     """
     own = env is None
     env = env or TabletopEnv()
     try:
-        options = {'target': instruction_target, 'instruction': instruction}
+        options = {'target': instruction_target, 'instruction': instruction, **(further or {})}
         _, facts = env.reset(seed=seed, options=options)
         policy.reset()
         inferences, ended = 0, False

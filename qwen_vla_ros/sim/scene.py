@@ -38,12 +38,18 @@ TEMPLATES = (
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: position is its centre in base_link (m), yaw in rad."""
+    """
+    One object: position is its centre in base_link (m), yaw in rad.
+
+    rgb: a shade in the place of its colour's own; scale: of all its lengths.
+    """
 
     colour: str
     shape: str
     position: tuple[float, float, float]
     yaw: float
+    rgb: tuple[float, float, float] | None = None
+    scale: float = 1.0
 
     @property
     def name(self) -> str:

@@ -102,6 +102,7 @@ class TabletopWorld:
             self._dress_object(index, item)
             self.place_object(item.name, item.position, item.yaw)
         self._touches: list[Touch] = []
+        self._drifts: dict[int, np.ndarray] = {}
         self.set_posture(np.array(self.scene.posture))
         return self.scene
 
@@ -144,6 +145,8 @@ class TabletopWorld:
     def step(self, duration_s: float) -> None:
         """Advance the physics and note first contacts of the robot with objects."""
         for _ in range(max(1, round(duration_s / self.model.opt.timestep))):
+            for address, velocity in self._drifts.items():
+                self.data.qpos[address : address + 2] += velocity * self.model.opt.timestep
             mujoco.mj_step(self.model, self.data)
             if self.data.ncon:
                 self._note_touches()
@@ -174,6 +177,11 @@ class TabletopWorld:
         self.data.qpos[address : address + 7] = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
         self.data.qvel[velocity : velocity + 6] = 0.0
         mujoco.mj_forward(self.model, self.data)
+
+    def drift_object(self, name: str, velocity: Sequence[float]) -> None:
+        """Let an object glide over the table at velocity [2] in m/s until the next reset."""
+        joint = self.model.joint(f'object{self._index(name)}')
+        self._drifts[joint.qposadr[0]] = np.array(velocity, np.float64)
 
     def object_positions(self) -> dict[str, np.ndarray]:
         """Return the present centre [3] in m of each object by name."""
@@ -252,11 +260,12 @@ class TabletopWorld:
         """Give body number index the item's shape, colour and inertia."""
         geom, body = self._object_geoms[index], self.model.body(f'object{index}').id
         kind, size = _GEOM[item.shape]
-        self.model.geom_type[geom], self.model.geom_size[geom] = kind, size
-        half = np.array([WIDTH / 2, WIDTH / 2, SHAPES[item.shape] / 2])
+        self.model.geom_type[geom] = kind
+        self.model.geom_size[geom] = item.scale * np.array(size)
+        half = item.scale * np.array([WIDTH / 2, WIDTH / 2, SHAPES[item.shape] / 2])
         self.model.geom_aabb[geom] = [0, 0, 0, *half]
-        self.model.geom_rbound[geom] = WIDTH / 2 if item.shape == 'ball' else np.linalg.norm(half)
-        self.model.geom_rgba[geom] = [*COLOURS[item.colour], 1.0]
+        self.model.geom_rbound[geom] = half[0] if item.shape == 'ball' else np.linalg.norm(half)
+        self.model.geom_rgba[geom] = [*(item.rgb or COLOURS[item.colour]), 1.0]
         inertia = mjcf.OBJECT_MASS / 3 * (np.sum(half**2) - half**2)
         self.model.body_inertia[body] = inertia
 

@@ -18,7 +18,13 @@ from gymnasium import spaces
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim.aloha import vx300s
-from qwen_vla_ros.sim.aloha.scene import INSERTION, TRANSFER, instruction_for, target_in
+from qwen_vla_ros.sim.aloha.scene import (
+    INSERTION,
+    TRANSFER,
+    AlohaScene,
+    instruction_for,
+    target_in,
+)
 from qwen_vla_ros.sim.aloha.world import TIME_LIMIT_S, VIEWS, AlohaWorld
 from qwen_vla_ros.sim.cameras import SIZE
 from qwen_vla_ros.sim.environment import rows_in_order
@@ -147,14 +153,17 @@ def run_episode(
     instruction: str | None = None,
     replan_steps: int = REPLAN_STEPS,
     on_step: Callable[[], None] | None = None,
+    scene: AlohaScene | None = None,
 ) -> dict[str, Any]:
     """
     Run one episode synchronously (the world waits for the policy) and return its facts.
 
     target is the object that counts; instruction, when given, is what the policy reads. The first
-    replan_steps rows of each chunk after its row 0 are executed; on_step hears of each.
+    replan_steps rows of each chunk after its row 0 are executed; on_step hears of each. scene: in
+    the place of the seed's.
     """
-    env.reset(seed=seed, options={'target': target, 'instruction': instruction})
+    options = {'target': target, 'instruction': instruction, 'scene': scene}
+    env.reset(seed=seed, options=options)
     policy.reset()
     inferences, ended = 0, False
     while not ended:

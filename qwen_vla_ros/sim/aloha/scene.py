@@ -38,12 +38,17 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class AlohaObject:
-    """One object: the body of the model, its colour, its centre in table (m), its yaw in rad."""
+    """
+    One object: the body of the model, its colour, its centre in table (m), its yaw in rad.
+
+    rgb: a shade in the place of its colour's own.
+    """
 
     body: str
     colour: str
     position: tuple[float, float, float]
     yaw: float
+    rgb: tuple[float, float, float] | None = None
 
     @property
     def shape(self) -> str:

@@ -75,7 +75,7 @@ class AlohaWorld:
         for index, body in enumerate(mjcf.OBJECTS):
             self._put_away(index, body)
         for item in self.scene.objects:
-            self._dress_object(item.body, COLOURS[item.colour])
+            self._dress_object(item.body, item.rgb or COLOURS[item.colour])
             self.place_object(item.name, item.position, item.yaw)
         self.target = self.scene.target
         self._touched: list[str] = []

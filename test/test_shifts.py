@@ -1,0 +1,164 @@
+"""Each shift changes its own part of a world, beyond training, and nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.evaluate.episodes import task_of_seed
+from qwen_vla_ros.evaluate.shifts import (
+    SHIFTS,
+    aloha_task,
+    check_shifts,
+    is_lost,
+    rooms_task,
+    tabletop_task,
+)
+from qwen_vla_ros.sim.aloha import scene as aloha
+from qwen_vla_ros.sim.rooms.tasks import sample_task
+from qwen_vla_ros.sim.scene import (
+    AREA_LOWER,
+    AREA_UPPER,
+    COLOURS,
+    SHAPES,
+    TEMPLATES,
+    sample_scene,
+)
+from qwen_vla_ros.sim.world import TabletopWorld
+
+SEEDS = range(30)
+
+
+def changed(shift, seed):
+    """Return the names of what differs from the seed's own world."""
+    task, plain, scene = tabletop_task(shift, seed), task_of_seed(seed), sample_scene(seed)
+    parts = {
+        'target': task.target != plain.target,
+        'instruction': task.instruction != plain.instruction,
+        'objects': task.scene.objects != scene.objects,
+        'surroundings': task.scene.surroundings != scene.surroundings,
+        'posture': task.scene.posture != scene.posture,
+        'further': bool(task.further),
+    }
+    return {name for name, differs in parts.items() if differs}
+
+
+@pytest.mark.parametrize(
+    ('shift', 'part'),
+    [
+        ('none', set()),
+        ('colour', {'objects'}),
+        ('instance', {'objects'}),
+        ('position', {'objects'}),
+        ('background', {'surroundings'}),
+        ('lighting', {'surroundings'}),
+        ('camera', {'surroundings'}),
+        ('instruction', {'instruction'}),
+        ('moving', {'further'}),
+    ],
+)
+def test_a_shift_changes_one_thing_and_always_the_same(shift, part):
+    for seed in SEEDS:
+        assert changed(shift, seed) == part
+        assert tabletop_task(shift, seed) == tabletop_task(shift, seed)
+
+
+def test_colours_keep_their_names_and_leave_their_shade():
+    for seed in SEEDS:
+        for item, plain in zip(
+            tabletop_task('colour', seed).scene.objects, sample_scene(seed).objects, strict=True
+        ):
+            assert replace(item, rgb=None) == plain
+            assert np.abs(np.array(item.rgb) - COLOURS[item.colour]).max() > 0.1
+            assert min(item.rgb) >= 0 and max(item.rgb) <= 1
+
+
+def test_instances_are_smaller_or_larger_and_stand_on_the_table():
+    for seed in SEEDS:
+        for item in tabletop_task('instance', seed).scene.objects:
+            assert 0.7 <= item.scale <= 0.8 or 1.25 <= item.scale <= 1.4
+            assert item.position[2] == pytest.approx(item.scale * SHAPES[item.shape] / 2)
+
+
+def test_positions_lie_beyond_the_area_of_training():
+    for seed in SEEDS:
+        for item in tabletop_task('position', seed).scene.objects:
+            assert item.position[0] <= AREA_LOWER[0] or item.position[0] >= AREA_UPPER[0]
+
+
+def test_surroundings_lie_beyond_those_of_training():
+    for seed in SEEDS:
+        room = tabletop_task('background', seed).scene.surroundings
+        assert np.ptp(room.table_rgb) > 0.15  # training: grey within 0.1
+        room = tabletop_task('lighting', seed).scene.surroundings
+        assert not 0.45 <= room.light <= 0.7
+        room = tabletop_task('camera', seed).scene.surroundings
+        assert 0.02 <= np.linalg.norm(room.camera_shift) <= 0.04
+        assert np.radians(3) <= np.linalg.norm(room.camera_turn) <= np.radians(5)
+
+
+def test_sentences_are_none_of_training_s_and_name_the_target():
+    for seed in SEEDS:
+        task = tabletop_task('instruction', seed)
+        assert task.target in task.instruction
+        assert task.instruction not in [t.format(name=task.target) for t in TEMPLATES]
+
+
+def test_a_moving_target_glides_at_its_speed():
+    world = TabletopWorld(render=False)
+    task = tabletop_task('moving', 3)
+    velocity = np.array(task.further['drift'])
+    assert 0.02 <= np.linalg.norm(velocity) <= 0.05
+    world.reset(3, task.scene)
+    before = world.object_positions()
+    world.drift_object(task.target, velocity)
+    world.step(1.0)
+    after = world.object_positions()
+    np.testing.assert_allclose((after[task.target] - before[task.target])[:2], velocity, atol=2e-3)
+    others = [name for name in world.scene.names if name != task.target]
+    assert all(np.abs(after[name] - before[name]).max() < 1e-3 for name in others)
+    world.reset(3)
+    assert np.abs(world.object_positions()[task.target] - before[task.target]).max() < 1e-3
+    world.step(0.5)
+    assert np.abs(world.object_positions()[task.target] - before[task.target]).max() < 1e-3
+    world.close()
+
+
+def test_a_target_beyond_the_table_is_lost():
+    assert not is_lost(np.array([0.3, 0.0, 0.02]))
+    assert is_lost(np.array([0.3, 0.31, 0.02])) and is_lost(np.array([0.51, 0.0, 0.02]))
+
+
+@pytest.mark.parametrize('task', aloha.TASKS)
+def test_aloha_s_shifts_change_one_thing(task):
+    for shift in SHIFTS['aloha']:
+        found, scene = aloha_task(task, shift, 4), aloha.sample_scene(4, task)
+        plain = aloha_task(task, 'none', 4)
+        assert found.target == plain.target and found == aloha_task(task, shift, 4)
+        differs = {
+            'colour': found.scene.objects != scene.objects,
+            'instruction': found.instruction != plain.instruction,
+        }
+        room = found.scene.surroundings != scene.surroundings
+        assert room == (shift in ('background', 'lighting', 'camera'))
+        assert [name for name, is_so in differs.items() if is_so] == (
+            [shift] if shift in differs else []
+        )
+    words = aloha_task(task, 'instruction', 4).instruction
+    assert plain.target in words and '{' not in words
+
+
+def test_rooms_are_named_in_other_words():
+    own, other = sample_task(2), rooms_task('instruction', 2)
+    assert rooms_task('none', 2).instruction == own.instruction
+    assert other.instruction != own.instruction and own.goal.name in other.instruction
+
+
+def test_shifts_are_chosen_by_name():
+    assert check_shifts('mobile_base', ['all']) == ['none', 'instruction']
+    assert check_shifts('widowx', ['camera']) == ['camera']
+    with pytest.raises(QwenVlaError, match='mobile_base has no camera; choose from none'):
+        check_shifts('mobile_base', ['camera'])
+    with pytest.raises(QwenVlaError, match='no simulated franka; choose from widowx'):
+        check_shifts('franka', ['all'])
