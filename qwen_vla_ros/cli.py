@@ -84,6 +84,16 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         from qwen_vla_ros.data.convert_command import cli_arguments as convert_arguments
 
         convert_arguments(convert)
+    card = _add(commands, 'card', 'what is in a data set, as one HTML page', _card)
+    if words[:1] == ['card']:
+        from qwen_vla_ros.data.card import cli_arguments as card_arguments
+
+        card_arguments(card)
+    data = _add(commands, 'data', 'one training batch of data sets, and its shapes', _data)
+    if words[:1] == ['data']:
+        from qwen_vla_ros.data.batch import cli_arguments as data_arguments
+
+        data_arguments(data)
     check = _add(commands, 'check', "an arm's home pose and signs, its camera's place", _check)
     if words[:1] == ['check']:
         from qwen_vla_ros.checks.command import cli_arguments as check_arguments
@@ -409,6 +419,20 @@ def _record(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     """Convert data sets."""
     from qwen_vla_ros.data.convert_command import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _card(args: argparse.Namespace) -> int:
+    """Write a data card."""
+    from qwen_vla_ros.data.card import run_from_arguments
+
+    return run_from_arguments(args)
+
+
+def _data(args: argparse.Namespace) -> int:
+    """Draw a batch."""
+    from qwen_vla_ros.data.batch import run_from_arguments
 
     return run_from_arguments(args)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_vla_ros.data.statistics import fingerprint
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.checkpoint import (
@@ -181,6 +182,19 @@ def test_nan_in_statistics_is_named(copy):
         load_policy(copy, WIDOWX, 'cpu')
 
 
+def test_it_says_which_statistics_it_was_trained_with_and_refuses_others(copy):
+    path = copy / 'statistics.json'
+    told = json.loads((copy / 'training.json').read_text())['statistics_sha256']['widowx']
+    table = json.loads(path.read_text())
+    for key, quantiles in table['widowx']['abs_joint'].items():
+        low, high = zip(*quantiles.values(), strict=True)
+        assert told[key] == fingerprint('widowx', list(quantiles), low, high)
+    table['widowx']['abs_joint']['state']['waist'][1] += 1e-9
+    path.write_text(json.dumps(table))
+    with pytest.raises(QwenVlaError, match='widowx: not the statistics that it was trained'):
+        load_policy(copy, WIDOWX, 'cpu')
+
+
 def test_statistics_in_another_order_are_refused(copy):
     path = copy / 'statistics.json'
     data = json.loads(path.read_text())
@@ -213,7 +227,9 @@ def test_saving_over_a_checkpoint_replaces_it_whole(saved, copy):
         [TrainedRobot(WIDOWX, 'abs_joint', statistics)],
         {'command': 'b'},
     )
-    assert json.loads((copy / 'training.json').read_text()) == {'command': 'b'}
+    told = json.loads((copy / 'training.json').read_text())
+    assert told.keys() == {'command', 'statistics_sha256'}
+    assert told['command'] == 'b'
     assert not (copy / 'stale.txt').exists()
     assert [path.name for path in copy.parent.iterdir()] == ['copy']
 

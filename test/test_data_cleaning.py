@@ -54,8 +54,8 @@ def test_steps_are_summed_and_positions_are_not():
     [
         (moving(), []),
         (EpisodeFacts('s', 0, unreadable='damaged'), ['unreadable']),
-        (moving(lost=5), []),
-        (moving(lost=6), ['missing frames']),
+        (moving(lost=5, of=55), []),
+        (moving(lost=6, of=56), ['missing frames']),
         (moving(7), ['too short']),
         (moving(6001), ['too long']),
         (moving(waist=0.03, gripper=0.001), ['still']),

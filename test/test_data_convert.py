@@ -16,6 +16,7 @@ import lerobot_fixture as made
 from pyarrow import parquet
 
 from qwen_vla_ros import cli
+from qwen_vla_ros.data import conversion
 from qwen_vla_ros.data.cleaning import Thresholds
 from qwen_vla_ros.data.conversion import Conversion, convert, units_of
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
@@ -113,6 +114,41 @@ def test_av1(tmp_path, monkeypatch):
         for frame in range(count):
             image = after.sample(episode, frame).images['top']
             assert abs(image.mean() - made.grey(episode, frame)) <= 3
+
+
+def broken(monkeypatch, folder, lost):
+    """Let the frames that are lost be missing from the first episode."""
+    robot = LeRobotEpisodes(folder, 2)
+
+    def stream(episode):
+        for sample in LeRobotEpisodes.stream(robot, episode):
+            if episode or sample.place.frame not in lost:
+                yield sample
+
+    monkeypatch.setattr(robot, 'stream', stream, raising=False)
+    monkeypatch.setattr(conversion, 'opened', lambda unit: robot)
+
+
+def test_an_episode_with_a_hole_becomes_two_whose_times_do_not_lie(tmp_path, monkeypatch):
+    folder = made.write_v3(tmp_path / 'in')
+    broken(monkeypatch, folder, lost={0, 2})
+    report = lerobot(folder, tmp_path / 'out', thresholds=Thresholds(1, max_missing_share=0.2))
+    assert report.rejected == ()
+    after = LeRobotEpisodes(tmp_path / 'out', 1)
+    assert [after.frames(e) for e in range(3)] == [1, 3, 4]
+    found = [sample.actions[0, 0] for sample in after.stream(1)]
+    assert found == [3.0, 4.0, 5.0]
+    assert after.sample(1, 0).stamp_ns == 0
+
+
+def test_an_episode_with_too_many_holes_is_left_out(tmp_path, monkeypatch):
+    folder = made.write_v3(tmp_path / 'in')
+    broken(monkeypatch, folder, lost={1, 3})
+    report = lerobot(folder, tmp_path / 'out')
+    assert {str(item).partition(': missing')[2] for item in report.rejected} == {
+        ' frames: 2 of 6 are lost'
+    }
+    assert len(report.rejected) == 3
 
 
 KILLED = """

@@ -2,7 +2,8 @@
 Which episodes are not trained on, and why (paper, section 3.2.1), decided over a whole set.
 
   unreadable      a picture, a row or a file is damaged: what the reader said
-  missing frames  more of its middle is lost than max_missing_share
+  missing frames  more of its middle is lost than max_missing_share; where less is lost, the
+                  unbroken pieces are episodes of their own
   too short       fewer frames than min_frames, or than 1 / length_factor of the median
   too long        longer than max_seconds, or than length_factor times the median
   still           no channel varies by more than still_share of the set's q99 - q01
@@ -54,16 +55,21 @@ class EpisodeFacts:
     """
     What the decision needs of one episode: its length and how each action channel moved.
 
+    An episode that is broken by lost frames is several of these, one for each unbroken piece.
+    first       where the piece begins in its episode
+    lost, of    frames of the whole episode that gave no sample, between the first and the last
+                that did, and how many there are between these
     unreadable  what the reader said, or ''; then the rest is empty
-    lost        frames that gave no sample, between the first and the last that did
     std, span, net, way   [A]: standard deviation, max - min, last - first (the sum, for a channel
                 of displacements), and the sum of the absolute steps
     """
 
     source: str
     episode: int
+    first: int = 0
     frames: int = 0
     lost: int = 0
+    of: int = 0
     rate_hz: float = 0.0
     instructions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -88,16 +94,18 @@ class EpisodeFacts:
 
 @dataclass(frozen=True)
 class Rejection:
-    """One episode that is left out; reason is one of the module's, told says it in full."""
+    """One episode or piece that is left out; reason is one of the module's, told in full."""
 
     source: str
     episode: int
+    first: int
     reason: str
     told: str
 
     def __str__(self) -> str:
         """Return one line."""
-        return f'{self.source}: episode {self.episode}: {self.reason}: {self.told}'
+        piece = f' from frame {self.first}' if self.first else ''
+        return f'{self.source}: episode {self.episode}{piece}: {self.reason}: {self.told}'
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ def judge(
         for check in (_unreadable, _missing, *moving):
             said = check(facts, median, spread, thresholds)
             if said is not None:
-                found.append(Rejection(facts.source, facts.episode, *said))
+                found.append(Rejection(facts.source, facts.episode, facts.first, *said))
                 break
     return CleaningReport(len(episodes), tuple(found), thresholds)
 
@@ -189,10 +197,9 @@ def _unreadable(facts: EpisodeFacts, median: float, spread: Any, limits: Thresho
 
 
 def _missing(facts: EpisodeFacts, median: float, spread: Any, limits: Thresholds) -> Said:
-    total = facts.frames + facts.lost
-    if facts.lost <= limits.max_missing_share * total:
+    if facts.lost <= limits.max_missing_share * facts.of:
         return None
-    return 'missing frames', f'{facts.lost} of {total} are lost'
+    return 'missing frames', f'{facts.lost} of {facts.of} are lost'
 
 
 def _length(facts: EpisodeFacts, median: float, spread: Any, limits: Thresholds) -> Said:

@@ -193,19 +193,22 @@ def _end_with_parent() -> None:
 
 
 def make_part(unit: Unit, target: Target, folder: Path) -> None:
-    """Write one episode's part and its facts; an episode that cannot be read becomes a fact."""
+    """
+    Write one episode's part: a folder a piece, and their facts.
+
+    An episode that cannot be read becomes a fact.
+    """
     beside = folder.with_name(f'.{folder.name}')
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
-        facts, actions = _write_runs(unit, target, beside)
+        facts = _write_pieces(unit, target, beside)
     except (_UnreadableError, SampleError) as error:
         shutil.rmtree(beside)
         beside.mkdir()
-        facts = EpisodeFacts(unit.source, unit.episode, unreadable=str(error))
-    else:
-        np.save(beside / ACTIONS, actions)
-    (beside / FACTS).write_text(json.dumps(facts.as_dict()), encoding='utf-8')
+        facts = [EpisodeFacts(unit.source, unit.episode, unreadable=str(error))]
+    told = [fact.as_dict() for fact in facts]
+    (beside / FACTS).write_text(json.dumps(told), encoding='utf-8')
     beside.rename(folder)
 
 
@@ -213,42 +216,34 @@ class _UnreadableError(Exception):
     """What a reader said of an episode; an error of the writer stays what it is."""
 
 
-def _write_runs(unit: Unit, target: Target, folder: Path) -> tuple[EpisodeFacts, np.ndarray]:
-    """Write each unbroken run of frames; keep the longest, and return its facts and actions."""
+def _write_pieces(unit: Unit, target: Target, folder: Path) -> list[EpisodeFacts]:
+    """Write each unbroken run of frames; return their facts."""
     rate_hz, stream = _begin(unit)
-    runs: list[_Run] = []
+    pieces: list[_Piece] = []
     for sample in stream:
         frame = sample.place.frame
         if sample.actions.size and not _usable(sample.mask[0], target):
             continue
-        if not runs or frame != runs[-1].end:
-            if runs:
-                runs[-1].part.close()
-            place = folder / f'run-{len(runs)}'
+        if not pieces or frame != pieces[-1].end:
+            if pieces:
+                pieces[-1].part.close()
+            place = folder / f'{len(pieces):03d}'
             place.mkdir()
-            runs.append(_Run(place, frame, frame, target.part(place, rate_hz)))
-        runs[-1].add(sample)
-    if not runs:
+            pieces.append(_Piece(place, frame, frame, target.part(place, rate_hz)))
+        pieces[-1].add(sample)
+    if not pieces:
         raise _UnreadableError('no frame of it gives an observation and a row of actions')
-    runs[-1].part.close()
-    best = max(runs, key=lambda run: run.end - run.start)
-    for file in best.folder.iterdir():
-        file.rename(folder / file.name)
-    for run in runs:
-        shutil.rmtree(run.folder)
-    frames = best.end - best.start
-    facts = facts_of(
-        best.whole_rows(),
-        best.names,
-        source=unit.source,
-        episode=unit.episode,
-        frames=frames,
-        lost=runs[-1].end - runs[0].start - frames,
-        rate_hz=rate_hz,
-        instructions=tuple(best.sentences),
-        success=success_of(opened(unit), unit.episode),
-    )
-    return facts, best.whole_rows()
+    pieces[-1].part.close()
+    span = pieces[-1].end - pieces[0].start
+    known = {
+        'source': unit.source,
+        'episode': unit.episode,
+        'lost': span - sum(piece.end - piece.start for piece in pieces),
+        'of': span,
+        'rate_hz': rate_hz,
+        'success': success_of(opened(unit), unit.episode),
+    }
+    return [piece.finish(known) for piece in pieces]
 
 
 def _usable(mask: np.ndarray, target: Target) -> bool:
@@ -256,7 +251,7 @@ def _usable(mask: np.ndarray, target: Target) -> bool:
 
 
 @dataclass
-class _Run:
+class _Piece:
     """An unbroken run of frames: from start to before end, and what judges it."""
 
     folder: Path
@@ -275,10 +270,19 @@ class _Run:
         if sample.mask[:1].all():
             self.rows.append(sample.actions[:1])
 
-    def whole_rows(self) -> np.ndarray:
-        """Return the rows of actions without a hole [F, A]."""
+    def finish(self, known: Mapping[str, Any]) -> EpisodeFacts:
+        """Store the rows of actions that have no hole [F, A], and return the facts."""
         empty = np.zeros((0, len(self.names)), np.float32)
-        return np.concatenate([empty, *self.rows])
+        rows = np.concatenate([empty, *self.rows])
+        np.save(self.folder / ACTIONS, rows)
+        return facts_of(
+            rows,
+            self.names,
+            first=self.start,
+            frames=self.end - self.start,
+            instructions=tuple(self.sentences),
+            **known,
+        )
 
 
 def _begin(unit: Unit) -> tuple[float, Iterator[Sample]]:
@@ -362,17 +366,19 @@ def _spread(source: str) -> list[str]:
 
 def _join(work: Path, asked: Conversion, out: Path) -> CleaningReport:
     """Judge all parts, join those that are kept, and give the folder its name."""
-    parts = [_part(work, i) for i in range(len(asked.units))]
-    facts = [
-        EpisodeFacts.from_dict(json.loads((part / FACTS).read_text(encoding='utf-8')))
-        for part in parts
-    ]
+    parts: list[Path] = []
+    facts: list[EpisodeFacts] = []
+    for index in range(len(asked.units)):
+        part = _part(work, index)
+        for piece, told in enumerate(json.loads((part / FACTS).read_text(encoding='utf-8'))):
+            parts.append(part / f'{piece:03d}')
+            facts.append(EpisodeFacts.from_dict(told))
     report = judge(facts, _spreads(parts, facts), asked.thresholds)
-    rejected = {(item.source, item.episode) for item in report.rejected}
+    rejected = {(item.source, item.episode, item.first) for item in report.rejected}
     kept = [
         (part, fact)
         for part, fact in zip(parts, facts, strict=True)
-        if (fact.source, fact.episode) not in rejected
+        if (fact.source, fact.episode, fact.first) not in rejected
     ]
     if not kept:
         first = report.rejected[0]

@@ -96,6 +96,18 @@ class Counter:
         middle = (reached.argmax(1) + 0.5) / (BINS // 2) - 1
         return tuple((middle * 2.0**self._exponents).tolist())
 
+    def histogram(self, channel: int, bars: int) -> tuple[np.ndarray, float, float]:
+        """Return counts [bars] of a channel between its smallest and largest bin, and these."""
+        counts = self._counts[channel]
+        held = np.flatnonzero(counts)
+        if not len(held):
+            raise QwenVlaError('statistics: no row was counted')
+        first, last = int(held[0]), int(held[-1]) + 1
+        bar = (np.arange(first, last) - first) * bars // (last - first)
+        size = 2.0 ** int(self._exponents[channel]) / (BINS // 2)
+        found = np.bincount(bar, counts[first:last], minlength=bars).astype(np.int64)
+        return found, (first - BINS // 2) * size, (last - BINS // 2) * size
+
     def _widen(self, largest: np.ndarray) -> None:
         """Double a channel's range until its largest magnitude lies inside."""
         quarter = BINS // 4

@@ -9,7 +9,8 @@ statistics.json    q01/q99 by name, per embodiment and layout; absent until ther
                    from_pretrained() reads the weights, and no robot moves
 embodiments/*.yaml the contracts as trained, one a robot
 training.json      command, seed, duration, machine, measured figures; "text" where the model
-                   learnt to answer (ask.py)
+                   learnt to answer (ask.py); "statistics_sha256" of each table of statistics.json,
+                   as the data sets and caches of qwen-vla convert name theirs
 """
 
 import json
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 from qwen_vla_ros.compatibility.training import describe_training
+from qwen_vla_ros.data.statistics import fingerprint
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.model.adapters import load_adapters
 from qwen_vla_ros.model.config import QwenVLAConfig
@@ -52,6 +54,8 @@ from qwen_vla_ros.transforms import (
     WritePrompt,
     WriteState,
 )
+
+FINGERPRINTS = 'statistics_sha256'  # the key of training.json
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ def save_checkpoint(
         )
     files: dict[str, Any] = {'config.json': model.config.to_dict(), 'training.json': training}
     if all(robot.statistics is not None for robot in robots):
+        files['training.json'] = {**training, FINGERPRINTS: _fingerprints(robots)}
         files['statistics.json'] = {
             robot.embodiment.name: {robot.layout: statistics_to_json(robot.statistics)}
             for robot in robots
@@ -195,6 +200,33 @@ def save_checkpoint(
         (beside / name).write_text(json.dumps(dict(data), indent=2) + '\n')
     beside.chmod(0o755)
     _replace(folder, beside)
+
+
+def _fingerprints(robots: Sequence[TrainedRobot]) -> dict[str, dict[str, str]]:
+    """Return robot -> 'actions' and 'state' -> the hash of their quantiles."""
+    return {
+        robot.embodiment.name: {
+            key: fingerprint(robot.embodiment.name, q.names, q.q01.tolist(), q.q99.tolist())
+            for key, q in (robot.statistics or {}).items()
+        }
+        for robot in robots
+    }
+
+
+def _refuse_other_statistics(folder: Path, robots: Sequence[TrainedRobot]) -> None:
+    """Raise CheckpointError unless statistics.json is what the weights were trained with."""
+    path = folder / 'training.json'
+    told = _read_json(path) if path.is_file() else {}
+    wanted = told.get(FINGERPRINTS) if isinstance(told, dict) else None
+    if wanted is None:  # written before checkpoints said it
+        return
+    found = _fingerprints(robots)
+    for name, hashes in found.items():
+        if wanted.get(name) != hashes:
+            raise CheckpointError(
+                f'{folder}/statistics.json: {name}: not the statistics that it was trained with '
+                f'({FINGERPRINTS} in training.json); put the file of the training back'
+            )
 
 
 def _refuse_changed_layers(model: QwenVLA) -> None:
@@ -351,7 +383,9 @@ def read_robots(folder: Path) -> list[TrainedRobot]:
     contracts = sorted((folder / 'embodiments').glob('*.yaml'))
     if not contracts:
         raise CheckpointError(f'{folder}/embodiments: no contract found (*.yaml)')
-    return [_trained_robot(folder, Embodiment.load(path), statistics) for path in contracts]
+    robots = [_trained_robot(folder, Embodiment.load(path), statistics) for path in contracts]
+    _refuse_other_statistics(folder, robots)
+    return robots
 
 
 def _trained_robot(folder: Path, embodiment: Embodiment, statistics: Any) -> TrainedRobot:
