@@ -17,12 +17,11 @@ from qwen_vla_ros.data.synthetic.command import run_from_arguments
 from qwen_vla_ros.data.synthetic.families import FAMILIES
 from qwen_vla_ros.data.synthetic.generate import (
     Block,
-    in_processes,
     make_block,
     make_episode,
-    over_ray,
 )
 from qwen_vla_ros.data.synthetic.report import rejected_shares, write_report
+from qwen_vla_ros.data.synthetic.runners import in_processes, over_ray
 from qwen_vla_ros.data.synthetic.text_action import Order, TextActionEpisodes, synthesise
 from qwen_vla_ros.data.synthetic.turns import matrices
 from qwen_vla_ros.errors import QwenVlaError
@@ -79,8 +78,8 @@ def test_a_cut_run_goes_on_after_its_last_file(tmp_path, monkeypatch):
     )
     synthesise(whole, in_processes(1))
 
-    def dies(blocks):
-        yield from islice(in_processes(1)(blocks), 2)
+    def dies(make, blocks):
+        yield from islice(in_processes(1)(make, blocks), 2)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -88,9 +87,9 @@ def test_a_cut_run_goes_on_after_its_last_file(tmp_path, monkeypatch):
     assert set_files.finished_files(cut.folder / 'ur5e', 5)[0] == 2
     asked = []
 
-    def counts(blocks):
+    def counts(make, blocks):
         asked.extend(blocks)
-        return in_processes(1)(blocks)
+        return in_processes(1)(make, blocks)
 
     assert synthesise(cut, counts)[0] == 1
     assert [(block.first, block.count) for block in asked] == [(4, 1)]

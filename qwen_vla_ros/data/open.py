@@ -115,6 +115,12 @@ def _no_text_action(path: Path) -> str:
     return '' if (path / TEXT_ACTION).is_file() else f'no {TEXT_ACTION}'
 
 
+def _subtasks(spec: SetSpec) -> Episodes:
+    from qwen_vla_ros.data.synthetic.vision_action import SubtaskEpisodes
+
+    return SubtaskEpisodes(spec.path, spec.horizon or HORIZON)
+
+
 def _text_action(spec: SetSpec) -> Episodes:
     from qwen_vla_ros.data.synthetic.text_action import TextActionEpisodes
 
@@ -172,6 +178,12 @@ FORMATS: dict[str, Format] = {
         _no_text_action,
         _text_action,
         ('horizon', 'layout'),
+    ),
+    'subtasks': Format(
+        'a synthetic vision-action set cut into subtasks',
+        lambda path: 'asked for by name only',
+        _subtasks,
+        ('horizon',),
     ),
     'bag': Format(
         'rosbag2, MCAP and SQLite', _no_bag, _open_bags, ('horizon', 'layout', 'instruction')

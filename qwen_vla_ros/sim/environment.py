@@ -38,7 +38,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     ) -> None:
         """Make the world; size is (h, w) of the images, images=False leaves them out."""
         self.render_mode = render_mode
-        self.world = TabletopWorld(render=images or render_mode is not None)
+        self.world = self.make_world(images or render_mode is not None)
         self._size, self._views = size, VIEWS if images else ()
         pixels = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(
@@ -50,6 +50,10 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         )
         lower, upper = arm.LOWER.astype(np.float32), arm.UPPER.astype(np.float32)
         self.action_space = spaces.Box(lower, upper, dtype=np.float32)
+
+    def make_world(self, render: bool) -> TabletopWorld:
+        """Return the world of this environment."""
+        return TabletopWorld(render)
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None

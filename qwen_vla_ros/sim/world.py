@@ -72,7 +72,7 @@ class TabletopWorld:
 
     def __init__(self, render: bool = True, timestep_s: float = TIMESTEP_S) -> None:
         """Compile the model and reset to scene 0."""
-        self.model = mujoco.MjModel.from_xml_string(mjcf.tabletop_xml(timestep_s))
+        self.model = mujoco.MjModel.from_xml_string(self._xml(timestep_s))
         self.data = mujoco.MjData(self.model)
         self._cameras = Cameras(self.model, self.data, VIEWS, render)
         names = (*arm.JOINT_NAMES, 'right_finger')
@@ -226,6 +226,10 @@ class TabletopWorld:
         return self._cameras.project(view, points, size)
 
     # Inside ------------------------------------------------------------------------------------
+
+    def _xml(self, timestep_s: float) -> str:
+        """Return the MJCF text of the world."""
+        return mjcf.tabletop_xml(timestep_s)
 
     def _merge_targets(self, named: Mapping[str, float]) -> np.ndarray:
         """Return the present targets [7] with some replaced by name."""

@@ -1,20 +1,14 @@
 """
-Text-action episodes in blocks: the same ones whoever makes them, in processes or over Ray.
+Text-action episodes: the same ones whoever makes them.
 
 Episode n of an arm is a function of (seed, arm, n) alone: its family is the n-th in turn, its
 generator is seeded by the three. A task that the arm cannot do is counted by its reason and drawn
-again from the same generator. Blocks of episodes come back in their order however many workers
-make them, so files are written in order and a run that is cut goes on after its last file.
+again from the same generator.
 """
 
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +24,6 @@ BLOCK = 16  # episodes that a worker makes at once
 TRIES = 60
 PACE = (0.4, 0.9)  # share of the arm's speeds
 START_RAD = 0.15  # the first posture, around home
-AHEAD = 3  # blocks a worker that are asked for before they are needed
 
 
 @dataclass(frozen=True)
@@ -42,9 +35,6 @@ class Block:
     count: int
     seed: int
     families: tuple[str, ...] = tuple(FAMILIES)
-
-
-Runner = Callable[[Sequence[Block]], Iterator[list[Recorded]]]
 
 
 def make_block(block: Block) -> list[Recorded]:
@@ -76,59 +66,6 @@ def make_episode(arm: str, number: int, seed: int, families: Sequence[str]) -> R
 def model_of(arm: str) -> ArmModel:
     """Return the model of an arm, built once in a process."""
     return ArmModel(ARMS[arm])
-
-
-def in_processes(workers: int) -> Runner:
-    """Return a runner on this machine; one worker is this process."""
-
-    def run(blocks: Sequence[Block]) -> Iterator[list[Recorded]]:
-        if workers == 1:
-            yield from map(make_block, blocks)
-            return
-        before = {name: os.environ.get(name) for name in ('OPENBLAS_NUM_THREADS',)}
-        os.environ['OPENBLAS_NUM_THREADS'] = '1'  # the processes share the cores already
-        try:
-            context = multiprocessing.get_context('spawn')
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                yield from _in_order(blocks, lambda block: pool.submit(make_block, block), workers)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-    return run
-
-
-def over_ray(address: str) -> Runner:
-    """Return a runner on a Ray cluster ('auto', an address, or 'local': this machine's cores)."""
-    try:
-        import ray
-    except ImportError as error:
-        raise QwenVlaError(f"--ray: {error}; pip install 'qwen_vla_ros[ray]'") from error
-
-    def run(blocks: Sequence[Block]) -> Iterator[list[Recorded]]:
-        if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False)
-        remote = ray.remote(make_block)
-        workers = max(int(ray.cluster_resources().get('CPU', 1)), 1)
-        yield from _in_order(blocks, lambda block: remote.remote(block).future(), workers)
-
-    return run
-
-
-def _in_order(
-    blocks: Sequence[Block], submit: Callable[[Block], 'Future[Any]'], workers: int
-) -> Iterator[list[Recorded]]:
-    """Yield results in the order of blocks, with a bounded number of them under way."""
-    waiting: deque[Future[Any]] = deque()
-    for block in blocks:
-        waiting.append(submit(block))
-        if len(waiting) >= workers * AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _first_posture(model: ArmModel, rng: np.random.Generator) -> np.ndarray:

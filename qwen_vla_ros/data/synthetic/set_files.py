@@ -26,6 +26,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 
+ORDER = 'order.json'
 EPISODES_A_FILE = 128
 FILES_A_CHUNK = 1000
 DATA = 'data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet'
@@ -49,6 +50,11 @@ class Recorded:
     def length(self) -> int:
         """Return the number of rows."""
         return len(self.columns['action'])
+
+    def step_starts(self) -> list[int]:
+        """Return the row at which each step begins."""
+        numbers = self.columns['step']
+        return [int(np.argmax(numbers == number)) for number in range(len(self.steps))]
 
 
 def file_path(folder: Path, pattern: str, number: int) -> Path:
@@ -103,6 +109,7 @@ def write_episodes(
         'dataset_from_index': starts[:-1],
         'dataset_to_index': starts[1:],
         'steps': [list(episode.steps) for episode in episodes],
+        'step_starts': [episode.step_starts() for episode in episodes],
         **{key: [episode.told[key] for episode in episodes] for key in episodes[0].told},
         **(extra or {}),
     }
@@ -110,6 +117,57 @@ def write_episodes(
     meta = file_path(folder, EPISODES, number)
     beside_then_renamed(meta, lambda beside: parquet.write_table(table, beside))
     return starts[-1] - first_row
+
+
+class SetWriter:
+    """A set's folder while it is written: what is done, and episodes that wait for a file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        rate_hz: int,
+        extra: Callable[[Sequence[int], int], Mapping[str, Sequence[Any]]] | None = None,
+    ) -> None:
+        """
+        Find what is whole already of a set of `count` episodes.
+
+        extra  lengths, number of the first -> more columns of meta/episodes
+        """
+        self.folder = folder
+        self._count, self._rate_hz, self._extra = count, rate_hz, extra
+        self._number, self._row = finished_files(folder, count)
+        self.done = min(self._number * EPISODES_A_FILE, count)
+        self._waiting: list[Recorded] = []
+
+    def blocks(self, size: int) -> list[tuple[int, int]]:
+        """Return first and number of what is still to be made; none crosses a file's end."""
+        starts = range(self.done, self._count, size)
+        return [(start, min(size, self._count - start)) for start in starts]
+
+    def add(self, episodes: Sequence[Recorded]) -> None:
+        """Take the next episodes, and write a file when it is full or the last one."""
+        self._waiting += episodes
+        full = len(self._waiting) == EPISODES_A_FILE
+        if full or self.done + len(self._waiting) == self._count:
+            lengths = [episode.length for episode in self._waiting]
+            extra = self._extra(lengths, self.done) if self._extra else None
+            self._row += write_episodes(
+                self.folder, self._number, self._row, self._waiting, self._rate_hz, extra
+            )
+            self.done, self._number = self.done + len(self._waiting), self._number + 1
+            self._waiting = []
+
+
+def begun_as(folder: Path, told: Mapping[str, Any]) -> None:
+    """Note what a folder is made of; one that was begun with something else is refused."""
+    path, text = folder / ORDER, json.dumps(told)
+    if not path.exists():
+        beside_then_renamed(path, lambda beside: beside.write_text(text))
+    elif path.read_text() != text:
+        raise QwenVlaError(
+            f'{path}: begun as {path.read_text()}, now asked for as {text}; choose another folder'
+        )
 
 
 def finish(
@@ -214,7 +272,7 @@ def _table(pyarrow: Any, episode: Recorded, index: int, first_row: int, rate_hz:
 
 def _typed(pyarrow: Any, key: str, values: Sequence[Any]) -> Any:
     """Return a column; empty lists do not tell their type, so texts in lists are said to be it."""
-    texts = key in ('tasks', 'steps', 'rejected')
+    texts = key in ('tasks', 'steps', 'step_kinds', 'rejected')
     return pyarrow.array(values, pyarrow.list_(pyarrow.string()) if texts else None)
 
 

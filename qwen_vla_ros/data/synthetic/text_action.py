@@ -9,7 +9,6 @@ trajectory (the paper's first training stage); with a horizon it has one sample 
   abs_joint  joint1 .. jointJ (rad), gripper (m)
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,24 +25,22 @@ from qwen_vla_ros.data.remote import here
 from qwen_vla_ros.data.sample import Place, Sample, window
 from qwen_vla_ros.data.synthetic.arms import ARMS
 from qwen_vla_ros.data.synthetic.families import FAMILIES
-from qwen_vla_ros.data.synthetic.generate import BLOCK, Block, Runner
+from qwen_vla_ros.data.synthetic.generate import BLOCK, Block, make_block
 from qwen_vla_ros.data.synthetic.motions import RATE_HZ
+from qwen_vla_ros.data.synthetic.runners import Runner
 from qwen_vla_ros.data.synthetic.set_files import (
     DATA,
     EPISODES_A_FILE,
-    Recorded,
-    beside_then_renamed,
+    SetWriter,
+    begun_as,
     episode_table,
     file_path,
     finish,
-    finished_files,
     vector,
-    write_episodes,
 )
 from qwen_vla_ros.data.synthetic.turns import euler, matrices
 from qwen_vla_ros.errors import QwenVlaError
 
-ORDER = 'order.json'
 DELTA_EEF, ABS_JOINT = 'delta_eef', 'abs_joint'
 DELTA_NAMES = ('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw', 'gripper')
 TIP_NAMES = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
@@ -81,54 +78,23 @@ class Order:
 
 def synthesise(order: Order, runner: Runner) -> tuple[int, float]:
     """Make what is not there yet; return how many trajectories were made, and in how many s."""
-    _refuse_other(order)
-    parts = {arm: _Part(order, arm) for arm in order.arms}
-    blocks = [block for part in parts.values() for block in part.blocks()]
-    done = sum(part.done for part in parts.values())
+    begun_as(order.folder, _told(order))
+    writers = {arm: SetWriter(order.folder / arm, order.share(arm), RATE_HZ) for arm in order.arms}
+    blocks = [
+        Block(arm, first, count, order.seed, order.families)
+        for arm, writer in writers.items()
+        for first, count in writer.blocks(BLOCK)
+    ]
+    done = sum(writer.done for writer in writers.values())
     began = time.monotonic()
     with tqdm(total=order.episodes, initial=done, unit='trajectory', desc='text-action') as bar:
-        for block, episodes in zip(blocks, runner(blocks), strict=True):
-            parts[block.arm].add(episodes)
+        for block, episodes in zip(blocks, runner(make_block, blocks), strict=True):
+            writers[block.arm].add(episodes)
             bar.update(len(episodes))
     seconds = time.monotonic() - began
-    for arm, part in parts.items():
-        finish(part.folder, arm, RATE_HZ, _features(arm), TEXT_ACTION, _told(order))
+    for arm, writer in writers.items():
+        finish(writer.folder, arm, RATE_HZ, _features(arm), TEXT_ACTION, _told(order))
     return order.episodes - done, seconds
-
-
-class _Part:
-    """One arm's folder while it is written: what is done, and episodes that wait for a file."""
-
-    def __init__(self, order: Order, arm: str) -> None:
-        self.folder, self._order, self._arm = order.folder / arm, order, arm
-        self._count = order.share(arm)
-        self._number, self._row = finished_files(self.folder, self._count)
-        self.done = min(self._number * EPISODES_A_FILE, self._count)
-        self._waiting: list[Recorded] = []
-
-    def blocks(self) -> list[Block]:
-        """Return what is still to be made; no block crosses a file's end."""
-        return [
-            Block(
-                self._arm,
-                start,
-                min(BLOCK, self._count - start),
-                self._order.seed,
-                self._order.families,
-            )
-            for start in range(self.done, self._count, BLOCK)
-        ]
-
-    def add(self, episodes: list[Recorded]) -> None:
-        """Take the next episodes, and write a file when it is full or the last one."""
-        self._waiting += episodes
-        full = len(self._waiting) == EPISODES_A_FILE
-        if full or self.done + len(self._waiting) == self._count:
-            self._row += write_episodes(
-                self.folder, self._number, self._row, self._waiting, RATE_HZ
-            )
-            self.done, self._number = self.done + len(self._waiting), self._number + 1
-            self._waiting = []
 
 
 class TextActionEpisodes:
@@ -233,14 +199,3 @@ def _features(arm: str) -> dict[str, Any]:
 
 def _told(order: Order) -> dict[str, Any]:
     return {'kind': 'text-action', 'seed': order.seed, 'families': list(order.families)}
-
-
-def _refuse_other(order: Order) -> None:
-    """Refuse to go on in a folder that was begun with another seed or other families."""
-    path, text = order.folder / ORDER, json.dumps(_told(order))
-    if not path.exists():
-        beside_then_renamed(path, lambda beside: beside.write_text(text))
-    elif path.read_text() != text:
-        raise QwenVlaError(
-            f'{path}: begun as {path.read_text()}, now asked for as {text}; choose another folder'
-        )

@@ -1,0 +1,1 @@
+"""Pick, place, push and stack on the simulated WidowX: scenes, success, teacher, environment."""

@@ -1,0 +1,98 @@
+"""
+The tasks as a gymnasium environment: same action and observation as Tabletop-v0.
+
+Reward 1 when the task is done, which ends the episode; 24 s truncate it. Importing this module
+registers 'qwen_vla_ros/Tasks-v0'.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.sim import arm
+from qwen_vla_ros.sim.environment import CONTROL_S, STEP_S, TabletopEnv
+from qwen_vla_ros.sim.tasks.expert import TaskExpert
+from qwen_vla_ros.sim.tasks.goals import done, sample_goal
+from qwen_vla_ros.sim.tasks.world import TaskWorld
+from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
+from qwen_vla_ros.sim.world import SIZE
+
+ENVIRONMENT_ID = 'qwen_vla_ros/Tasks-v0'
+TASK_LIMIT_S = 24.0
+HELD_ROWS = 3  # a thing that was picked up is held so long
+
+
+class TasksEnv(TabletopEnv):
+    """Three objects, one task of pick, place, push, stack; see the module's docstring."""
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        size: tuple[int, int] = SIZE,
+        images: bool = True,
+        kind: str = '',
+    ) -> None:
+        """Make the world; kind: one of goals.KINDS only."""
+        self._kind = kind
+        super().__init__(render_mode, size, images)
+
+    def make_world(self, render: bool) -> TaskWorld:
+        """Return the world of this environment."""
+        return TaskWorld(render)
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        Lay out the scene of a seed (without one: a random training scene) and draw a task.
+
+        options: goal (a Goal), scene (a TaskScene instead of the seed's).
+        """
+        gymnasium.Env.reset(self, seed=seed)
+        options = options or {}
+        scene_seed = int(self.np_random.integers(1_000_000, 2**31)) if seed is None else seed
+        scene = self.world.reset(scene_seed, options.get('scene'))
+        self.goal = options.get('goal') or sample_goal(scene, self.np_random, self._kind)
+        self.target, self.instruction = self.goal.target, self.goal.instruction
+        self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
+        self._first = self.world.object_positions()
+        self._held = 0
+        return self._observe(), self._facts()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Move for 0.2 s towards an action [7]."""
+        now_ns = self._now_ns()
+        row = np.asarray(action, np.float64)
+        reason = self._controller.accept(arm.JOINT_NAMES, [STEP_S], [row], None, now_ns, now_ns)
+        if reason is not None:
+            raise QwenVlaError(f'{ENVIRONMENT_ID}: bad action, {reason}')
+        for _ in range(round(STEP_S / CONTROL_S)):
+            ahead_ns = self._now_ns() + round(CONTROL_S * 1e9)
+            self.world.set_targets(*self._controller.sample(ahead_ns))
+            self.world.step(CONTROL_S)
+        self._held = self._held + 1 if done(self.world, self.goal, self._first) else 0
+        terminated = self._held >= HELD_ROWS
+        truncated = not terminated and self.world.time >= TASK_LIMIT_S - 1e-9
+        return self._observe(), float(terminated), terminated, truncated, self._facts()
+
+    def expert(self) -> TaskExpert:
+        """Return the teacher of the present task."""
+        return TaskExpert(self.world, self.goal)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what a policy may not see."""
+        return {
+            'success': self._held >= HELD_ROWS,
+            'kind': self.goal.kind,
+            'target': self.goal.target,
+            'reference': self.goal.reference,
+            'elapsed_s': self.world.time,
+            'objects': list(self.world.scene.names),
+            'seed': self.world.scene.seed,
+        }
+
+
+gymnasium.register(ENVIRONMENT_ID, entry_point='qwen_vla_ros.sim.tasks.environment:TasksEnv')
