@@ -199,3 +199,24 @@ def test_messages_are_bounded():
         pytest.raises(websockets.ConnectionClosed),
     ):
         client.ask(msgpack.packb({'x': bytes(65 * 2**20)}))
+
+
+@pytest.mark.slow
+def test_a_model_says_through_openpi_what_it_says_here():
+    pytest.importorskip('torch')
+    from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
+    from qwen_vla_ros.policy import load_policies
+    from qwen_vla_ros.types import Observation
+
+    policies = load_policies(bundled_checkpoint(), 'cpu')
+    own = policies.open('widowx')
+    facts = own.metadata
+    state = np.linspace(0.016, 0.03, len(facts['state_names'])).astype(np.float32)
+    images = {view: picture(480, 640, seed=k) for k, view in enumerate(facts['views'])}
+    names = tuple(facts['state_names'])
+    here = own.infer(Observation(images, state, names, 'touch the red block', 0, 'widowx'))
+    seat = Seat(policies, generic_layout('openpi', facts), 16, robot='widowx')
+    fields = {f'observation/images/{view}': image for view, image in images.items()}
+    with OpenpiServer(seat, port=0) as server, WebsocketClient(server.address) as client:
+        request = {**fields, 'observation/state': state, 'prompt': 'touch the red block'}
+        np.testing.assert_array_equal(client.ask(request)['actions'], here.actions)

@@ -24,6 +24,7 @@ from qwen_vla_ros.evaluate.episodes import parse_seeds, write_json
 from qwen_vla_ros.evaluate.manipulation_metrics import ManipulationScore, summarise_manipulation
 from qwen_vla_ros.evaluate.navigation_metrics import NavigationScore, summarise_navigation
 from qwen_vla_ros.evaluate.paired import compare_paired
+from qwen_vla_ros.evaluate.processes import interrupted_by_signals
 from qwen_vla_ros.evaluate.shifts import check_shifts
 from qwen_vla_ros.evaluate.statistics import success_rate
 from qwen_vla_ros.evaluate.suite_report import write_suite_report
@@ -49,11 +50,11 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     missing = [case for case in cases if case not in done]
     started = time.monotonic()
     try:
-        for row in tqdm(
-            _rows(args, robot, missing), total=len(missing), unit='episode', disable=None
-        ):
-            done[_case(row)] = row
-            _append(args.out / EPISODES, row)
+        with interrupted_by_signals():
+            rows = _rows(args, robot, missing)
+            for row in tqdm(rows, total=len(missing), unit='episode', disable=None):
+                done[_case(row)] = row
+                _append(args.out / EPISODES, row)
     finally:
         found = [done[case] for case in cases if case in done]
         summary = summarise_suite(facts, found, len(cases), against)
