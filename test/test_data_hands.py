@@ -172,3 +172,12 @@ def test_components_that_do_not_fit_are_refused(tmp_path, pca, capsys):
     assert main(['fit-hands', *words]) == 2
     assert "angles of kind 'arkit', but those of" in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_frame_without_hands_does_not_stop_training(tmp_path, pca):
+    from qwen_vla_ros.train.robots import spread
+
+    hidden = [(side, frame) for side in SIDES for frame in (0, 5)]
+    episodes = open_dataset(write_egodex(tmp_path / 'set', hidden=hidden), pca=pca)
+    found = [sample.place.frame for sample in spread(episodes, 100)]
+    assert found == [frame for frame in range(COUNT) if frame not in (0, 5)]

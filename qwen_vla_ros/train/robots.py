@@ -6,13 +6,14 @@ sample's actions. Statistics belong to a robot and layout; those of the checkpoi
 goes on from are kept, for its weights mean their units.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qwen_vla_ros.data.sample import Episodes, Sample
+from qwen_vla_ros.data.sample import Episodes, Sample, SampleError
 from qwen_vla_ros.data.statistics import Counter
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
@@ -36,12 +37,18 @@ def acts(sample: Sample) -> bool:
 
 
 def spread(source: Episodes, count: int) -> Iterable[Sample]:
-    """Yield about `count` samples, evenly over all frames of a source."""
+    """
+    Yield about `count` samples, evenly over all frames of a source.
+
+    A frame that has none (no hand in sight, a bad picture) is passed over: the mixture, which
+    draws it as well, counts and names it.
+    """
     lengths = [source.frames(episode) for episode in range(len(source))]
     starts = np.cumsum([0, *lengths])
     for index in np.unique(np.linspace(0, starts[-1] - 1, count).astype(int)):
         episode = int(np.searchsorted(starts, index, 'right')) - 1
-        yield source.sample(episode, int(index - starts[episode]))
+        with contextlib.suppress(SampleError):
+            yield source.sample(episode, int(index - starts[episode]))
 
 
 def layout_of(embodiment: Embodiment, sample: Sample) -> str:

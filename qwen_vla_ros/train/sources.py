@@ -91,7 +91,7 @@ def open_sources(told: Sequence[str], recipe: Recipe) -> list[DataSet]:
                 f'--data {text}: unknown family {family!r}; known: {", ".join(recipe.families)}'
             )
         episodes = open_dataset(path)
-        seen = bool(episodes.sample(0, 0).images)
+        seen = any(sample.images for sample in spread(episodes, 4))
         if recipe.whole and seen and hasattr(episodes, 'columns'):
             episodes = WithoutVision(episodes, whole=True)
         found.append(DataSet.of(family, episodes))
