@@ -84,10 +84,9 @@ class Conversion:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def plan(self) -> dict[str, Any]:
-        """Return what a second start must have in common with the first, as JSON keeps it."""
+        """Return what the parts depend on, as JSON keeps it; thresholds judge them later."""
         told = {
             'target': [type(self.target).__name__, asdict(self.target)],
-            'thresholds': asdict(self.thresholds),
             'units': [[unit.source, unit.episode, dict(unit.options)] for unit in self.units],
         }
         return json.loads(json.dumps(told))
@@ -381,6 +380,8 @@ def _join(work: Path, asked: Conversion, out: Path) -> CleaningReport:
         if (fact.source, fact.episode, fact.first) not in rejected
     ]
     if not kept:
+        if all(fact.unreadable for fact in facts):
+            shutil.rmtree(work)
         first = report.rejected[0]
         raise QwenVlaError(f'no episode is left of {len(facts)}; the first: {first}')
     beside = work / 'set'
