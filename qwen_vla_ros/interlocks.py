@@ -11,6 +11,7 @@ import threading
 from qwen_vla_ros.errors import QwenVlaError
 
 ESTOP, DEAD_MAN = 'estop', 'dead_man'
+ESTOP_PRESSED, ESTOP_RELEASED = 'emergency stop pressed', 'emergency stop released, still latched'
 
 
 class Interlocks:
@@ -51,7 +52,7 @@ class Interlocks:
         """Return which emergency stops are pressed; '' when none is."""
         with self._lock:
             pressed = ', '.join(self._pressed)
-        return f'emergency stop pressed ({pressed})' if pressed else ''
+        return f'{ESTOP_PRESSED} ({pressed})' if pressed else ''
 
     def dead_man(self, now_ns: int) -> str:
         """Return why the dead-man switch forbids motion; '' when it is held or there is none."""

@@ -17,6 +17,8 @@ import numpy as np
 from qwen_vla_ros.types import ActionChunk
 
 WINDOW_S = 30.0
+SILENT_S = 1.0  # whoever commanded before that does so no longer
+STILL = 1e-3  # rad or m, RMS: less is noise of standing still
 NEAR_S = 0.05  # a reference further from a row's instant is not compared with it
 
 
@@ -91,12 +93,17 @@ class Shadow:
             moved = float((still**2).sum())
             rms, most = (dict(zip(self.names, values.tolist(), strict=True)) for values in spoken)
             seconds = (self._pairs[-1][0] - self._pairs[0][0]) * 1e-9
-            skill = 1 - float((error**2).sum()) / moved if moved > 1e-9 * still.size else None
+            skill = 1 - float((error**2).sum()) / moved if moved > STILL**2 * still.size else None
             return Agreement(reference, rms, most, skill, seconds, len(error))
 
     @property
     def _reference(self) -> str:
-        return 'commands' if self._times['commands'] else 'measured'
+        """Return what is compared with: commands, while anybody is heard commanding."""
+        commands, measured = self._times['commands'], self._times['measured']
+        if not commands:
+            return 'measured'
+        silent_ns = measured[-1][0] - commands[-1][0] if measured else 0
+        return 'measured' if silent_ns > SILENT_S * 1e9 else 'commands'
 
     def _settle(self, now_ns: int) -> None:
         """Compare the rows whose instants have passed."""

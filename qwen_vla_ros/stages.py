@@ -36,6 +36,7 @@ class StageChange:
     before: str
     after: str
     reason: str
+    fell: bool = False
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -62,6 +63,12 @@ class Stages:
     def commands(self) -> bool:
         """Return whether the robot may be commanded."""
         return self._stage in COMMANDING
+
+    @property
+    def fallen(self) -> bool:
+        """Return whether a fault, not a person, ended commanding, and nobody changed it since."""
+        granted = [change for change in self.history if change.granted]
+        return bool(granted) and granted[-1].fell and granted[-1].before in COMMANDING
 
     @property
     def reason(self) -> str:
@@ -97,7 +104,7 @@ class Stages:
             after = STAGES[min(max(now - 1, 0), STAGES.index(highest))]
             if after == self._stage:
                 return None
-            return self._note(reason, time_ns, after, True)
+            return self._note(reason, time_ns, after, True, fell=True)
 
     def restart(self, time_ns: int) -> None:
         """Go back to where the node began: it was deactivated and starts anew."""
@@ -105,8 +112,10 @@ class Stages:
             if self._stage != self._start:
                 self._note('activated anew', time_ns, self._start, True)
 
-    def _note(self, reason: str, time_ns: int, after: str, granted: bool) -> StageChange:
-        change = StageChange(granted, time_ns, self._stage, after, reason)
+    def _note(
+        self, reason: str, time_ns: int, after: str, granted: bool, fell: bool = False
+    ) -> StageChange:
+        change = StageChange(granted, time_ns, self._stage, after, reason, fell)
         self.history.append(change)
         if granted:
             self._stage = after

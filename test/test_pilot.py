@@ -512,3 +512,77 @@ def test_an_arm_that_is_moved_while_the_policy_thinks_is_not_started():
     time.sleep(RETRY_S)
     flight.wait(0.3)
     assert flight.think() is not None
+
+
+def fly(flight, seconds):
+    """Let time pass as a node does: everything speaks, the watch looks, commands go out."""
+    for _ in range(round(seconds / 0.02)):
+        flight.feed()
+        flight.pilot.watch()
+        flight.pilot.command()
+
+
+def test_park_comes_to_rest_parks_and_stays_until_an_instruction_comes():
+    flight = Flight()
+    flight.think()
+    parked, told, motion = flight.pilot.park()
+    assert parked, told
+    assert told == 'comes to rest, then parks'
+    assert comes_to_rest(motion)
+    assert flight.think() is None
+    fly(flight, 1.0)
+    assert flight.pilot.stage == 'PARKING'
+    assert flight.pilot.park()[:2] == (True, 'on its way already')
+    fly(flight, 20.0)
+    assert flight.pilot.reason.startswith('parked; the policy rests until an instruction comes')
+    assert flight.think() is None, 'the policy must not take the arm back'
+    flight.pilot.instruct('touch the red block')
+    assert flight.think() is not None, 'the same sentence will do'
+    assert flight.pilot.stage == RUNNING
+
+
+def test_an_arm_that_an_emergency_stop_left_somewhere_can_be_parked():
+    flight = Flight()
+    flight.think()
+    flight.pilot.emergency('button', True)
+    assert flight.pilot.park()[1] == 'park: emergency stop pressed (button)'
+    flight.pilot.emergency('button', False)
+    fly(flight, 1.0)
+    assert flight.pilot.stages.stage == 'shadow'
+    assert 'emergency stop released, still latched' in flight.pilot.reason
+    assert flight.pilot.reset_safety()[0]
+    assert flight.pilot.park()[0]
+    fly(flight, 20.0)
+    assert flight.pilot.reason.startswith('parked')
+    flight.pilot.request_stage('dry-run', 'by a person')
+    assert flight.pilot.park()[1] == 'park: stage dry-run commands nothing'
+
+
+def test_the_way_to_rest_is_not_taken_for_another_drivers_commands():
+    flight = Flight()
+    flight.think()
+    motion = flight.pilot.request_stage('shadow', 'to compare')[1]
+    flight.pilot.saw('commands', flight.pilot.names, motion.positions[-1])
+    for _ in range(200):
+        flight.think()
+        flight.pilot.watch()
+    seen = flight.pilot.shadow.agreement()
+    assert (seen.reference, seen.seconds > 3.0) == ('measured', True)
+    assert flight.pilot.request_stage('scaled', 'compared')[0].granted
+
+
+def test_a_chunk_refused_for_how_it_begins_is_counted():
+    flight = Flight()
+
+    def moves(observation):
+        time_ns = flight.now_ns + 1
+        stamp = SimpleNamespace(sec=time_ns // 10**9, nanosec=time_ns % 10**9)
+        header = SimpleNamespace(stamp=stamp, frame_id='')
+        position = (MEASURED + 0.1 * WAIST).tolist()
+        names = list(SMALL.state_names)
+        flight.pilot.push('state', SimpleNamespace(header=header, name=names, position=position))
+
+    flight.policy.before = moves
+    assert flight.think() is None
+    assert 'waist still moves' in flight.pilot.take_refused()[1]
+    assert flight.pilot.refused_starts == 1

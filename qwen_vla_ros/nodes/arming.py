@@ -5,7 +5,7 @@ What people say to the policy node beside the instruction: stages, stops, parkin
   ~/reset_safety  Trigger      release a latched gate; refused while its cause persists
   ~/estop         SetBool      press (true) or release (false) an emergency stop
   estop           Bool         the same by topic, latched; each topic or service releases its own
-  ~/park          Trigger      stop, then at rest go to the park posture along a checked way
+  ~/park          Trigger      come to rest, go to the park posture along a checked way, stay
   dead_man        Bool         held down: heard often enough (parameter dead_man)
 
 In the shadow the command topics are listened to: what others command there is the reference.
@@ -92,6 +92,9 @@ class ArmingServices:
         self._send(self._pilot.emergency(SERVICE, request.data))
         response.success = True
         pressed = self._pilot.interlocks.estop
+        if pressed and not request.data:
+            response.success = False
+            pressed = f'released here, but {pressed}: release it there'
         response.message = pressed or 'released; call ~/reset_safety to go on'
         return self._log(response, response.message)
 

@@ -274,7 +274,7 @@ def _quaternion(rotation: np.ndarray) -> tuple[float, ...]:
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(BaseSimNode, args))
+    sys.exit(run(BaseSimNode, args, settings=BaseSimSettings))
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ has to mend them: the clock, a latched gate, missing inputs, the model, the sent
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from qwen_vla_ros.interlocks import ESTOP_PRESSED, ESTOP_RELEASED
 from qwen_vla_ros.nodes.motion import Problem
 from qwen_vla_ros.stages import SHADOW
 
@@ -51,7 +52,10 @@ class Hindrances:
     @property
     def latched(self) -> str:
         """Return why nothing may move until reset_safety(); '' when it may."""
-        return self._arm.gate.latched if self._arm else self._base.latched
+        found = self._arm.gate.latched if self._arm else self._base.latched
+        if found.startswith(ESTOP_PRESSED) and not self._interlocks.estop:
+            return found.replace(ESTOP_PRESSED, ESTOP_RELEASED, 1)
+        return found
 
     @property
     def clock_stands(self) -> bool:
@@ -71,7 +75,8 @@ class Hindrances:
         if self.clock_stands:
             return Problem(CLOCK_STANDS)
         if self.latched:
-            return Problem(f'{prefixed(self.latched)}; call ~/reset_safety')
+            first = 'release it, then ' if self._interlocks.estop else ''
+            return Problem(f'{prefixed(self.latched)}; {first}call ~/reset_safety')
         if arm is not None and arm.parking:
             return Problem('parking')
         if missing := self.missing(now_ns):

@@ -185,7 +185,7 @@ def _read(kind: str, goal: Any) -> NavigationGoal:
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(Nav2SimNode, args))
+    sys.exit(run(Nav2SimNode, args, settings=Nav2SimSettings))
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ A frozen dataclass is the list of a node's parameters: default, range and descri
 """
 
 from dataclasses import field, fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -33,7 +34,13 @@ def parameter(
 
 
 def declare(node: Node, kind: type[Settings]) -> Settings:
-    """Declare every field as a parameter and return the dataclass filled; QwenVlaError by name."""
+    """
+    Declare every field as a parameter and return the dataclass filled.
+
+    QwenVlaError names a value of the wrong kind, and a parameter that is one of ours but for its
+    spelling; others that this node does not have are warned of (a file may serve several nodes).
+    """
+    _refuse_unknown(node, [item.name for item in fields(kind)])
     values = {}
     for item in fields(kind):
         descriptor = _descriptor(item)
@@ -41,6 +48,24 @@ def declare(node: Node, kind: type[Settings]) -> Settings:
             _declare(node, item, descriptor)
         values[item.name] = node.get_parameter(item.name).value
     return kind(**values)
+
+
+def listed(kind: type) -> str:
+    """Return the parameters of a dataclass as lines of help."""
+    return '\n'.join(
+        f'  {item.name + ":=" + str(item.default):<28} {item.metadata["description"]}'
+        for item in fields(kind)
+    )
+
+
+def _refuse_unknown(node: Node, known: list[str]) -> None:
+    for name in getattr(node, '_parameter_overrides', {}):
+        if name in known or node.has_parameter(name) or name.startswith('qos_overrides'):
+            continue
+        told = f'{node.get_name()} has no parameter {name!r}'
+        if near := get_close_matches(name, known, n=1):
+            raise QwenVlaError(f'{told}; did you mean {near[0]!r}?')
+        node.get_logger().warning(f'{told}; it has {", ".join(known)}')
 
 
 def _declare(node: Node, item: Any, descriptor: ParameterDescriptor) -> None:

@@ -129,13 +129,14 @@ class Pilot:
         self.instruction, self._generation = '', 0
         self.stage, self.reason, self.missing = INACTIVE, '', ()
         self._active = self._moved = self._parked = False
+        self._rests = self._to_park = False  # the policy, after ~/park; parking, once at rest
         self._last_stamp_ns = 0
         self.chunk: ActionChunk | None = None
         self.observed_ns: int | None = None
         self._refused: tuple[ActionChunk, str] | None = None
         # what of the robot's topics does not fit the policy; asked before the shadow is left
         self.incompatible: Callable[[], list[str]] = list
-        self.chunks = 0
+        self.chunks = self.refused_starts = 0  # taken; not taken for their seam or a moving arm
         self.inference_s: deque[float] = deque(maxlen=2000)
         self.overhead_s: deque[float] = deque(maxlen=2000)
 
@@ -168,6 +169,7 @@ class Pilot:
     def instruct(self, instruction: str) -> None:
         """Take a new sentence at once: what is being inferred for the old one will not be used."""
         with self._lock:
+            self._rests = False
             if instruction.strip() != self.instruction:
                 self.instruction = instruction.strip()
                 self._generation += 1
@@ -178,6 +180,8 @@ class Pilot:
 
     def saw(self, reference: str, names: tuple[str, ...], position: np.ndarray) -> None:
         """Hear where another driver sends the joints, for the comparison in the shadow."""
+        if self.arm is not None and self.arm.brakes(self._time.read().now_ns):
+            return  # our own way to rest, on the same topic
         if set(self.names) <= set(names):
             order = [names.index(name) for name in self.names]
             self.shadow.saw(reference, self._time.read().now_ns, np.asarray(position)[order])
@@ -188,6 +192,7 @@ class Pilot:
         """Allow motion from now on, as far as the stage does."""
         with self._lock:
             self._active, self._moved = True, False
+            self._rests = self._to_park = False
             self._policy.succeed()
             self.stages.restart(self._now())
             self.shadow.clear()
@@ -209,6 +214,8 @@ class Pilot:
         with self._lock:
             now_ns = self._now()
             change = self.stages.request(wanted, reason, now_ns, self._obstacles(now_ns, force))
+            if change.granted and not self.stages.commands:
+                self._rests = self._to_park = False
             return change, self._follow_stage(now_ns) if change.granted else None
 
     def reset_safety(self) -> tuple[bool, str]:
@@ -228,27 +235,44 @@ class Pilot:
             return True, f'released: {latched}' if latched else 'nothing was latched'
 
     def park(self) -> tuple[bool, str, Motion | None]:
-        """Stop, or when at rest begin the way to the park posture; return what happened."""
+        """
+        Come to rest, go to the park posture, and stay there; return what happened.
+
+        The policy rests from now on, until an instruction comes (the same one will do).
+        """
         with self._lock:
             now_ns = self._now()
             if self.arm is None:
                 return False, 'park: this robot has no joints to park', None
-            if not self._active or not self.stages.commands:
+            if not self._active or not (self.stages.commands or self.stages.fallen):
                 return False, f'park: stage {self.stages.stage} commands nothing', None
+            if causes := self.interlocks.causes(now_ns):
+                return False, f'park: {"; ".join(causes.values())}', None
             if self.arm.parking:
                 return True, 'on its way already', None
-            measured = self._measured(now_ns)
-            if measured is None:
+            if self._measured(now_ns) is None:
                 return False, 'park: the joint states are missing; the arm stays', None
-            if self.arm.moving:
-                return False, 'park: stopped first; call again at rest', self._stop(now_ns)
-            try:
-                via = self.arm.park(measured, now_ns)
-            except QwenVlaError as error:
-                return False, str(error), None
-            self._moved, self._parked = True, False
-            self._set(PARKING, f'parking ({via})')
-            return True, f'parking ({via})', None
+            self._rests = True
+            if not self.arm.moving and not self.arm.brakes(now_ns):
+                return *self._begin_parking(now_ns), None
+            motion = self._stop(now_ns) if self.arm.moving else None
+            self._to_park = True
+            self._set(HOLDING, 'comes to rest, then parks')
+            return True, self.reason, motion
+
+    def _begin_parking(self, now_ns: int) -> tuple[bool, str]:
+        """Take the way to the park posture, or say why there is none."""
+        self._to_park, measured = False, self._measured(now_ns)
+        try:
+            if measured is None:
+                raise QwenVlaError('park: the joint states are missing; the arm stays')
+            via = self.arm.park(measured, now_ns)
+        except QwenVlaError as error:
+            self._set(HOLDING, str(error))
+            return False, str(error)
+        self._moved, self._parked = True, False
+        self._set(PARKING, f'parking ({via})')
+        return True, f'parking ({via})'
 
     def emergency(self, source: str, pressed: bool) -> Motion | None:
         """Press or release an emergency stop; return the way to rest."""
@@ -310,6 +334,7 @@ class Pilot:
             now_ns = self._now()
             if generation != self._generation or self._problem(now_ns, thinking=True):
                 return None
+            refused = self._refused_motions
             try:
                 if joints is not None:
                     verdict = self.arm.gate.admit(joints, now_ns, measured)
@@ -320,6 +345,7 @@ class Pilot:
                 if self.stages.commands:
                     self._lead(joints, measured, departure, follow, now_ns)
             except ChunkRefused as error:
+                self.refused_starts += refused == self._refused_motions
                 return self._refuse('policy', chunk if joints is None else joints, str(error))
             self._policy.succeed()
             self.chunk = joints if joints is not None else chunk
@@ -377,6 +403,10 @@ class Pilot:
                 return None
             if self.arm is not None and self.arm.parking:
                 return self._watch_parking(now_ns)
+            if self._to_park and not self._moving:
+                if not self.arm.brakes(now_ns):
+                    self._begin_parking(now_ns)
+                return None
             problem = self._problem(now_ns)
             if problem is None:
                 if not self._moving and self.stages.commands:
@@ -418,6 +448,10 @@ class Pilot:
         return motion
 
     # Problems and faults -------------------------------------------------------------------------
+
+    @property
+    def _refused_motions(self) -> int:
+        return self.arm.gate.refused_motions if self.arm else 0
 
     @property
     def _moving(self) -> bool:
@@ -509,6 +543,8 @@ class Pilot:
         """Return why the robot may not move; thinking leaves out what only a chunk can mend."""
         if not self._active:
             return Problem('not active')
+        if self._rests and self.stages.commands:
+            return Problem('the policy rests until an instruction comes (the same one will do)')
         return self._hindrances.problem(now_ns, self.instruction, thinking)
 
     def _refuse(self, who: str, chunk: ActionChunk, reason: str) -> None:

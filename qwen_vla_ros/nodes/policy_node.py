@@ -6,6 +6,7 @@ reaches 0.3 s ahead and ends at rest, so an arm whose node dies stops by itself.
 store, one worker infers, a fast timer watches, a slower one commands (pilot.py holds all that).
 """
 
+import re
 import sys
 import threading
 import time
@@ -49,6 +50,7 @@ from qwen_vla_ros.several_arms import tip_positions
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WATCH_S, STATUS_S, GRAPH_S, DIAGNOSTICS_S = 0.02, 0.1, 0.5, 1.0
+NUMBERS = re.compile(r'[-\d.]+')  # ages and the like: they make no new cause
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,10 @@ class PolicyNode(LifecycleNode):
         if self._pilot is None and self.trigger_configure() != SUCCESS:
             if self._model_absent:
                 return
-            self.get_logger().fatal('autostart given up; mend the cause and configure by hand')
+            self.get_logger().fatal(
+                'autostart given up; mend the cause, then start the node again or configure it by '
+                'hand (ros2 lifecycle set)'
+            )
         elif self.trigger_activate() != SUCCESS:
             self.get_logger().fatal('autostart given up; mend the cause and activate by hand')
         self._autostart_timer.cancel()
@@ -325,7 +330,8 @@ class PolicyNode(LifecycleNode):
                 self._failures = self._outputs.failures
                 self._send(self._pilot.fault(self._outputs.problem))
         stage = self._pilot.stages.stage
-        told = (self._pilot.stage, stage, self._pilot.missing, self._pilot.reason.split(':')[0])
+        causes = NUMBERS.sub('', f'{self._pilot.missing} {self._pilot.reason.split(":")[0]}')
+        told = (self._pilot.stage, stage, causes)
         if told != self._told:
             self._told = told
             text = f'{self._pilot.stage} ({stage}) {self._pilot.reason}'.strip()
@@ -432,7 +438,7 @@ def _capsules(embodiment: Embodiment, layout: str) -> Any:
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(PolicyNode, args, gently=True))
+    sys.exit(run(PolicyNode, args, gently=True, settings=PolicySettings))
 
 
 if __name__ == '__main__':

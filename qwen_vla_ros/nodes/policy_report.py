@@ -50,12 +50,13 @@ def status_message(pilot: 'Pilot | None', reason: str, now_ns: int) -> PolicySta
 
 
 def refusal_counts(pilot: 'Pilot') -> dict[str, int]:
-    """Return how many chunks, motions and rows safety refused."""
+    """Return how many chunks, motions and rows were refused, by safety or for how they begin."""
     gate = pilot.gate
     if gate is None:
         return {}
     return {
         'refused_chunks': gate.refused_chunks,
+        'refused_starts': pilot.refused_starts,
         'refused_motions': gate.refused_motions,
         'refused_rows': gate.refused_rows,
     }

@@ -239,7 +239,7 @@ def _topics(
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(RecorderNode, args))
+    sys.exit(run(RecorderNode, args, settings=RecorderSettings))
 
 
 if __name__ == '__main__':

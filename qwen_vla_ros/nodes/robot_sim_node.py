@@ -249,7 +249,7 @@ def _joint_state(
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(RobotSimNode, args))
+    sys.exit(run(RobotSimNode, args, settings=RobotSimSettings))
 
 
 if __name__ == '__main__':

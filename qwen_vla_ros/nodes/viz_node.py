@@ -225,7 +225,7 @@ class _Session:
 
 def main(args: list[str] | None = None) -> None:
     """Run until interrupted."""
-    sys.exit(run(VizNode, args, gently=True))
+    sys.exit(run(VizNode, args, gently=True, settings=VizSettings))
 
 
 if __name__ == '__main__':
