@@ -23,7 +23,8 @@ from qwen_vla_ros.data.mixture import Mixture, Spot
 from qwen_vla_ros.data.sample import Sample
 from qwen_vla_ros.errors import QwenVlaError
 
-TRY, DONE, REFUSED, FAILED, GONE = 'try', 'done', 'refused', 'failed', 'gone'
+READY, TRY, DONE, REFUSED, FAILED, GONE = 'ready', 'try', 'done', 'refused', 'failed', 'gone'
+START_S = 300.0  # until a worker has opened its data sets
 STARTS = 20  # of one worker in a row, without a sample between them
 
 
@@ -53,7 +54,7 @@ class Loader:
         make        builds the mixture, in every worker; a module's function or a partial of one
         prefetch    samples that each worker makes ahead
         transform   what a worker makes of each sample; QwenVlaError leaves a sample out
-        patience_s  s after which a worker that says nothing is started anew
+        patience_s  s after which a worker that reads and says nothing is started anew
         """
         if workers < 1 or prefetch < 1:
             raise QwenVlaError(f'loader: {workers} workers, prefetch {prefetch}: at least 1 each')
@@ -162,10 +163,12 @@ class _Worker:
         """Return the answer to the first open question; _Ended when there is none."""
         while True:
             try:
-                kind, *told = self._heard.get(timeout=patience_s)
+                kind, *told = self._heard.get(timeout=patience_s if self._ready else START_S)
             except queue.Empty:
                 raise _Ended(f'said nothing for {patience_s:g} s') from None
-            if kind == TRY:
+            if kind == READY:
+                self._ready = True
+            elif kind == TRY:
                 self.trying = told[0], told[1]
             elif kind == DONE:
                 self._asked.pop(0)
@@ -197,6 +200,7 @@ class _Worker:
         self._pipe.close()
 
     def _begin(self, bad: set[Spot]) -> None:
+        self._ready = False
         context = multiprocessing.get_context('spawn')
         self._pipe, far = context.Pipe()
         self._heard: queue.Queue[tuple[Any, ...]] = queue.Queue()
@@ -234,6 +238,7 @@ def _serve(
     """Answer positions until the pipe is closed."""
     try:
         mixture = make()
+        pipe.send((READY,))
         while True:
             position = pipe.recv()
             sample, skipped = mixture.at(
