@@ -1,8 +1,8 @@
 """
-The published figures beside ours: config/published_figures.yaml as tables.
+The published figures beside ours, and what makes each benchmark, as tables of docs/benchmarks.md.
 
-python -m qwen_vla_ros.evaluate.published docs/benchmarks.md writes them between the page's two
-marks; a test holds page and data equal.
+python -m qwen_vla_ros.evaluate.published docs/benchmarks.md writes config/published_figures.yaml
+and config/benchmarks/ between the page's marks; a test holds page and data equal.
 """
 
 import sys
@@ -16,7 +16,7 @@ from qwen_vla_ros.embodiment import config_folder
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.protocols.field_benchmarks import FieldBenchmark, known_benchmarks
 
-BEGIN, END = '<!-- published figures -->', '<!-- end of published figures -->'
+FIGURES, BENCHMARKS = 'published figures', 'benchmarks'
 OURS = 'this package'
 RUN = ('value', 'command', 'checkpoint', 'machine', 'date')
 
@@ -46,12 +46,45 @@ def figures_markdown(data: Mapping[str, Any]) -> str:
     return '\n\n'.join(_table(data['paper'], table) for table in data['tables']) + '\n'
 
 
-def write_into(page: str, text: str) -> str:
-    """Return a page with the text between its marks; QwenVlaError when it has none."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise QwenVlaError(f'the page needs the marks {BEGIN} and {END}, once each')
-    before, _, rest = page.partition(BEGIN)
-    return f'{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}'
+def benchmarks_markdown() -> str:
+    """Return what makes each benchmark: robot, views, rate, rows, episodes, metrics."""
+    head = (
+        'name',
+        'contract, layout',
+        'views',
+        'Hz',
+        'rows asked, executed',
+        'episodes',
+        'metrics',
+    )
+    lines = [_row('benchmark', head), '|---' * (len(head) + 1) + '|']
+    for name in known_benchmarks():
+        found = FieldBenchmark.load(name)
+        cells = (
+            f'`{name}`',
+            f'{found.robot}, {found.layout}',
+            ', '.join(found.client().views),
+            f'{found.rate_hz:g}',
+            f'{found.horizon}, {found.execute}',
+            found.episodes,
+            ', '.join(found.metrics),
+        )
+        lines.append(_row(found.title, cells))
+    return '\n'.join(lines) + '\n'
+
+
+def write_into(page: str) -> str:
+    """Return a page with all tables between their marks; QwenVlaError when it has none."""
+    page = _between(page, BENCHMARKS, benchmarks_markdown())
+    return _between(page, FIGURES, figures_markdown(load_figures()))
+
+
+def _between(page: str, what: str, text: str) -> str:
+    begin, end = f'<!-- {what} -->', f'<!-- end of {what} -->'
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise QwenVlaError(f'the page needs the marks {begin} and {end}, once each')
+    before, _, rest = page.partition(begin)
+    return f'{before}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}'
 
 
 def _table(paper: str, table: Mapping[str, Any]) -> str:
@@ -82,13 +115,12 @@ def _row(name: str, values: Sequence[Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables into the page that is named, or print them."""
     paths = list(sys.argv[1:] if arguments is None else arguments)
-    text = figures_markdown(load_figures())
     if not paths:
-        print(text)
+        print(benchmarks_markdown(), figures_markdown(load_figures()), sep='\n')
         return 0
     page = Path(paths[0])
     beside = page.with_suffix('.new')
-    beside.write_text(write_into(page.read_text(encoding='utf-8'), text), encoding='utf-8')
+    beside.write_text(write_into(page.read_text(encoding='utf-8')), encoding='utf-8')
     beside.replace(page)
     return 0
 

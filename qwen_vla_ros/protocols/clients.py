@@ -1,11 +1,6 @@
 """
 Policies of other projects in our seat: openpi, starVLA and GR00T servers, worn like a local one.
 
-    openpi://127.0.0.1:8000        starvla://127.0.0.1:10093        gr00t://127.0.0.1:5555
-      ?keys=libero|FILE.yaml       whose keys the server reads: a benchmark's client, or a file
-                                   like an entry of `clients` there; without it generic_layout()
-      &image=224x224               pictures are resized to height x width first
-
 Their servers do not say what their channels mean: the robot's contract and the keys do, so both
 must be those of the checkpoint that they serve. Rows that are not finite, too few or of another
 width are refused. A chunk starts at the observation, without a prefix.
@@ -14,10 +9,7 @@ width are refused. A chunk starts at the observation, without a prefix.
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import websockets
@@ -25,7 +17,8 @@ import websockets
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.patches import resize
 from qwen_vla_ros.policy import PolicyMismatch, describe_policy
-from qwen_vla_ros.protocols.layout import OWN, WireLayout, generic_layout
+from qwen_vla_ros.protocols.addresses import ServerAddress, read_address, read_keys
+from qwen_vla_ros.protocols.layout import OWN, WireLayout
 from qwen_vla_ros.protocols.messages import (
     pack_gr00t,
     pack_openpi,
@@ -41,23 +34,11 @@ if TYPE_CHECKING:
 
     from qwen_vla_ros.embodiment import Embodiment
 
-PORTS = {'openpi': 8000, 'starvla': 10093, 'gr00t': 5555}
 LEROBOT = (
     'LeRobot policy servers (async_inference) send Python pickles both ways: whoever answers at '
     'the port can run code on this machine (CVE-2026-25874), so they are not spoken to; serve the '
     'checkpoint by openpi, starVLA or GR00T, or load it here'
 )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a server listens, and what the address says beside."""
-
-    protocol: str
-    host: str
-    port: int
-    keys: str
-    image: tuple[int, int] | None
 
 
 def policy_at(
@@ -78,9 +59,9 @@ def policy_at(
         return RemotePolicy(address, timeout_s, token, connect_timeout_s, robot=embodiment.name)
     if scheme in ('lerobot', 'grpc'):
         raise QwenVlaError(f'{address}: {LEROBOT}')
-    place = _read_address(address)
+    place = read_address(address)
     kind = {'openpi': OpenpiPolicy, 'starvla': StarvlaPolicy, 'gr00t': Gr00tPolicy}[place.protocol]
-    keys = _read_keys(place, embodiment, layout)
+    keys = read_keys(place, embodiment, layout)
     return kind(place, keys, embodiment, layout, token, timeout_s, connect_timeout_s)
 
 
@@ -89,7 +70,7 @@ class ForeignPolicy:
 
     def __init__(
         self,
-        place: _Place,
+        place: ServerAddress,
         keys: WireLayout,
         embodiment: 'Embodiment',
         layout: str | None = None,
@@ -347,42 +328,3 @@ def _mapping(value: Any, told: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ProtocolError(f'{told} answered with {type(value).__name__}, not with actions')
     return value
-
-
-def _read_address(address: str) -> _Place:
-    """Return the parts of an address; QwenVlaError names what is wrong with it."""
-    parts = urlsplit(address)
-    if parts.scheme not in PORTS:
-        raise QwenVlaError(
-            f'{address}: the scheme is none of ws, wss, {", ".join(PORTS)}; write '
-            'openpi://127.0.0.1:8000'
-        )
-    options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    unknown = sorted(set(options) - {'keys', 'image'})
-    try:
-        port = parts.port or PORTS[parts.scheme]
-        size = [int(n) for n in options['image'].split('x')] if 'image' in options else None
-    except ValueError as error:
-        raise QwenVlaError(f'{address}: {error}') from error
-    if unknown or not parts.hostname or (size is not None and (len(size) != 2 or min(size) < 1)):
-        raise QwenVlaError(
-            f'{address}: write {parts.scheme}://host:port?keys=NAME&image=224x224'
-            + (f', without {", ".join(unknown)}' if unknown else '')
-        )
-    image = (size[0], size[1]) if size else None
-    return _Place(parts.scheme, parts.hostname, port, options.get('keys', ''), image)
-
-
-def _read_keys(place: _Place, embodiment: 'Embodiment', layout: str | None) -> WireLayout:
-    """Return the keys that a server reads."""
-    from qwen_vla_ros.protocols.field_benchmarks import (
-        FieldBenchmark,
-        known_benchmarks,
-        read_client,
-    )
-
-    if not place.keys:
-        return generic_layout(place.protocol, describe_policy(embodiment, layout))
-    if place.keys in known_benchmarks():
-        return FieldBenchmark.load(place.keys).client(place.protocol)
-    return read_client(Path(place.keys), place.protocol)

@@ -33,7 +33,6 @@ class WireLayout:
     state         key -> names of its values, in their order; empty: no state is read
     instruction   keys of the sentence
     actions       parts of the answer
-    metadata      what a client reads from the greeting beside our own facts
     """
 
     protocol: str
@@ -42,7 +41,6 @@ class WireLayout:
     instruction: Keys
     actions: tuple[ActionPart, ...]
     state: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -42,22 +42,24 @@ class Seat:
         facts: further metadata of the greeting. robot: whose policy, of a model for several.
         """
         self.layout, self.execute = layout, execute
-        self._policy, self._rotations, self._robot = policy, dict(rotations or {}), robot
-        opened = self._open()
-        self.metadata = {**opened.metadata, **(facts or {}), **layout.metadata}
+        self.policy, self.rotations, self._robot = policy, dict(rotations or {}), robot
+        opened = self.open_policy()
+        self.metadata = {**opened.metadata, **(facts or {})}
         refuse_unfit(opened.metadata, layout)
 
     def open(self) -> 'Session':
         """Return the seat of one connection."""
         return Session(self)
 
-    def _open(self) -> 'Policy':
-        opens = getattr(self._policy, 'open', None)
-        return self._policy if opens is None else opens(self._robot)
+    def open_policy(self) -> 'Policy':
+        """Return a policy with a memory of its own, where there can be several."""
+        opens = getattr(self.policy, 'open', None)
+        return self.policy if opens is None else opens(self._robot)
 
     @property
-    def _many(self) -> bool:
-        return getattr(self._policy, 'open', None) is not None
+    def many(self) -> bool:
+        """Return whether every environment can have a policy of its own."""
+        return getattr(self.policy, 'open', None) is not None
 
 
 class Session:
@@ -73,13 +75,13 @@ class Session:
         seat = self._seat
         if not 0 < len(samples) <= MAX_ENVIRONMENTS:
             raise ProtocolError(f'{len(samples)} samples; 1 to {MAX_ENVIRONMENTS} are served')
-        if len(samples) > 1 and not seat._many:
+        if len(samples) > 1 and not seat.many:
             raise QwenVlaError(
                 f'{len(samples)} environments in one request, but this policy has one memory; '
                 'send one environment at a time'
             )
         while len(self._places) < len(samples):
-            self._places.append(_Place(seat._open()))
+            self._places.append(_Place(seat.open_policy()))
         return [
             place.answer(sample, seat)
             for place, sample in zip(self._places, samples, strict=False)
@@ -115,7 +117,7 @@ class _Place:
         if not np.isfinite(chunk.actions).all():
             raise QwenVlaError('the policy returned a number that is not finite')
         self._steps += seat.execute
-        return seat.layout.write(chunk, seat._rotations)
+        return seat.layout.write(chunk, seat.rotations)
 
 
 def refuse_unfit(metadata: Mapping[str, Any], layout: WireLayout) -> None:

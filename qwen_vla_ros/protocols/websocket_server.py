@@ -46,7 +46,7 @@ class OpenpiServer(PolicyServer):
         token: str | None = None,
     ) -> None:
         """Serve on host and port (0: any free one)."""
-        super().__init__(seat._policy, host, port, token)
+        super().__init__(seat.policy, host, port, token)
         self._seat = seat
 
     def _admit(self, connection: 'ServerConnection', request: 'Request') -> 'Response | None':
