@@ -115,6 +115,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         from qwen_vla_ros.data.synthetic.command import cli_arguments as synthesise_arguments
 
         synthesise_arguments(synthesise)
+    tell = _add(commands, 'tell', 'say something to the policy node, without ros2', _tell)
+    if words[:1] == ['tell']:
+        from qwen_vla_ros.nodes.tell import cli_arguments as tell_arguments
+
+        tell_arguments(tell)
     return parser
 
 
@@ -454,6 +459,13 @@ def _schema(args: argparse.Namespace) -> int:
     from qwen_vla_ros.contract_schema import run_from_arguments
 
     return run_from_arguments(args)
+
+
+def _tell(args: argparse.Namespace) -> int:
+    """Say something to the policy node."""
+    from qwen_vla_ros.nodes.tell import tell
+
+    return tell(args)
 
 
 def _synthesise(args: argparse.Namespace) -> int:
