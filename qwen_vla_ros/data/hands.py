@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen_vla_ros.data.hand_pca import KEPT, SIDES, load
 from qwen_vla_ros.data.hand_tracks import HandTrack, hand_files, length_of, read_track
-from qwen_vla_ros.data.sample import Place, Sample, SampleError
+from qwen_vla_ros.data.sample import Counted, Place, Sample, SampleError
 from qwen_vla_ros.data.spec import SetSpec
 from qwen_vla_ros.data.video import frame_at, frames_between
 from qwen_vla_ros.errors import QwenVlaError
@@ -29,7 +29,7 @@ ACTIONS = tuple(f'{side}_{name}' for side in SIDES for name in (*_WRIST, *_COEFF
 STATE = tuple(name.replace('_d', '_') for name in ACTIONS)
 
 
-class HandEpisodes:
+class HandEpisodes(Counted):
     """Recordings of hands; skipped counts, after stream(), frames in which no hand is seen."""
 
     embodiment = 'human_hands'
@@ -42,30 +42,17 @@ class HandEpisodes:
                 f"{spec.path}: hands need components: make them by 'qwen-vla fit-hands' and say "
                 'pca: FILE'
             )
-        self.source = spec.path.name
+        self._files = hand_files(spec.path)
+        super().__init__(spec.path.name, [length_of(file) for file in self._files])
         self.skipped: Counter[str] = Counter()
         self._spec, self._horizon = spec, spec.horizon or HORIZON
         self._pca = load(Path(spec.pca))
-        self._files = hand_files(spec.path)
-        self._lengths = [length_of(file) for file in self._files]
         self._view = next(iter(spec.views), 'ego')
         self._kept: tuple[int, HandTrack, np.ndarray] | None = None
 
-    def __len__(self) -> int:
-        """Return the number of recordings."""
-        return len(self._files)
-
-    def frames(self, episode: int) -> int:
-        """Return the number of frames of a recording."""
-        if not 0 <= episode < len(self):
-            raise QwenVlaError(f'{self.source}: episode {episode}: there are {len(self)}')
-        return self._lengths[episode]
-
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError says where no hand is seen."""
-        place = Place(self.source, episode, frame)
-        if not 0 <= frame < self.frames(episode):
-            raise place.refuse('frame', f'the episode has {self.frames(episode)}')
+        place = self.place(episode, frame)
         film, rate_hz = self._film(episode), self._track(episode)[0].rate_hz
         return self._sample(place, frame_at(film, frame / rate_hz, 0.5 / rate_hz))
 

@@ -14,7 +14,7 @@ The one sample that every data reader yields, and how a reader is asked for it.
   sources_ns   source -> its own time, where the data tell it
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -121,6 +121,42 @@ class Episodes(Protocol):
 
     def stream(self, episode: int) -> Iterator[Sample]:
         """Yield an episode's samples in order."""
+
+
+class Counted:
+    """What readers whose lengths are known share: counting, and frames that are not there."""
+
+    def __init__(self, source: str, lengths: Sequence[int]) -> None:
+        """Take the number of frames of each episode; QwenVlaError when there is none."""
+        if not len(lengths):
+            raise QwenVlaError(f'{source}: there is no episode in it')
+        self.source, self._lengths = source, lengths
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._lengths)
+
+    def frames(self, episode: int) -> int:
+        """Return the number of frames of an episode."""
+        if not 0 <= episode < len(self):
+            raise QwenVlaError(f'{self.source}: episode {episode}: there are {len(self)}')
+        return int(self._lengths[episode])
+
+    def place(self, episode: int, frame: int) -> Place:
+        """Return the place of a frame; SampleError when the episode is shorter."""
+        place = Place(self.source, episode, frame)
+        if not 0 <= frame < self.frames(episode):
+            raise place.refuse('frame', f'the episode has {self.frames(episode)}')
+        return place
+
+    def stream(self, episode: int) -> Iterator[Sample]:
+        """Yield an episode's samples in order."""
+        for frame in range(self.frames(episode)):
+            yield self.sample(episode, frame)
+
+    def sample(self, episode: int, frame: int) -> Sample:
+        """Return one sample; SampleError says why there is none."""
+        raise NotImplementedError
 
 
 def window(rows: np.ndarray, start: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ pictures that were shown by then. Entries are taken apart when asked for, so tha
 by name and costs no other.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.data.pictures import picture_of
-from qwen_vla_ros.data.sample import Place, Sample, spoken
+from qwen_vla_ros.data.sample import Counted, Sample, spoken
 from qwen_vla_ros.errors import QwenVlaError
 
 Exchange = tuple[str, str]
@@ -36,7 +36,7 @@ class Talk:
     shown: Sequence[int] = ()
 
 
-class TalkEpisodes:
+class TalkEpisodes(Counted):
     """Entries by number; take_apart(place, entry) gives the Talk of one or QwenVlaError."""
 
     embodiment = ''
@@ -50,26 +50,12 @@ class TalkEpisodes:
         take_apart: Callable[[str, Any], Talk],
     ) -> None:
         """Count exchanges; an entry that cannot be counted has one, whose sample tells why."""
-        if not entries:
-            raise QwenVlaError(f'{source}: there is nothing in it')
-        self.source, self._entries, self._take_apart = source, entries, take_apart
-        self._lengths = [max(count(entry), 1) for entry in entries]
-
-    def __len__(self) -> int:
-        """Return the number of entries."""
-        return len(self._entries)
-
-    def frames(self, episode: int) -> int:
-        """Return the number of exchanges of an entry."""
-        if not 0 <= episode < len(self):
-            raise QwenVlaError(f'{self.source}: episode {episode}: there are {len(self)}')
-        return self._lengths[episode]
+        super().__init__(source, [max(count(entry), 1) for entry in entries])
+        self._entries, self._take_apart = entries, take_apart
 
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one exchange; SampleError names entry, exchange and key."""
-        place = Place(self.source, episode, frame)
-        if not 0 <= frame < self.frames(episode):
-            raise place.refuse('frame', f'the episode has {self.frames(episode)}')
+        place = self.place(episode, frame)
         try:
             talk = self._take_apart('entry', self._entries[episode])
         except QwenVlaError as error:
@@ -87,11 +73,6 @@ class TalkEpisodes:
         shown = list(images)[: talk.shown[frame] if talk.shown else None]
         seen = {view: images[view] for view in shown}
         return spoken(place, seen, *said[frame], earlier=tuple(said[:frame]))
-
-    def stream(self, episode: int) -> Iterator[Sample]:
-        """Yield an entry's exchanges in order."""
-        for frame in range(self.frames(episode)):
-            yield self.sample(episode, frame)
 
 
 def thousandths(box: Sequence[float], size: tuple[int, int], place: str) -> list[int]:

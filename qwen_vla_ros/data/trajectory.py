@@ -6,13 +6,13 @@ one Trajectory an episode, and TrajectoryEpisodes makes samples of it. Actions a
 follow, in the data set's own units.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from qwen_vla_ros.data.sample import Place, Sample, window
+from qwen_vla_ros.data.sample import Counted, Sample, window
 from qwen_vla_ros.errors import QwenVlaError
 
 SECOND_NS = 1_000_000_000
@@ -44,7 +44,7 @@ class Trajectory:
         return self.instructions[row if len(self.instructions) > 1 else 0]
 
 
-class TrajectoryEpisodes:
+class TrajectoryEpisodes(Counted):
     """Episodes by number; the last one read is kept, so that its frames cost a picture each."""
 
     def __init__(
@@ -57,12 +57,10 @@ class TrajectoryEpisodes:
         turn: Mapping[str, int] | None = None,
     ) -> None:
         """Take lengths [E] in rows, what reads an episode, and view -> degrees to turn it left."""
-        if not len(lengths):
-            raise QwenVlaError(f'{source}: there is no episode in it')
+        super().__init__(source, lengths)
         if not embodiment:
             raise QwenVlaError(f'{source}: no robot is named in it; say embodiment')
-        self.source, self.embodiment = source, embodiment
-        self._horizon, self._lengths, self._read = horizon, lengths, read
+        self.embodiment, self._horizon, self._read = embodiment, horizon, read
         self._turn = {view: degrees // 90 for view, degrees in (turn or {}).items()}
         self._kept: tuple[int, Trajectory] | None = None
 
@@ -70,21 +68,9 @@ class TrajectoryEpisodes:
         """Return what another process needs; read must be picklable, the kept episode is not."""
         return {**self.__dict__, '_kept': None}
 
-    def __len__(self) -> int:
-        """Return the number of episodes."""
-        return len(self._lengths)
-
-    def frames(self, episode: int) -> int:
-        """Return the number of frames of an episode."""
-        if not 0 <= episode < len(self):
-            raise QwenVlaError(f'{self.source}: episode {episode}: there are {len(self)}')
-        return int(self._lengths[episode])
-
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and key."""
-        place, count = Place(self.source, episode, frame), self.frames(episode)
-        if not 0 <= frame < count:
-            raise place.refuse('frame', f'the episode has {count}')
+        place = self.place(episode, frame)
         rows = self.trajectory(episode)
         images = {}
         for view in rows.views:
@@ -105,11 +91,6 @@ class TrajectoryEpisodes:
             None if rows.state is None else rows.state[frame],
             rows.state_names,
         )
-
-    def stream(self, episode: int) -> Iterator[Sample]:
-        """Yield an episode's samples in order."""
-        for frame in range(self.frames(episode)):
-            yield self.sample(episode, frame)
 
     def columns(self, episode: int) -> Mapping[str, np.ndarray]:
         """Return action [F, A] and, where it is measured, observation.state [F, S], float32."""

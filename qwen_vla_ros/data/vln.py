@@ -24,7 +24,7 @@ import numpy as np
 
 from qwen_vla_ros.data.json_files import is_json, list_of, read_json, table_of, text_of
 from qwen_vla_ros.data.pictures import picture_of
-from qwen_vla_ros.data.sample import Place, Sample
+from qwen_vla_ros.data.sample import Counted, Sample
 from qwen_vla_ros.data.spec import SetSpec
 from qwen_vla_ros.data.vln_ways import way_of, way_of_actions
 from qwen_vla_ros.errors import QwenVlaError
@@ -48,7 +48,7 @@ class Walk:
     stops: bool
 
 
-class VlnEpisodes:
+class VlnEpisodes(Counted):
     """Walks of one split; ways are read at once, pictures when asked for."""
 
     action_names = ACTIONS
@@ -56,7 +56,6 @@ class VlnEpisodes:
     def __init__(self, spec: SetSpec) -> None:
         """Read all ways; QwenVlaError names file and episode of what is wrong."""
         file = find(spec.path, spec.split or 'train')
-        self.source = f'{spec.path.name}/{file.name}'
         self.embodiment = spec.embodiment or 'mobile_base'
         stride = (spec.rate_hz or WAYPOINT_HZ) / WAYPOINT_HZ
         if stride < 1 or stride != round(stride):
@@ -67,21 +66,13 @@ class VlnEpisodes:
         self._view, folder = next(iter(spec.views.items()), ('ego', FRAMES))
         read = _stream_vln if file.name == ANNOTATIONS else _vln_ce
         self._walks = list(read(file, folder))
+        source = f'{spec.path.name}/{file.name}'
+        super().__init__(source, [len(walk.way) for walk in self._walks])
         self._kept: tuple[int, list[Path]] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of walks."""
-        return len(self._walks)
-
-    def frames(self, episode: int) -> int:
-        """Return the number of frames of a walk."""
-        return len(self._walk(episode).way)
 
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and picture."""
-        walk, place = self._walk(episode), Place(self.source, episode, frame)
-        if not 0 <= frame < len(walk.way):
-            raise place.refuse('frame', f'the episode has {len(walk.way)}')
+        place, walk = self.place(episode, frame), self._walks[episode]
         try:
             image = picture_of(self._pictures(episode)[frame])
         except QwenVlaError as error:
@@ -99,14 +90,9 @@ class VlnEpisodes:
             round(frame * step_ns),
         )
 
-    def stream(self, episode: int) -> Iterator[Sample]:
-        """Yield a walk's samples in order."""
-        for frame in range(self.frames(episode)):
-            yield self.sample(episode, frame)
-
     def chunk(self, episode: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Return waypoints float32 [H, 3] and mask bool [H, 3] of a frame."""
-        walk = self._walk(episode)
+        walk = self._walks[episode]
         index = frame + self._stride * np.arange(1, self._horizon + 1)
         inside = index < len(walk.way)
         ahead = walk.way[np.minimum(index, len(walk.way) - 1)] - walk.way[frame]
@@ -117,15 +103,10 @@ class VlnEpisodes:
         mask = np.repeat((inside | walk.stops)[:, None], 3, 1)
         return np.stack([dx, dy, turn], 1).astype(np.float32), mask
 
-    def _walk(self, episode: int) -> Walk:
-        if not 0 <= episode < len(self):
-            raise QwenVlaError(f'{self.source}: episode {episode}: there are {len(self)}')
-        return self._walks[episode]
-
     def _pictures(self, episode: int) -> list[Path]:
         """Return the pictures of a walk, one a frame."""
         if self._kept is None or self._kept[0] != episode:
-            walk = self._walk(episode)
+            walk = self._walks[episode]
             if not walk.frames.is_dir():
                 raise QwenVlaError(f'{walk.frames}: there is no such folder of pictures')
             found = [path for path in walk.frames.iterdir() if path.suffix.lower() in PICTURES]
