@@ -1,5 +1,7 @@
 """Each benchmark's client, in its own keys, gets actions in its own units."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import yaml
@@ -7,6 +9,7 @@ from foreign_clients import WebsocketClient, ZmqClient, picture
 
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.policy import PolicyMismatch
 from qwen_vla_ros.protocols import field_benchmarks
 from qwen_vla_ros.protocols.field_benchmarks import (
     FieldBenchmark,
@@ -243,6 +246,50 @@ def test_a_file_s_faults_are_named(tmp_path, monkeypatch, change, words):
     monkeypatch.setattr(field_benchmarks, 'config_folder', lambda: tmp_path)
     with pytest.raises(QwenVlaError, match=words):
         FieldBenchmark.load('mine')
+
+
+@pytest.mark.parametrize(
+    ('facts', 'words'),
+    [
+        ({'rate_hz': 5.0}, 'its rate is 5 Hz, that of the data 20'),
+        ({'horizon': 4}, 'it gives 4 rows, 5 are executed'),
+        ({'action_units': ['m'] * 7}, 'droll is m, not rad'),
+        ({'action_kinds': ['abs_joint'] * 7}, 'dx is abs_joint, not delta_eef'),
+    ],
+)
+def test_a_policy_that_means_its_channels_otherwise_is_refused(facts, words):
+    benchmark = FieldBenchmark.load('libero')
+    policy = Given(benchmark, ('ego',), DELTAS)
+    policy.metadata.update(facts)
+    with pytest.raises(PolicyMismatch, match=words):
+        benchmark.seat(policy, 'openpi')
+
+
+def test_a_data_set_s_own_rate_fits_too():
+    benchmark = FieldBenchmark.load('robotwin_easy')
+    policy = Given(benchmark, ('ego',), np.zeros((16, 14)))
+    policy.metadata['rate_hz'] = 50.0
+    assert benchmark.seat(policy, 'starvla').metadata['rate_hz'] == 50.0
+
+
+def test_of_a_model_for_several_robots_the_benchmark_s_is_taken():
+    benchmark = FieldBenchmark.load('libero')
+
+    class Several:
+        metadata: ClassVar = {'robots': ['widowx', 'franka']}
+
+        def open(self, robot=''):
+            self.asked = robot
+            return Given(benchmark, ('ego',), DELTAS)
+
+    several = Several()
+    benchmark.seat(several, 'openpi')
+    assert several.asked == 'franka'
+    benchmark.seat(several, 'openpi', 'my_franka')
+    assert several.asked == 'my_franka'
+    several.metadata = {'robots': ['libero_panda']}
+    benchmark.seat(several, 'openpi')
+    assert several.asked == ''
 
 
 def test_the_keys_are_told():

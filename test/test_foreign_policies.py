@@ -284,3 +284,15 @@ def test_the_command_line_takes_addresses(capsys):
     assert 'pickles' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(['serve', '--policy', 'nonsense'])
+
+
+def test_a_server_of_others_is_evaluated_as_a_model_is(tmp_path, capsys):
+    pytest.importorskip('mujoco')
+    stop = {'actions': np.zeros((8, 3), np.float32)}
+    with openpi(lambda request: stop) as server:
+        address = f'openpi://127.0.0.1:{server.port}'
+        words = ['eval', 'sim', '--robot', 'mobile_base', '--policy', address, '--seeds', '0:1']
+        assert main([*words, '--no-baselines', '--out', str(tmp_path)]) == 0
+    assert 'SR 0/1' in capsys.readouterr().out
+    assert server.seen[0]['observation/images/ego'].shape[2] == 3
+    assert address in (tmp_path / 'summary.json').read_text()

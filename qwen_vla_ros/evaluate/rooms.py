@@ -84,7 +84,7 @@ class _Timed:
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Run, print the metrics, and leave summary.json, maps, film and report.html."""
     seeds = parse_seeds(args.seeds)
-    model = args.policy == 'model'
+    model = args.policy not in ('expert', 'constant')
     variants = ['policy']
     if args.baselines:
         variants += ['no_language', *(['no_image'] if model else []), 'standing']

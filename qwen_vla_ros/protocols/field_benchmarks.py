@@ -16,7 +16,7 @@ import yaml
 
 from qwen_vla_ros.embodiment import Embodiment, config_folder, did_you_mean
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.policy import describe_policy
+from qwen_vla_ros.policy import PolicyMismatch, describe_policy
 from qwen_vla_ros.protocols.conversions import WAYS, ActionPart
 from qwen_vla_ros.protocols.layout import WireLayout
 from qwen_vla_ros.protocols.seat import Seat
@@ -42,6 +42,7 @@ class FieldBenchmark:
     metrics           metric -> its definition there
     clients           protocol -> keys of the client
     success_radius_m  of navigation
+    also_hz           further rates that data sets of it are written with
     """
 
     name: str
@@ -56,6 +57,7 @@ class FieldBenchmark:
     metrics: Mapping[str, str]
     clients: Mapping[str, WireLayout]
     success_radius_m: float | None = None
+    also_hz: tuple[float, ...] = ()
 
     @classmethod
     def load(cls, name: str) -> 'FieldBenchmark':
@@ -87,18 +89,45 @@ class FieldBenchmark:
         """Return the metadata of a policy for it that looks at these views."""
         return {**describe_policy(self.embodiment, self.layout), 'views': list(views)}
 
-    def seat(self, policy: 'Policy', protocol: str | None = None) -> Seat:
-        """Return a policy in the seat that a client of this benchmark knows."""
+    def seat(self, policy: 'Policy', protocol: str | None = None, robot: str = '') -> Seat:
+        """
+        Return a policy in the seat that a client of this benchmark knows.
+
+        robot: which of a model's robots; without it the benchmark's contract, else the only one.
+        PolicyMismatch names what does not fit.
+        """
         groups = self.embodiment.action_groups(self.layout)
+        if not robot and self.robot in policy.metadata.get('robots', ()):
+            robot = self.robot
         facts = {'benchmark': self.name, 'execute': self.execute}
-        return Seat(
-            policy,
-            self.client(protocol),
-            self.execute,
-            {name: group.rotation for group in groups for name in group.names},
-            facts,
-            self.robot,
-        )
+        rotations = {name: group.rotation for group in groups for name in group.names}
+        seat = Seat(policy, self.client(protocol), self.execute, rotations, facts, robot)
+        self._refuse_unfit(seat.metadata)
+        return seat
+
+    def _refuse_unfit(self, metadata: Mapping[str, Any]) -> None:
+        """Raise PolicyMismatch where a policy means its channels otherwise than the benchmark."""
+        wanted = describe_policy(self.embodiment, self.layout)
+        problems = []
+        rates = (self.rate_hz, *self.also_hz)
+        if not any(abs(metadata['rate_hz'] - rate) <= 0.01 * rate for rate in rates):
+            told = ' or '.join(f'{rate:g}' for rate in rates)
+            problems.append(f'its rate is {metadata["rate_hz"]:g} Hz, that of the data {told}')
+        if metadata['horizon'] < self.execute:
+            problems.append(f'it gives {metadata["horizon"]} rows, {self.execute} are executed')
+        for key in ('action_units', 'action_kinds'):
+            own = dict(zip(metadata['action_names'], metadata.get(key, ()), strict=False))
+            due = dict(zip(wanted['action_names'], wanted[key], strict=True))
+            problems += [
+                f'{name} is {own[name]}, not {due[name]}'
+                for name in due
+                if name in own and own[name] != due[name]
+            ]
+        if problems:
+            raise PolicyMismatch(
+                f'policy {metadata.get("checkpoint", "?")} does not fit {self.title}: '
+                f'{"; ".join(problems)}; choose a checkpoint trained for it'
+            )
 
 
 class StillPolicy:
@@ -166,6 +195,7 @@ def _read(name: str) -> FieldBenchmark:
     return FieldBenchmark(
         **{
             **data,
+            'also_hz': tuple(data.get('also_hz', ())),
             'clients': {
                 read.one_of(protocol, f'clients.{protocol}', PROTOCOLS): _client(
                     read, protocol, table

@@ -54,7 +54,7 @@ def seat_from_arguments(args: argparse.Namespace) -> Seat:
         return benchmark.seat(
             StillPolicy(benchmark, tuple(benchmark.client(protocol).views)), protocol
         )
-    return benchmark.seat(_policy(args), protocol)
+    return benchmark.seat(_policy(args), protocol, args.robot or '')
 
 
 def foreign_server(
