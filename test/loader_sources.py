@@ -13,12 +13,12 @@ from qwen_vla_ros.data.sample import Place, Sample
 class Made:
     """Episodes of five frames; some cannot be read, end the process, or hang."""
 
-    def __init__(self, source, bad=(), deadly=(), slow=(), raises=()):
-        self.source = source
+    def __init__(self, source, bad=(), deadly=(), slow=(), raises=(), count=6):
+        self.source, self._count = source, count
         self._bad, self._deadly, self._slow, self._raises = bad, deadly, slow, raises
 
     def __len__(self):
-        return 6
+        return self._count
 
     def frames(self, episode):
         return 5

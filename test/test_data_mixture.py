@@ -1,37 +1,17 @@
 """The mixture: stated weights, the same draws on any number of ranks, exact resume, bad files."""
 
 from collections import Counter
+from functools import partial
 from itertools import islice
 
-import numpy as np
 import pytest
+from loader_sources import Made
 
 from qwen_vla_ros.data.mixture import TABLE_1, Mixture, Source, weights
-from qwen_vla_ros.data.sample import Place, Sample
 from qwen_vla_ros.errors import QwenVlaError
 
-
-class Made:
-    """Three episodes of five frames; frames of the episodes in bad cannot be read."""
-
-    def __init__(self, source, bad=()):
-        self.source, self._bad = source, bad
-
-    def __len__(self):
-        return 3
-
-    def frames(self, episode):
-        return 5
-
-    def sample(self, episode, frame):
-        place = Place(self.source, episode, frame)
-        if episode in self._bad:
-            raise place.refuse('images.ego', 'is cut')
-        row = np.zeros((1, 1), np.float32)
-        return Sample(place, {}, 'go', 'stub', row, row == 0, ('waist',), 0)
-
-
-SOURCES = [Source(Made('a'), 'synthetic'), Source(Made('b'), 'navigation')]
+Three = partial(Made, count=3)
+SOURCES = [Source(Three('a'), 'synthetic'), Source(Three('b'), 'navigation')]
 
 
 def places(mixture, count):
@@ -44,9 +24,9 @@ def test_table_1_sums_to_what_the_paper_prints():
 
 def test_weights_share_a_family_and_leave_out_absent_ones():
     sources = [
-        Source(Made('a'), 'x', 3.0),
-        Source(Made('b'), 'x', 1.0),
-        Source(Made('c'), 'y'),
+        Source(Three('a'), 'x', 3.0),
+        Source(Three('b'), 'x', 1.0),
+        Source(Three('c'), 'y'),
     ]
     families = {'x': 4.0, 'y': 1.0, 'absent': 9.0}
     assert weights(sources, families).tolist() == pytest.approx([0.6, 0.2, 0.2])
@@ -81,7 +61,7 @@ def test_a_run_resumes_where_it_stood():
 
 
 def test_bad_samples_are_skipped_counted_and_named():
-    mixture = Mixture([Source(Made('a', bad=(1,)), 'synthetic')], 0)
+    mixture = Mixture([Source(Three('a', bad=(1,)), 'synthetic')], 0)
     drawn = places(mixture, 60)
     assert {place.episode for place in drawn} == {0, 2}
     assert set(mixture.skipped) == {
@@ -91,15 +71,15 @@ def test_bad_samples_are_skipped_counted_and_named():
 
 def test_a_source_of_nothing_but_bad_samples_stops_the_run():
     with pytest.raises(QwenVlaError, match='^a: 100 bad samples in a row; the last: a: episode'):
-        places(Mixture([Source(Made('a', bad=(0, 1, 2)), 'synthetic')], 0), 1)
+        places(Mixture([Source(Three('a', bad=(0, 1, 2)), 'synthetic')], 0), 1)
 
 
 @pytest.mark.parametrize(
     ('changed', 'words'),
     [
         ({'sources': []}, 'there is no source'),
-        ({'sources': [Source(Made('a'), 'synthetics')]}, "a: unknown family 'synthetics'"),
-        ({'sources': [Source(Made('a'), 'synthetic', 0.0)]}, 'a: share and weight must be'),
+        ({'sources': [Source(Three('a'), 'synthetics')]}, "a: unknown family 'synthetics'"),
+        ({'sources': [Source(Three('a'), 'synthetic', 0.0)]}, 'a: share and weight must be'),
         ({'temperature': 0.0}, 'temperature 0.0 must be positive'),
         ({'rank': 2, 'world': 2}, 'rank 2 of 2'),
     ],

@@ -30,7 +30,7 @@ TABLE_1: Mapping[str, float] = {
     'fine-grained captions': 0.2,
 }
 # Text-to-action: real episodes without their pictures, and the text-action set (paper, Table 11).
-TEXT_TO_ACTION: Mapping[str, float] = {'real': 80.0, 'synthetic': 20.0}
+TEXT_TO_ACTION: Mapping[str, float] = {'real': 0.8, 'synthetic': 0.2}
 TRIES = 100  # bad samples in a row of one source
 Spot = tuple[int, int, int]  # source, episode, frame, by number
 

@@ -83,6 +83,14 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Move for 0.2 s towards an action [7]; stop early on a touch."""
+        self._drive(action)
+        outcome = self.world.result(self.target)
+        terminated = outcome.first_touched is not None
+        truncated = not terminated and self.world.time >= TIME_LIMIT_S - 1e-9
+        return self._observe(), float(outcome.success), terminated, truncated, self._facts()
+
+    def _drive(self, action: np.ndarray) -> None:
+        """Follow the straight way to an action [7] for STEP_S, or until the world halts it."""
         now_ns = self._now_ns()
         reason = self._controller.accept(
             arm.JOINT_NAMES, [STEP_S], [np.asarray(action, np.float64)], None, now_ns, now_ns
@@ -93,12 +101,12 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             ahead_ns = self._now_ns() + round(CONTROL_S * 1e9)
             self.world.set_targets(*self._controller.sample(ahead_ns))
             self.world.step(CONTROL_S)
-            if self.world.touched():
+            if self._halts():
                 break
-        outcome = self.world.result(self.target)
-        terminated = outcome.first_touched is not None
-        truncated = not terminated and self.world.time >= TIME_LIMIT_S - 1e-9
-        return self._observe(), float(outcome.success), terminated, truncated, self._facts()
+
+    def _halts(self) -> bool:
+        """Tell whether the step ends at once."""
+        return bool(self.world.touched())
 
     def observation(self) -> Observation:
         """Return the present instant as the observation that a policy takes."""

@@ -7,7 +7,7 @@ used from one thread: the OpenGL context belongs to the thread that renders firs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -69,6 +69,10 @@ class TabletopWorld:
     views = VIEWS
     frame, bases = 'base_link', ('base_link',)
     tips: ClassVar[dict[str, str]] = {'ee_gripper_link': 'tip'}
+    # Objects: their width, the height of a shape, its MuJoCo type and size; all in m.
+    width: ClassVar[float] = WIDTH
+    heights: ClassVar[Mapping[str, float]] = SHAPES
+    geoms: ClassVar[Mapping[str, Any]] = _GEOM
 
     def __init__(self, render: bool = True, timestep_s: float = TIMESTEP_S) -> None:
         """Compile the model and reset to scene 0."""
@@ -263,10 +267,11 @@ class TabletopWorld:
     def _dress_object(self, index: int, item: SceneObject) -> None:
         """Give body number index the item's shape, colour and inertia."""
         geom, body = self._object_geoms[index], self.model.body(f'object{index}').id
-        kind, size = _GEOM[item.shape]
+        kind, size = self.geoms[item.shape]
         self.model.geom_type[geom] = kind
         self.model.geom_size[geom] = item.scale * np.array(size)
-        half = item.scale * np.array([WIDTH / 2, WIDTH / 2, SHAPES[item.shape] / 2])
+        edges = np.array([self.width, self.width, self.heights[item.shape]])
+        half = item.scale * edges / 2
         self.model.geom_aabb[geom] = [0, 0, 0, *half]
         self.model.geom_rbound[geom] = half[0] if item.shape == 'ball' else np.linalg.norm(half)
         self.model.geom_rgba[geom] = [*(item.rgb or COLOURS[item.colour]), 1.0]

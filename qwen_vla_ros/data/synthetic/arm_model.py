@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen_vla_ros.capsules import CapsuleModel
-from qwen_vla_ros.data.synthetic.arms import TABLE_CLEARANCE_M, TOOL_M, Arm, Segment
+from qwen_vla_ros.data.synthetic.arms import TABLE_CLEARANCE_M, TOOL_M, Arm
 from qwen_vla_ros.data.synthetic.turns import about_x, about_z, euler
 from qwen_vla_ros.kinematics import ArmKinematics
 from qwen_vla_ros.safety_contract import Capsule, Capsules, Plane
@@ -40,7 +40,7 @@ class ArmModel:
         self.lower, self.upper = self.kinematics.lower, self.kinematics.upper
         self.speed = np.array([joint.speed for joint in arm.joints])
         self.home = np.array(arm.home)
-        parts = (*(_capsule(segment) for segment in arm.capsules), *TOOL)
+        parts = (*arm.capsules, *TOOL)
         every = CapsuleModel(Capsules(parts), self.kinematics)
         overlapping = every.pair_gaps(self.home)[0] <= TABLE_CLEARANCE_M
         ignore = tuple(
@@ -86,11 +86,6 @@ def urdf(arm: Arm) -> str:
     lines.append(_fixed(FLANGE, parent, (0.0, 0.0, along), about_x(roll)))
     lines.append(_fixed(TIP, FLANGE, (0.0, 0.0, TOOL_M), np.eye(3)))
     return '\n'.join([*lines, '</robot>'])
-
-
-def _capsule(segment: Segment) -> Capsule:
-    link = f'link{segment.joint}' if segment.joint else 'base'
-    return Capsule(segment.name, link, segment.start, segment.end, segment.radius)
 
 
 def _fixed(link: str, parent: str, xyz: tuple[float, float, float], rotation: np.ndarray) -> str:

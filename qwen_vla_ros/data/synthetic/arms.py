@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qwen_vla_ros.safety_contract import Capsule
+
 TOOL_M = 0.15  # flange to the point between the finger tips
 OPEN_M = 0.085  # between the fingers
 TABLE_CLEARANCE_M = 0.004
@@ -40,23 +42,13 @@ class Joint:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A capsule in the frame that joint number `joint` moves (0: the base), m."""
-
-    name: str
-    joint: int
-    start: tuple[float, float, float]
-    end: tuple[float, float, float]
-    radius: float
-
-
-@dataclass(frozen=True)
 class Arm:
     """
     One arm on a table whose top is z = 0.
 
     name     as samples carry it; tag: as the prompt says it
     flange   m along, and rad about x of, the last joint's frame
+    capsules on base, and on link1 ... which the joints move
     home     rad, a posture with the hand over the table, free of contact
     reach    m, distances from the base axis between which things are placed
     """
@@ -65,7 +57,7 @@ class Arm:
     tag: str
     joints: tuple[Joint, ...]
     flange: tuple[float, float]
-    capsules: tuple[Segment, ...]
+    capsules: tuple[Capsule, ...]
     home: tuple[float, ...]
     reach: tuple[float, float]
 
@@ -87,13 +79,13 @@ def _ur(name: str, tag: str, d1: float, a2: float, a3: float, wrist: tuple[float
     )
     origin = (0.0, 0.0, 0.0)
     capsules = (
-        Segment('base', 0, origin, (0.0, 0.0, d1), radii[0]),
-        Segment('shoulder', 1, origin, (0.0, -upper, 0.0), radii[1]),
-        Segment('upper arm', 2, (0.0, 0.0, upper), (a2, 0.0, upper), radii[2]),
-        Segment('forearm', 3, (0.0, 0.0, fore), (a3, 0.0, fore), radii[3]),
-        Segment('wrist 1', 4, (0.0, 0.0, fore - d4), origin, radii[4]),
-        Segment('wrist 2', 5, (0.0, 0.0, -d5), origin, radii[4]),
-        Segment('wrist 3', 6, (0.0, 0.0, -d6), origin, radii[4]),
+        Capsule('base', 'base', origin, (0.0, 0.0, d1), radii[0]),
+        Capsule('shoulder', 'link1', origin, (0.0, -upper, 0.0), radii[1]),
+        Capsule('upper arm', 'link2', (0.0, 0.0, upper), (a2, 0.0, upper), radii[2]),
+        Capsule('forearm', 'link3', (0.0, 0.0, fore), (a3, 0.0, fore), radii[3]),
+        Capsule('wrist 1', 'link4', (0.0, 0.0, fore - d4), origin, radii[4]),
+        Capsule('wrist 2', 'link5', (0.0, 0.0, -d5), origin, radii[4]),
+        Capsule('wrist 3', 'link6', (0.0, 0.0, -d6), origin, radii[4]),
     )
     return Arm(name, tag, joints, (0.0, 0.0), capsules, home, reach)
 
@@ -118,12 +110,12 @@ PANDA = Arm(
     )),
     (0.107, 0.0),
     (
-        Segment('base', 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.333), 0.075),
-        Segment('upper arm', 2, (0.0, 0.0, 0.0), (0.0, -0.316, 0.0), 0.065),
-        Segment('elbow', 3, (0.0, 0.0, 0.0), (0.0825, 0.0, 0.0), 0.06),
-        Segment('forearm', 4, (-0.0825, 0.05, 0.0), (-0.0825, 0.384, 0.0), 0.06),
-        Segment('wrist', 6, (0.0, 0.0, 0.0), (0.088, 0.0, 0.0), 0.05),
-        Segment('flange', 7, (0.0, 0.0, -0.04), (0.0, 0.0, 0.107), 0.045),
+        Capsule('base', 'base', (0.0, 0.0, 0.0), (0.0, 0.0, 0.333), 0.075),
+        Capsule('upper arm', 'link2', (0.0, 0.0, 0.0), (0.0, -0.316, 0.0), 0.065),
+        Capsule('elbow', 'link3', (0.0, 0.0, 0.0), (0.0825, 0.0, 0.0), 0.06),
+        Capsule('forearm', 'link4', (-0.0825, 0.05, 0.0), (-0.0825, 0.384, 0.0), 0.06),
+        Capsule('wrist', 'link6', (0.0, 0.0, 0.0), (0.088, 0.0, 0.0), 0.05),
+        Capsule('flange', 'link7', (0.0, 0.0, -0.04), (0.0, 0.0, 0.107), 0.045),
     ),
     (0.0, -0.5, 0.0, -2.3, 0.0, 1.8, 0.7854),
     (0.30, 0.68),
@@ -156,11 +148,11 @@ GEN3 = Arm(
     )),
     (0.0, np.pi),
     (
-        Segment('base', 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.2848), 0.055),
-        Segment('upper arm', 2, (0.0, 0.0, 0.0), (0.0, 0.4208, 0.0), 0.05),
-        Segment('forearm', 4, (0.0, 0.0, 0.0), (0.0, 0.3143, 0.0), 0.045),
-        Segment('wrist', 6, (0.0, 0.0, 0.0), (0.0, 0.09, 0.0), 0.04),
-        Segment('flange', 7, (0.0, 0.0, 0.07), (0.0, 0.0, 0.0), 0.04),
+        Capsule('base', 'base', (0.0, 0.0, 0.0), (0.0, 0.0, 0.2848), 0.055),
+        Capsule('upper arm', 'link2', (0.0, 0.0, 0.0), (0.0, 0.4208, 0.0), 0.05),
+        Capsule('forearm', 'link4', (0.0, 0.0, 0.0), (0.0, 0.3143, 0.0), 0.045),
+        Capsule('wrist', 'link6', (0.0, 0.0, 0.0), (0.0, 0.09, 0.0), 0.04),
+        Capsule('flange', 'link7', (0.0, 0.0, 0.07), (0.0, 0.0, 0.0), 0.04),
     ),
     (0.0, 0.1, 0.0, 1.9, 0.0, np.pi - 2.0, HALF),
     (0.30, 0.70),
@@ -179,13 +171,13 @@ TM12 = Arm(
     )),
     (0.0, 0.0),
     (
-        Segment('base', 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.1652), 0.09),
-        Segment('shoulder', 1, (0.0, 0.0, 0.0), (0.0, -0.19, 0.0), 0.08),
-        Segment('upper arm', 2, (0.0, 0.0, -0.19), (0.6361, 0.0, -0.19), 0.07),
-        Segment('forearm', 3, (0.0, 0.0, -0.05), (0.5579, 0.0, -0.05), 0.06),
-        Segment('wrist 1', 4, (0.0, 0.0, 0.1063), (0.0, 0.0, 0.0), 0.045),
-        Segment('wrist 2', 5, (0.0, 0.0, -0.106), (0.0, 0.0, 0.0), 0.045),
-        Segment('wrist 3', 6, (0.0, 0.0, -0.11315), (0.0, 0.0, 0.0), 0.045),
+        Capsule('base', 'base', (0.0, 0.0, 0.0), (0.0, 0.0, 0.1652), 0.09),
+        Capsule('shoulder', 'link1', (0.0, 0.0, 0.0), (0.0, -0.19, 0.0), 0.08),
+        Capsule('upper arm', 'link2', (0.0, 0.0, -0.19), (0.6361, 0.0, -0.19), 0.07),
+        Capsule('forearm', 'link3', (0.0, 0.0, -0.05), (0.5579, 0.0, -0.05), 0.06),
+        Capsule('wrist 1', 'link4', (0.0, 0.0, 0.1063), (0.0, 0.0, 0.0), 0.045),
+        Capsule('wrist 2', 'link5', (0.0, 0.0, -0.106), (0.0, 0.0, 0.0), 0.045),
+        Capsule('wrist 3', 'link6', (0.0, 0.0, -0.11315), (0.0, 0.0, 0.0), 0.045),
     ),
     (0.0, -0.35, 2.2, -0.28, HALF, 0.0),
     (0.35, 1.02),
@@ -205,12 +197,12 @@ XARM7 = Arm(
     )),
     (0.0, 0.0),
     (
-        Segment('base', 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.267), 0.065),
-        Segment('upper arm', 2, (0.0, 0.0, 0.0), (0.0, -0.293, 0.0), 0.055),
-        Segment('elbow', 3, (0.0, 0.0, 0.0), (0.0525, 0.0, 0.0), 0.055),
-        Segment('forearm', 4, (0.0775, -0.05, 0.0), (0.0775, -0.3425, 0.0), 0.05),
-        Segment('wrist', 6, (0.0, 0.0, 0.0), (0.076, 0.05, 0.0), 0.045),
-        Segment('flange', 7, (0.0, 0.0, -0.05), (0.0, 0.0, 0.0), 0.042),
+        Capsule('base', 'base', (0.0, 0.0, 0.0), (0.0, 0.0, 0.267), 0.065),
+        Capsule('upper arm', 'link2', (0.0, 0.0, 0.0), (0.0, -0.293, 0.0), 0.055),
+        Capsule('elbow', 'link3', (0.0, 0.0, 0.0), (0.0525, 0.0, 0.0), 0.055),
+        Capsule('forearm', 'link4', (0.0775, -0.05, 0.0), (0.0775, -0.3425, 0.0), 0.05),
+        Capsule('wrist', 'link6', (0.0, 0.0, 0.0), (0.076, 0.05, 0.0), 0.045),
+        Capsule('flange', 'link7', (0.0, 0.0, -0.05), (0.0, 0.0, 0.0), 0.042),
     ),
     (0.0, -0.4, 0.0, 1.2, 0.0, 1.6, 0.0),
     (0.28, 0.62),

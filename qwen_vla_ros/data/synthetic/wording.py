@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qwen_vla_ros.sim.tasks.goals import SIDES
+
 COLOURS = ('red', 'green', 'blue', 'yellow', 'white', 'black', 'orange', 'purple', 'grey', 'pink')
 # noun -> width that the fingers hold and height at which they hold it, in m
 NOUNS = {
@@ -20,12 +22,6 @@ NOUNS = {
     'stapler': (0.038, 0.030), 'remote': (0.045, 0.015), 'candle': (0.050, 0.045),
     'pepper mill': (0.055, 0.090),
 }  # fmt: skip
-SIDES = {
-    'to the left of': (0.0, 1.0),
-    'to the right of': (0.0, -1.0),
-    'behind': (1.0, 0.0),
-    'in front of': (-1.0, 0.0),
-}
 # Eight directions, counter-clockwise from straight ahead, 45 degrees apart.
 DIRECTIONS = (
     'away from the robot', 'ahead and to the left', 'to the left', 'back and to the left',

@@ -11,9 +11,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim import arm
-from qwen_vla_ros.sim.environment import CONTROL_S, STEP_S, TabletopEnv
+from qwen_vla_ros.sim.environment import TabletopEnv
 from qwen_vla_ros.sim.tasks.expert import TaskExpert
 from qwen_vla_ros.sim.tasks.goals import done, sample_goal
 from qwen_vla_ros.sim.tasks.world import TaskWorld
@@ -64,19 +63,15 @@ class TasksEnv(TabletopEnv):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Move for 0.2 s towards an action [7]."""
-        now_ns = self._now_ns()
-        row = np.asarray(action, np.float64)
-        reason = self._controller.accept(arm.JOINT_NAMES, [STEP_S], [row], None, now_ns, now_ns)
-        if reason is not None:
-            raise QwenVlaError(f'{ENVIRONMENT_ID}: bad action, {reason}')
-        for _ in range(round(STEP_S / CONTROL_S)):
-            ahead_ns = self._now_ns() + round(CONTROL_S * 1e9)
-            self.world.set_targets(*self._controller.sample(ahead_ns))
-            self.world.step(CONTROL_S)
+        self._drive(action)
         self._held = self._held + 1 if done(self.world, self.goal, self._first) else 0
         terminated = self._held >= HELD_ROWS
         truncated = not terminated and self.world.time >= TASK_LIMIT_S - 1e-9
         return self._observe(), float(terminated), terminated, truncated, self._facts()
+
+    def _halts(self) -> bool:
+        """Go on when things are touched."""
+        return False
 
     def expert(self) -> TaskExpert:
         """Return the teacher of the present task."""

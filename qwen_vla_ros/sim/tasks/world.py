@@ -4,7 +4,7 @@ import numpy as np
 
 from qwen_vla_ros.sim import arm, mjcf
 from qwen_vla_ros.sim.graphics import load_mujoco
-from qwen_vla_ros.sim.scene import COLOURS, Scene, SceneObject
+from qwen_vla_ros.sim.scene import Scene
 from qwen_vla_ros.sim.tasks.scene import (
     DISTRACTORS,
     HEIGHTS,
@@ -31,6 +31,8 @@ _AWAY = (0.0, 0.0, -0.6)  # under the table, where no camera looks
 
 class TaskWorld(TabletopWorld):
     """A world of TaskScenes; scenes of the touching task are laid out with its smaller objects."""
+
+    width, heights, geoms = WIDTH, HEIGHTS, _GEOM
 
     def reset(self, seed: int, scene: Scene | None = None) -> Scene:
         """Lay out the scene of a seed (or a given scene), the arm at its first posture."""
@@ -60,17 +62,6 @@ class TaskWorld(TabletopWorld):
             for i in range(DISTRACTORS)
         )
         return super()._xml(timestep_s).replace('</worldbody>', f'{things}</worldbody>')
-
-    def _dress_object(self, index: int, item: SceneObject) -> None:
-        """Give body number index the item's shape, colour and inertia."""
-        geom, body = self._object_geoms[index], self.model.body(f'object{index}').id
-        kind, size = _GEOM[item.shape]
-        self.model.geom_type[geom], self.model.geom_size[geom] = kind, size
-        half = np.array([WIDTH / 2, WIDTH / 2, HEIGHTS[item.shape] / 2])
-        self.model.geom_aabb[geom] = [0, 0, 0, *half]
-        self.model.geom_rbound[geom] = np.linalg.norm(half)
-        self.model.geom_rgba[geom] = [*COLOURS[item.colour], 1.0]
-        self.model.body_inertia[body] = mjcf.OBJECT_MASS / 3 * (np.sum(half**2) - half**2)
 
     def _dress_surroundings(self) -> None:
         """Set light, table, cameras, texture and distractors."""
