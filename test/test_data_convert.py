@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,19 @@ import pytest
 
 pytest.importorskip('pyarrow')
 pytest.importorskip('av')
+pytest.importorskip('rosbags')
 import lerobot_fixture as made
+import test_data_bag as bags
 from pyarrow import parquet
 
 from qwen_vla_ros import cli
-from qwen_vla_ros.data import conversion
+from qwen_vla_ros.data import conversion, film
 from qwen_vla_ros.data.cleaning import Thresholds
 from qwen_vla_ros.data.conversion import Conversion, convert, units_of
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
+from qwen_vla_ros.data.open import open_dataset
+from qwen_vla_ros.data.packed_writer import PackedTarget
 from qwen_vla_ros.errors import QwenVlaError
 
 ALL = Thresholds(min_frames=1)
@@ -149,6 +154,52 @@ def test_an_episode_with_too_many_holes_is_left_out(tmp_path, monkeypatch):
         ' frames: 2 of 6 are lost'
     }
     assert len(report.rejected) == 3
+
+
+def test_a_bag_gives_the_samples_that_it_gives_without_conversion(tmp_path, monkeypatch):
+    monkeypatch.setitem(film.LEAST, 'h264', 2)
+    contract = bags.WIDOWX.text.replace('width: 640', 'width: 8').replace(
+        'height: 480', 'height: 6'
+    )
+    extra = [('/qwen_vla/contract', contract), ('/left/policy/instruction', 'lift it')]
+    bag = bags.write(tmp_path / 'bag', extra=extra)
+    wanted = list(open_dataset(bag).stream(0))
+    lerobot(bag, tmp_path / 'rows')
+    target = PackedTarget(sizes=dict.fromkeys(wanted[0].images, (6, 8)))
+    convert(Conversion(units_of([str(bag)], {}), target, ALL), tmp_path / 'cache')
+    rows = list(open_dataset(tmp_path / 'rows').stream(0))
+    cache = list(open_dataset(tmp_path / 'cache').stream(0))
+    usable = [sample for sample in wanted if sample.mask[0].all()]
+    assert len(rows) == len(usable) >= 8
+    assert len(cache) == len(wanted)
+    for other, sample in zip(rows, usable, strict=True):
+        np.testing.assert_array_equal(other.actions[0], sample.actions[0])
+        np.testing.assert_array_equal(other.state, sample.state)
+        assert other.instruction == 'lift it'
+    stamps = parquet.read_table(tmp_path / 'rows/data/chunk-000/file-000.parquet')['stamp_ns']
+    assert stamps.to_pylist() == [sample.stamp_ns for sample in usable]
+    for other, sample in zip(cache, wanted, strict=True):
+        assert other.stamp_ns == sample.stamp_ns
+        np.testing.assert_array_equal(other.actions, sample.actions)
+        np.testing.assert_array_equal(other.mask, sample.mask)
+        for view, image in sample.images.items():
+            np.testing.assert_array_equal(other.images[view], image)
+
+
+def test_what_rows_cannot_hold_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    folder = made.write_v3(tmp_path / 'in')
+    robot = LeRobotEpisodes(folder, 4)
+
+    def stream(episode):
+        for sample in LeRobotEpisodes.stream(robot, episode):
+            away = np.arange(4, dtype=np.float32)[:, None] * np.ones(2, np.float32)
+            yield replace(sample, actions=away)
+
+    monkeypatch.setattr(robot, 'stream', stream, raising=False)
+    monkeypatch.setattr(conversion, 'opened', lambda unit: robot)
+    with pytest.raises(QwenVlaError, match="told from each chunk's first frame.*--to packed"):
+        lerobot(folder, tmp_path / 'out')
+    assert [path.name for path in tmp_path.iterdir()] == ['in']
 
 
 KILLED = """

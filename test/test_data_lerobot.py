@@ -10,6 +10,7 @@ pytest.importorskip('av')
 from lerobot_fixture import FPS, KEY, LENGTHS, TASKS, grey, rows, save, write_v2, write_v3
 
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
+from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.errors import QwenVlaError
 
 DATA = 'data/chunk-000/episode_000001.parquet'
@@ -106,3 +107,36 @@ def test_an_episode_that_is_not_there(folder):
         LeRobotEpisodes(folder, 3).sample(2, 0)
     with pytest.raises(QwenVlaError, match='episode 0, frame 6: frame: the episode has 6'):
         LeRobotEpisodes(folder, 3).sample(0, 6)
+
+
+def without_actions(folder):
+    """Take the actions away."""
+    path = folder / 'meta/info.json'
+    told = json.loads(path.read_text())
+    del told['features']['action']
+    path.write_text(json.dumps(told))
+    return folder
+
+
+def test_steps_of_the_state_stand_for_actions_when_asked(tmp_path):
+    folder = without_actions(write_v3(tmp_path / 'set'))
+    episodes = open_dataset(folder, horizon=3, pseudo_actions=True)
+    assert [episodes.frames(0), episodes.frames(1)] == [LENGTHS[0] - 1, LENGTHS[1] - 1]
+    found = list(episodes.stream(0))
+    assert len(found) == 5
+    assert found[0].action_names == ('dwaist', 'delbow')
+    for sample in (found[-1], episodes.sample(0, 4)):
+        assert sample.actions[0].tolist() == [1.0, -1.0]
+        assert sample.mask[:, 0].tolist() == [True, False, False]
+        assert sample.state.tolist() == [4.5, -4.0]
+    with pytest.raises(QwenVlaError, match='frame 5: frame: the episode has 5'):
+        episodes.sample(0, 5)
+
+
+def test_they_are_never_made_up_unasked_nor_in_place_of_others(tmp_path):
+    folder = write_v3(tmp_path / 'set')
+    with pytest.raises(QwenVlaError, match='pseudo_actions: it has actions'):
+        open_dataset(folder, pseudo_actions=True)
+    without_actions(folder)
+    with pytest.raises(QwenVlaError, match=r'features hold no action; .*--pseudo-actions'):
+        open_dataset(folder)

@@ -107,7 +107,12 @@ def convert(asked: Conversion, out: Path, jobs: int = 1) -> CleaningReport:
         work.mkdir(parents=True, exist_ok=True)
         with _alone(work):
             _same_plan(work, asked)
-            _make_parts(work, asked, jobs)
+            try:
+                _make_parts(work, asked, jobs)
+            except QwenVlaError:
+                if not any(work.glob('[0-9]*')):  # it never began: another call may ask otherwise
+                    shutil.rmtree(work)
+                raise
             report = _join(work, asked, out)
     except (OSError, BrokenProcessPool) as error:
         raise QwenVlaError(

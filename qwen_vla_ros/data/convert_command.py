@@ -73,6 +73,12 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--robot', help='contract, name or YAML file (default: as the data say)')
     parser.add_argument('--instruction', help='where the data have no words')
     parser.add_argument('--layout', help='bags: which actions of the contract')
+    parser.add_argument(
+        '--pseudo-actions',
+        action='store_const',
+        const=True,
+        help='LeRobot without actions: take the steps of its state',
+    )
     parser.add_argument('--horizon', type=int, help="rows of a chunk (default: the data's)")
 
 
@@ -85,6 +91,7 @@ def source_options(args: argparse.Namespace) -> dict[str, Any]:
         'instruction': args.instruction,
         'layout': args.layout,
         'horizon': args.horizon,
+        'pseudo_actions': args.pseudo_actions,
     }
     return {key: value for key, value in told.items() if value is not None}
 

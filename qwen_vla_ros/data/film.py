@@ -30,14 +30,14 @@ def rate_of_film(rate_hz: float) -> Fraction:
 class Film:
     """One mp4 that is being written; its first picture gives the size."""
 
-    def __init__(self, path: Path, rate_hz: float, codec: str) -> None:
-        """Open the file; QwenVlaError for an unknown codec."""
+    def __init__(self, path: Path, rate_hz: float, codec: str, name: str) -> None:
+        """Open the file, called name in errors; QwenVlaError for an unknown codec."""
         import av
 
         os.environ.setdefault('SVT_LOG', '1')  # errors alone
         if codec not in CODECS:
             raise QwenVlaError(f'codec {codec!r}: known are {", ".join(CODECS)}')
-        self._path, self._codec = path, codec
+        self._name, self._codec = name, codec
         self._file = av.open(str(path), 'w')
         name, options = CODECS[codec]
         self._stream: Any = self._file.add_stream(name, rate=rate_of_film(rate_hz))
@@ -55,7 +55,7 @@ class Film:
             self._begin(height, width)
         if self.size != (height, width):
             raise QwenVlaError(
-                f'{self._path.name}: a picture of {width}x{height} after others of '
+                f'{self._name}: a picture of {width}x{height} after others of '
                 f'{self.size[1]}x{self.size[0]}'
             )
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format='rgb24')
@@ -70,7 +70,7 @@ class Film:
         least = LEAST[self._codec]
         if height % 2 or width % 2 or min(height, width) < least:
             raise QwenVlaError(
-                f'{self._path.name}: pictures of {width}x{height}: {self._codec} needs even sides '
+                f'{self._name}: pictures of {width}x{height}: {self._codec} needs even sides '
                 f'of {least} pixels at least'
             )
         self._stream.height, self._stream.width = self.size = height, width

@@ -29,6 +29,8 @@ class LeRobotEpisodes:
     views       view tag -> key of its video, e.g. {'ego': 'observation.images.top'}; without it
                 the tag is the last part of the key
     embodiment  name that samples carry; without it the robot_type of info.json
+    pseudo_actions  for a set without actions: each is the step of the state to the next row,
+                its channels d<name>; the last row has none and is no frame
     Raises QwenVlaError for a folder, a version or a column that cannot be read.
     """
 
@@ -38,11 +40,12 @@ class LeRobotEpisodes:
         horizon: int,
         views: Mapping[str, str] | None = None,
         embodiment: str = '',
+        pseudo_actions: bool = False,
     ) -> None:
         """Read the meta data; rows and pictures are read when asked for."""
         self.source = folder.name
-        self._folder, self._horizon = folder, horizon
-        self._layout = read_layout(folder)
+        self._folder, self._horizon, self._pseudo = folder, horizon, pseudo_actions
+        self._layout = read_layout(folder, pseudo_actions)
         self.embodiment = embodiment or self._layout.robot
         if not self.embodiment:
             raise QwenVlaError(f'{folder}: meta/info.json names no robot_type; say which it is')
@@ -61,7 +64,7 @@ class LeRobotEpisodes:
 
     def frames(self, episode: int) -> int:
         """Return the number of frames of an episode."""
-        return self._files(episode).length
+        return self._files(episode).length - self._pseudo
 
     def rate_hz(self, episode: int) -> float:
         """Return frames per second."""
@@ -75,8 +78,8 @@ class LeRobotEpisodes:
         """Return one sample; SampleError names episode, frame and key."""
         files, half = self._files(episode), 0.5 / self._layout.fps
         place = Place(self.source, episode, frame)
-        if not 0 <= frame < files.length:
-            raise place.refuse('frame', f'the episode has {files.length}')
+        if not 0 <= frame < self.frames(episode):
+            raise place.refuse('frame', f'the episode has {self.frames(episode)}')
         time_s = float(self._rows(episode)['timestamp'][frame])
         images = {}
         for view, key in self._views.items():
@@ -95,7 +98,7 @@ class LeRobotEpisodes:
         for view, key in self._views.items():
             path, start_s = files.videos[key]
             films[view] = frames_between(path, start_s + times, half)
-        for frame in range(files.length):
+        for frame in range(self.frames(episode)):
             place = Place(self.source, episode, frame)
             images = {}
             for view, film in films.items():
@@ -115,6 +118,8 @@ class LeRobotEpisodes:
     @property
     def action_names(self) -> tuple[str, ...]:
         """Return the names of the A channels."""
+        if self._pseudo:
+            return tuple(f'd{name}' for name in self._layout.names(STATE))
         return self._layout.names(ACTION)
 
     def _sample(self, place: Place, images: Mapping[str, np.ndarray]) -> Sample:
@@ -152,13 +157,16 @@ class LeRobotEpisodes:
             )
         found: dict[str, Any] = {}
         for key in (ACTION, STATE):
-            if key == ACTION or key in self._layout.features:
+            if key in self._layout.features:
                 found[key] = _matrix(files.data, table, key, len(self._layout.names(key)))
         times = np.asarray(column(files.data, table, 'timestamp'), np.float64)
         _check_rate(files, times, self._layout)
         found['timestamp'] = times
         tasks = np.asarray(column(files.data, table, 'task_index'))
         found['task'] = [self._layout.task(files.data, int(task)) for task in tasks]
+        if self._pseudo:
+            steps = np.diff(found[STATE], axis=0)
+            return {ACTION: steps, **{key: values[:-1] for key, values in found.items()}}
         return found
 
 

@@ -67,8 +67,12 @@ class Layout:
         return self.tasks[index]
 
 
-def read_layout(folder: Path) -> Layout:
-    """Read meta/; QwenVlaError names the file and the key that is wrong."""
+def read_layout(folder: Path, pseudo_actions: bool = False) -> Layout:
+    """
+    Read meta/; QwenVlaError names the file and the key that is wrong.
+
+    pseudo_actions  there must be a state in place of actions
+    """
     path = folder / 'meta' / 'info.json'
     try:
         info = json.loads(path.read_text(encoding='utf-8'))
@@ -84,8 +88,15 @@ def read_layout(folder: Path) -> Layout:
         )
     try:
         fps, features = float(info['fps']), info['features']
-        if not fps > 0 or 'action' not in features:
-            raise QwenVlaError(f'{path}: fps must be positive, and features must hold action')
+        if not fps > 0:
+            raise QwenVlaError(f'{path}: fps must be positive, not {fps:g}')
+        if pseudo_actions:
+            _only_state(path, features)
+        elif 'action' not in features:
+            raise QwenVlaError(
+                f'{path}: features hold no action; where there are none, pseudo_actions takes the '
+                'steps of observation.state (--pseudo-actions)'
+            )
         videos = [key for key, feature in features.items() if feature['dtype'] == 'video']
         read = _episodes_v3 if version == V3 else _episodes_v2
         episodes = tuple(read(folder, info, videos))
@@ -97,6 +108,13 @@ def read_layout(folder: Path) -> Layout:
     if not episodes:
         raise QwenVlaError(f'{folder}: there is no episode in it')
     return Layout(folder, fps, info.get('robot_type') or '', features, tasks, episodes)
+
+
+def _only_state(path: Path, features: Mapping[str, Any]) -> None:
+    """Raise QwenVlaError unless a set has a state, and no actions of its own."""
+    if 'action' in features or 'observation.state' not in features:
+        told = 'it has actions' if 'action' in features else 'it has no observation.state'
+        raise QwenVlaError(f'{path}: pseudo_actions: {told}')
 
 
 def read_table(path: Path) -> Any:

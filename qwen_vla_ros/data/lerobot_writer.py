@@ -68,7 +68,9 @@ class LeRobotPart:
         if not self._rows:
             for number, view in enumerate(sorted(sample.images)):
                 path = self._folder / f'view-{number}.mp4'
-                self._films[view] = Film(path, self._rate_hz, self._codec)
+                self._films[view] = Film(
+                    path, self._rate_hz, self._codec, f'{sample.place.source}: view {view}'
+                )
                 self._pixels[view] = np.zeros((3, 256), np.int64)
             self._shape = _shape(sample)
         if _shape(sample) != self._shape:

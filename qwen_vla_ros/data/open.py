@@ -130,7 +130,13 @@ def _text_action(spec: SetSpec) -> Episodes:
 def _lerobot(spec: SetSpec) -> Episodes:
     from qwen_vla_ros.data.lerobot import LeRobotEpisodes
 
-    return LeRobotEpisodes(spec.path, spec.horizon or HORIZON, spec.views or None, spec.embodiment)
+    return LeRobotEpisodes(
+        spec.path,
+        spec.horizon or HORIZON,
+        spec.views or None,
+        spec.embodiment,
+        spec.pseudo_actions,
+    )
 
 
 def _no_packed(path: Path) -> str:
@@ -171,7 +177,9 @@ def _open_bags(spec: SetSpec) -> Episodes:
 
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
 FORMATS: dict[str, Format] = {
-    'lerobot': Format('LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views')),
+    'lerobot': Format(
+        'LeRobot v3.0 and v2.1', _no_lerobot, _lerobot, ('horizon', 'views', 'pseudo_actions')
+    ),
     'packed': Format('cache of `qwen-vla convert --to packed`', _no_packed, _packed, ()),
     'text-action': Format(
         'one arm of a synthetic text-action set',

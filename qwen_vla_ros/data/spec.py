@@ -14,6 +14,7 @@ A data set described: what it does not tell itself, as YAML or as a SetSpec.
   frames: 2                     # driving: key frames shown; captions: pictures of a film
   views: {ego: image_0}         # view tag -> key of its pictures
   turn: {ego: 180}              # degrees by which a view's pictures are turned left: 90, 180, 270
+  pseudo_actions: true          # LeRobot without actions: the steps of its state are taken
   actions: {action: [dx, dy]}   # key -> names of its channels, in order
   state: {state: [x, y]}
   scale: {gripper: [0, 0.04]}   # units.py: a channel as offset + factor * value
@@ -46,6 +47,7 @@ class SetSpec:
     split: str = ''
     instruction: str = ''
     rate_hz: float = 0.0
+    pseudo_actions: bool = False
     pca: str | Path = ''
     pictures: str | Path = ''
     frames: int = 0
@@ -68,6 +70,8 @@ class SetSpec:
         for key in ('pca', 'pictures'):
             if not isinstance(getattr(self, key), (str, Path)):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is no path')
+        if not isinstance(self.pseudo_actions, bool):
+            raise QwenVlaError(f'{self.path}: pseudo_actions: write true or false')
         for key in ('views', 'turn', 'actions', 'state', 'scale'):
             if not isinstance(getattr(self, key), Mapping):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a table')
