@@ -286,6 +286,7 @@ def test_the_command_line_takes_addresses(capsys):
         main(['serve', '--policy', 'nonsense'])
 
 
+@pytest.mark.slow
 def test_a_server_of_others_is_evaluated_as_a_model_is(tmp_path, capsys):
     pytest.importorskip('mujoco')
     stop = {'actions': np.zeros((8, 3), np.float32)}
