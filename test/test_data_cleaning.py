@@ -58,6 +58,7 @@ def test_steps_are_summed_and_positions_are_not():
         (moving(lost=6, of=56), ['missing frames']),
         (moving(7), ['too short']),
         (moving(6001), ['too long']),
+        (moving(6001, rate_hz=0.0), []),
         (moving(waist=0.03, gripper=0.001), ['still']),
         (moving(waist=0.03, gripper=0.02), []),
         (EpisodeFacts('s', 0, frames=1), []),

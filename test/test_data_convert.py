@@ -109,6 +109,23 @@ def test_processes_change_nothing(tmp_path):
     assert files(tmp_path / 'one') == files(tmp_path / 'two')
 
 
+class Killer(LeRobotTarget):
+    """Ends its process in the second episode, as the kernel does when memory ends."""
+
+    def part(self, folder, rate_hz):
+        if folder.parent.name == '.000001':
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().part(folder, rate_hz)
+
+
+def test_a_process_that_dies_is_told_and_what_is_done_is_kept(tmp_path):
+    units = units_of([str(made.write_v3(tmp_path / 'in'))], {})
+    with pytest.raises(QwenVlaError, match='the same command goes on from there'):
+        convert(Conversion(units, Killer('h264'), ALL), tmp_path / 'out', 2)
+    assert not (tmp_path / 'out').exists()
+    assert (tmp_path / '.out.partial/plan.json').exists()
+
+
 def test_av1(tmp_path, monkeypatch):
     monkeypatch.setattr(made, 'SIZE', 64)
     picture = {**made.FEATURES[made.KEY], 'shape': [64, 64, 3]}

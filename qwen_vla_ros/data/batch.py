@@ -6,6 +6,7 @@
   mask           bool [B, H, A]              False where there is no such row or channel
   state          float32 [B, S]              where every sample has one, padded to the largest S
   instructions, embodiments                  lists of B texts
+  texts          B answers                   where any sample has one
 """
 
 import argparse
@@ -78,6 +79,8 @@ def stack(samples: Sequence[Sample], size: str | None = None) -> dict[str, Any]:
     if len(states) == len(samples):
         found['state'] = _padded(states)
     found['instructions'] = [sample.instruction for sample in samples]
+    if any(sample.text for sample in samples):
+        found['texts'] = [sample.text for sample in samples]
     found['embodiments'] = [sample.embodiment for sample in samples]
     return found
 

@@ -204,7 +204,9 @@ def _missing(facts: EpisodeFacts, median: float, spread: Any, limits: Thresholds
 
 def _length(facts: EpisodeFacts, median: float, spread: Any, limits: Thresholds) -> Said:
     least = max(float(limits.min_frames), median / limits.length_factor)
-    most = min(limits.max_seconds * facts.rate_hz, median * limits.length_factor)
+    most = median * limits.length_factor
+    if facts.rate_hz > 0:  # where the data tell one
+        most = min(most, limits.max_seconds * facts.rate_hz)
     if facts.frames < least:
         return 'too short', f'{facts.frames} frames, {least:g} are the least'
     if facts.frames > most:

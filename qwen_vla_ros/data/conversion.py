@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -186,8 +187,10 @@ def _part(work: Path, index: int) -> Path:
 
 
 def _end_with_parent() -> None:
-    """Let a process end when the one that started it is killed."""
+    """Let a process end when the one that started it is killed, and leave Ctrl-C to that one."""
     from multiprocessing.connection import wait
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         wait([multiprocessing.parent_process().sentinel])
