@@ -97,6 +97,7 @@ def _read(episodes: Episodes, episode: int, found: Survey, shown: bool) -> Episo
         columns = dict(episodes.columns(episode))
         at = np.linspace(0, count - 1, min(STRIP if shown else 1, count)).astype(int)
         samples = [episodes.sample(episode, int(frame)) for frame in at]
+        count = max(count, len(columns[ACTION]))  # of text-action sets: one sample an episode
         lost = 0
     else:
         samples = _thinned(episodes, episode)

@@ -124,6 +124,10 @@ class TextActionEpisodes:
         """Return the number of samples: rows, or 1 where a sample is the whole trajectory."""
         return int(self._lengths[episode]) if self._horizon else 1
 
+    def rate_hz(self, episode: int) -> float:
+        """Return rows of a trajectory per second."""
+        return RATE_HZ
+
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and key."""
         place = Place(self.source, episode, frame)
