@@ -11,6 +11,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from qwen_vla_ros.data.bag import BagEpisodes
+from qwen_vla_ros.data.episode_notes import DISCARDED, FAULT, KEPT, EpisodeNotes, Finding
 from qwen_vla_ros.data.sample import SampleError
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
@@ -170,7 +171,6 @@ def cut(folder):
     'damage',
     [
         cut,
-        lambda folder: (folder / 'metadata.yaml').unlink(),
         lambda folder: (folder / 'metadata.yaml').write_text('x: ['),
         lambda folder: [file.unlink() for file in folder.glob('*.mcap')],
     ],
@@ -181,7 +181,7 @@ def test_a_damaged_bag_is_told_in_one_line(tmp_path, damage):
     with pytest.raises(QwenVlaError) as told:
         BagEpisodes([folder], ROBOT, 'touch it')
     assert str(folder) in str(told.value)
-    assert "'mcap recover'" in str(told.value)
+    assert f"'qwen-vla record --mend {folder}'" in str(told.value)
 
 
 def test_damage_inside_a_bag_is_told_in_one_line(tmp_path):
@@ -190,8 +190,40 @@ def test_damage_inside_a_bag_is_told_in_one_line(tmp_path):
     data = bytearray(file.read_bytes())
     data[len(data) // 8 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 8)
     file.write_bytes(data)
-    with pytest.raises(QwenVlaError, match=f'^{folder}: damaged inside'):
+    with pytest.raises(QwenVlaError, match=f'^{folder}/bag.mcap: damaged inside'):
         list(BagEpisodes([folder], ROBOT, 'touch it').stream(0))
+
+
+def test_a_bag_without_metadata_is_read_by_its_files(tmp_path):
+    folder = write(tmp_path / 'bag')
+    (folder / 'metadata.yaml').unlink()
+    assert len(list(BagEpisodes([folder], ROBOT, 'touch it').stream(0))) >= 8
+
+
+def test_what_the_recorder_marked_is_left_out_and_told(tmp_path):
+    bags = [write(tmp_path / name) for name in ('kept', 'slow', 'away', 'cut')]
+    faults = [Finding(FAULT, 'slow', 'camera', '9 Hz')]
+    states = {bags[0]: KEPT, bags[1]: KEPT, bags[2]: DISCARDED, bags[3]: KEPT}
+    for bag, state in states.items():
+        found = faults if bag == bags[1] else []
+        EpisodeNotes(0, 'widowx', 'lift it', None, state, findings=found).save(bag)
+    cut(bags[3])
+    episodes = BagEpisodes(bags, ROBOT)
+    assert episodes.bags == (bags[0],)
+    assert episodes.sample(0, 3).instruction == 'lift it'
+    assert episodes.left_out[bags[1]] == 'the audit marked it (9 Hz)'
+    assert episodes.left_out[bags[2]] == 'it was discarded'
+    assert 'bytes at its end are lost' in episodes.left_out[bags[3]]
+    assert BagEpisodes(bags, ROBOT, flawed=True).bags == tuple(bags[:2])
+    with pytest.raises(QwenVlaError, match=f'^{bags[1]}: the audit marked it'):
+        BagEpisodes([bags[1]], ROBOT)
+
+
+def test_an_empty_bag_is_told(tmp_path):
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP):
+        pass
+    with pytest.raises(QwenVlaError, match='bag: there is no message in it'):
+        BagEpisodes([tmp_path / 'bag'], ROBOT)
 
 
 def test_an_absent_bag(tmp_path):

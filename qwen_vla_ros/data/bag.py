@@ -8,23 +8,26 @@ linearly; a layout whose channels are not measured (displacements, waypoints) is
 The contract is the one in the bag unless another is given.
 """
 
-import tempfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qwen_vla_ros.data.bag_files import MEND, McapBag, contract_of, open_bag, read
+from qwen_vla_ros.data.episode_notes import read_notes, why_left_out
+from qwen_vla_ros.data.joint_tracks import JointTracks
 from qwen_vla_ros.data.sample import Place, Sample, SampleError
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.image_decoding import InputError
 from qwen_vla_ros.observation import ObservationBuffer
-from qwen_vla_ros.state_reading import state_reader
 from qwen_vla_ros.types import Observation
 
-CONTRACT = '/qwen_vla/contract'
+KEPT_OPEN = 8  # bags
 WARM_NS = 1_000_000_000  # of messages, beyond the age limit, before a frame that is read alone
 
 
@@ -32,7 +35,9 @@ class BagEpisodes:
     """
     Bags of one robot; skipped counts, after stream(), why frames gave no observation.
 
-    Raises QwenVlaError for what is no readable bag, and names a topic that is missing.
+    left_out tells, bag by bag, why one of several is not among the episodes: discarded, marked by
+    the audit of the recorder (flawed=True takes those), or cut off. QwenVlaError for what is no
+    readable bag, names a topic that is missing, and tells the reasons when nothing is left.
     """
 
     def __init__(
@@ -41,11 +46,33 @@ class BagEpisodes:
         embodiment: Embodiment | None = None,
         instruction: str = '',
         layout: str | None = None,
+        flawed: bool = False,
     ) -> None:
-        """Open each bag once: contract, topics, joints and sentence are read, no picture is."""
+        """Open each bag's index: contract, topics and sentence are read, no picture is."""
         self.source = ', '.join(bag.name for bag in bags)
         self.skipped: Counter[str] = Counter()
-        self._bags = [_Bag(bag, embodiment, instruction, layout) for bag in bags]
+        self.left_out: dict[Path, str] = {}
+        self._bags: list[_Bag] = []
+        readers = _Readers()
+        for path in bags:
+            notes = read_notes(path)
+            reason = why_left_out(notes, flawed)
+            if not reason:
+                with readers.open(path) as reader:
+                    reason = reader.lost and f'{reader.lost}; {MEND.format(path)}'
+            if reason:
+                self.left_out[path] = reason
+                continue
+            said = instruction or (notes.instruction if notes else '')
+            self._bags.append(_Bag(path, embodiment, said, layout, readers))
+        if not self._bags:
+            told = '; '.join(f'{path}: {reason}' for path, reason in self.left_out.items())
+            raise QwenVlaError(told or 'no bag was given')
+
+    @property
+    def bags(self) -> tuple[Path, ...]:
+        """Return the bag of each episode."""
+        return tuple(bag.path for bag in self._bags)
 
     def __len__(self) -> int:
         """Return the number of bags."""
@@ -103,21 +130,66 @@ class BagEpisodes:
         )
 
 
+class _Readers:
+    """Bags that stay open, the last few: their indices are read once."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, McapBag] = OrderedDict()
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Any]:
+        """Give an open reader; QwenVlaError."""
+        if path not in self._open:
+            reader = open_bag(path)
+            if not isinstance(reader, McapBag):
+                with reader as found:
+                    yield found
+                return
+            self._open[path] = reader.__enter__()
+            while len(self._open) > KEPT_OPEN:
+                self._open.popitem(last=False)  # closed once nobody reads in it
+        self._open.move_to_end(path)
+        yield self._open[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files do not travel to other processes."""
+        return {'_open': OrderedDict()}
+
+
 class _Bag:
     """One bag: its contract, its topics by source, its joints in time."""
 
     def __init__(
-        self, path: Path, embodiment: Embodiment | None, instruction: str, layout: str | None
+        self,
+        path: Path,
+        embodiment: Embodiment | None,
+        instruction: str,
+        layout: str | None,
+        readers: _Readers,
     ) -> None:
-        self.path = path
-        with open_bag(path) as reader:
+        self.path, self._readers = path, readers
+        with readers.open(path) as reader:
+            if not reader.message_count:
+                raise QwenVlaError(f'{path}: there is no message in it; record it again')
             self.embodiment = embodiment or contract_of(path, reader)
             self._sources = self._find_topics(reader)
             self.instruction = instruction or _instruction(path, reader)
             self.first_ns, self._last_ns = reader.start_time, reader.end_time
             self.action_names = self.embodiment.action_names(layout)
-            self._series = self._read_states(reader)
-        lost = [name for name in self.action_names if name not in self._series]
+        self._tracks = [
+            JointTracks(
+                state,
+                partial(self._heard, state.name),
+                (self.first_ns, self._last_ns),
+                self.embodiment.safety.max_age_s,
+            )
+            for state in self.embodiment.states
+        ]
+        for state, track in zip(self.embodiment.states, self._tracks, strict=True):
+            if track.ends() is None:
+                raise QwenVlaError(f'{path}: topic {state.topic}: no usable message in it')
+        measured = {name for track in self._tracks for name in track.names}
+        lost = [name for name in self.action_names if name not in measured]
         if lost:
             raise QwenVlaError(
                 f'{path}: {", ".join(lost)}: no measured joint of that name; choose a layout of '
@@ -137,7 +209,7 @@ class _Bag:
         """Push messages from start_ns on; yield each time once all before it are pushed."""
         due = iter(times)
         now_ns = next(due)
-        with open_bag(self.path) as reader:
+        with self._readers.open(self.path) as reader:
             wanted = [c for c in reader.connections if c.topic in self._sources]
             stop = times[-1] + 1
             for topic, time_ns, message in read(self.path, reader, wanted, start_ns, stop):
@@ -155,13 +227,19 @@ class _Bag:
         """Return the joints reached at the chunk's instants [H, A], False after the last one."""
         embodiment = self.embodiment
         steps = np.round(np.arange(embodiment.horizon) * embodiment.step_s * 1e9).astype(np.int64)
-        ahead = steps + (seen.stamp_ns - self.first_ns)
-        columns, masks = [], []
-        for name in self.action_names:
-            times, values = self._series[name]
-            columns.append(np.interp(ahead, times, values))
-            masks.append((ahead >= times[0]) & (ahead <= times[-1]))
-        return np.stack(columns, 1).astype(np.float32), np.stack(masks, 1)
+        columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for track in self._tracks:
+            rows, known = track.at(steps + seen.stamp_ns)
+            columns.update({name: (rows[:, at], known) for at, name in enumerate(track.names)})
+        values = np.stack([columns[name][0] for name in self.action_names], 1)
+        return values.astype(np.float32), np.stack([columns[n][1] for n in self.action_names], 1)
+
+    def _heard(self, source: str, start_ns: int, stop_ns: int) -> Iterator[Any]:
+        """Yield the messages of a source that were heard in [start, stop)."""
+        with self._readers.open(self.path) as reader:
+            wanted = [c for c in reader.connections if self._sources.get(c.topic) == source]
+            for _, _, message in read(self.path, reader, wanted, start_ns, stop_ns):
+                yield message
 
     def _find_topics(self, reader: Any) -> dict[str, str]:
         """Return topic -> source of the buffer; a namespace may stand before the topic."""
@@ -177,96 +255,6 @@ class _Bag:
                 raise QwenVlaError(f'{self.path}: topic {topic} ({source}): {told}')
             found[exact[0]] = source
         return found
-
-    def _read_states(self, reader: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return joint -> (ns after first_ns, values), in true time, increasing."""
-        series: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for state in self.embodiment.states:
-            row_of = state_reader(state)
-            offset = round(state.latency_offset_s * 1e9) + self.first_ns
-            rows: dict[int, Any] = {}
-            wanted = [c for c in reader.connections if self._sources.get(c.topic) == state.name]
-            for _, _, message in read(self.path, reader, wanted):
-                stamp = message.header.stamp
-                try:
-                    rows[stamp.sec * 1_000_000_000 + stamp.nanosec - offset] = row_of(message)
-                except InputError:
-                    continue
-            if not rows:
-                raise QwenVlaError(f'{self.path}: topic {state.topic}: no usable message in it')
-            times = np.array(sorted(rows), np.int64)
-            values = np.array([rows[time] for time in times.tolist()], np.float64)
-            for column, field in enumerate(state.fields):
-                series[field.name] = times, values[:, column]
-        return series
-
-
-def open_bag(path: Path) -> Any:
-    """Return a rosbags reader (a context manager); QwenVlaError says what cannot be read."""
-    try:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError as error:
-        raise QwenVlaError(f"{path}: {error}; pip install 'qwen_vla_ros[data]'") from error
-    if not path.exists():
-        raise QwenVlaError(f'{path}: there is no such bag')
-    return _Opened(path, AnyReader, get_typestore(Stores.ROS2_JAZZY))
-
-
-class _Opened:
-    """AnyReader whose failures at opening are told in one line."""
-
-    def __init__(self, path: Path, kind: Any, store: Any) -> None:
-        self._path, self._kind, self._store = path, kind, store
-
-    def __enter__(self) -> Any:
-        try:
-            self._reader = self._kind([self._path], default_typestore=self._store)
-            self._reader.open()
-        except Exception as error:  # rosbags lets struct, sqlite3 and yaml errors through
-            raise QwenVlaError(
-                f'{self._path}: cannot be read ({type(error).__name__}: {error}); a recording '
-                "that was cut is mended by 'mcap recover' and 'ros2 bag reindex'"
-            ) from error
-        return self._reader
-
-    def __exit__(self, *error: object) -> None:
-        self._reader.close()
-
-
-def read(
-    path: Path,
-    reader: Any,
-    connections: list[Any],
-    start: int | None = None,
-    stop: int | None = None,
-) -> Iterator[tuple[str, int, Any]]:
-    """Yield topic, time in ns and message; QwenVlaError where the file is damaged inside."""
-    found = reader.messages(connections, start, stop) if connections else iter(())
-    while True:
-        try:
-            item = next(found, None)
-            message = item and reader.deserialize(item[2], item[0].msgtype)
-        except Exception as error:  # whatever decompression, sqlite3 or CDR raise
-            raise QwenVlaError(
-                f'{path}: damaged inside ({type(error).__name__}: {error}); copy it again, or '
-                "mend it by 'mcap recover'"
-            ) from error
-        if item is None:
-            return
-        yield item[0].topic, item[1], message
-
-
-def contract_of(path: Path, reader: Any) -> Embodiment:
-    """Return the contract that the recorder put into an open bag."""
-    for connection in reader.connections:
-        if connection.topic == CONTRACT:
-            text = next(read(path, reader, [connection]))[2].data
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / 'contract.yaml'
-                file.write_text(text, encoding='utf-8')
-                return Embodiment.load(file)
-    raise QwenVlaError(f'{path}: no {CONTRACT} in it; say which robot it is')
 
 
 def _instruction(path: Path, reader: Any) -> str:
