@@ -59,11 +59,17 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     _demo_arguments(
         _add(commands, 'demo', 'simulated robot and policy over ROS, with a report', _demo)
     )
-    _eval_arguments(_add(commands, 'eval', 'closed loop in the gymnasium world', _eval))
+    evaluation = _add(commands, 'eval', 'in the simulated world, from a bag, step by step', _eval)
     _serve_arguments(_add(commands, 'serve', 'serve a policy on a local socket', _serve))
     train = _add(commands, 'train', 'train a named run', _train)
     init = _add(commands, 'init', 'join a Qwen3.5 release and a fresh decoder', _init)
     words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ['eval'] and words[1:2] == ['bag']:
+        from qwen_vla_ros.evaluate.bag_command import cli_arguments as bag_arguments
+
+        bag_arguments(evaluation)
+    else:
+        _eval_arguments(evaluation)
     if words[:1] == ['train']:
         from qwen_vla_ros.train.runs import cli_arguments
 
@@ -220,8 +226,9 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla eval`."""
     parser.add_argument(
         'where',
-        choices=('sim', 'suite'),
-        help='sim: the simulated robot, with baselines; suite: as trained and under shifts',
+        choices=('sim', 'suite', 'bag'),
+        help='sim: the simulated robot, with baselines; suite: as trained and under shifts; '
+        'bag: see `eval bag --help`',
     )
     _policy_arguments(parser)
     parser.add_argument('--seeds', default='0:50', help='scenes, e.g. 0:50 (default: 0:50)')
@@ -326,6 +333,7 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--live', type=float, metavar='SECONDS', help="listen to the robot's topics too"
     )
+    parser.add_argument('--bag', type=Path, help='look at a bag of the robot too')
     parser.add_argument('--json', action='store_true', help='print the findings as JSON')
     parser.add_argument(
         '--model', help='tell what of this preset (4b, 2b, 0.8b, ...) or folder fits into a GPU'
@@ -348,11 +356,15 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    """Run the closed-loop evaluation."""
+    """Run the closed-loop evaluation, or that of a bag."""
     if args.where == 'suite':
         from qwen_vla_ros.evaluate.suite import run_from_arguments as run_suite
 
         return run_suite(args)
+    if args.where == 'bag':
+        from qwen_vla_ros.evaluate.bag_command import run_from_arguments as run_bag
+
+        return run_bag(args)
     from qwen_vla_ros.evaluate.simulated import run_from_arguments
 
     return run_from_arguments(args)

@@ -73,8 +73,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     """
     Print the table; 2 when something is refused, else 0: a warning stops nothing.
 
-    --live SECONDS listens to the robot too, --json prints for programs, --model tells what fits a
-    GPU instead.
+    --live SECONDS listens to the robot too, --bag looks at a record of it, --json prints for
+    programs, --model tells what fits a GPU instead.
     """
     if args.model is not None:
         return _memory_of_model(args)
@@ -83,6 +83,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     findings = examine(args.robot, args.checkpoint)
     if args.live is not None:
         findings += listen(args.robot, args.checkpoint, args.live)
+    if args.bag is not None:
+        findings += look_at_bag(args.robot, args.checkpoint, args.bag)
     if args.json:
         print(as_json(findings))
     else:
@@ -97,6 +99,19 @@ def listen(robot: str, checkpoint: Path | None, seconds: float) -> list[Finding]
     from qwen_vla_ros.nodes.live_listener import listen_for
 
     return listen_for(pairing(robot, checkpoint), seconds)
+
+
+def look_at_bag(robot: str, checkpoint: Path | None, bag: Path) -> list[Finding]:
+    """Play a bag's inputs once; return what the checks of the running robot say of it."""
+    from qwen_vla_ros.compatibility.bag_checks import BagEars
+    from qwen_vla_ros.evaluate.bag_source import INPUT, BagSource
+
+    pair = pairing(robot, checkpoint)
+    source, ears = BagSource(bag, pair.embodiment), BagEars(pair)
+    for event in source.events((INPUT,)):
+        ears.hear(event.source, event.message, event.time_ns)
+    damaged = [Finding('bag', REFUSE, source.damage)] if source.damage else []
+    return [*damaged, *ears.findings()]
 
 
 def _memory_of_model(args: argparse.Namespace) -> int:

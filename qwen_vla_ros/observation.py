@@ -134,6 +134,12 @@ class ObservationBuffer:
             sources_ns={**frames, **states},
         )
 
+    def anchor_ns(self, now_ns: int) -> int | None:
+        """Return the stamp that sample(now_ns) would have; None where it gives nothing."""
+        with self._lock:
+            match = self._match(now_ns)
+            return match.anchor_ns if isinstance(match, Match) else None
+
     def newest_state(self, now_ns: int, names: Sequence[str]) -> np.ndarray | None:
         """Return the newest values [len(names)] of state fields; None when one is lost."""
         found: dict[str, float] = {}

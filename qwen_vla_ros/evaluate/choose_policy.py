@@ -17,17 +17,26 @@ _SHARE = Path('share') / 'qwen_vla_ros'
 def choose_policy(args: argparse.Namespace) -> Policy:
     """Return the policy that the command line asks for."""
     embodiment = Embodiment.load(args.robot or 'widowx')
-    if args.policy == 'constant':
-        return _still(embodiment)
-    if args.policy == 'expert':
-        return _expert(embodiment, getattr(args, 'house', 0))
-    if '://' in args.policy:
-        from qwen_vla_ros.protocols.clients import policy_at
-
-        return policy_at(args.policy, embodiment, token=os.environ.get('QWEN_VLA_TOKEN'))
+    if args.policy != 'model':
+        return named_policy(args.policy, embodiment, getattr(args, 'house', 0))
     from qwen_vla_ros.policy import load_policy
 
     return load_policy(args.checkpoint or bundled_checkpoint(), embodiment, **_ways(args))
+
+
+def named_policy(name: str, embodiment: Embodiment, house: int = 0) -> Policy:
+    """
+    Return 'constant', 'expert', or the policy at an address (scheme://host:port) for a robot.
+
+    house: the map that a base's expert knows; the token of a server comes from QWEN_VLA_TOKEN.
+    """
+    if name == 'constant':
+        return _still(embodiment)
+    if name == 'expert':
+        return _expert(embodiment, house)
+    from qwen_vla_ros.protocols.clients import policy_at
+
+    return policy_at(name, embodiment, token=os.environ.get('QWEN_VLA_TOKEN'))
 
 
 def serve_policy(args: argparse.Namespace) -> Policy | ModelPolicies:

@@ -32,7 +32,7 @@ def plot_tracking(trace: Mapping[str, np.ndarray], path: Path, title: str) -> No
     """
     names = [str(name) for name in trace['names']]
     rows = (len(names) + 1) // 2
-    figure, axes = _figure(rows, 2, (10, 1.75 * rows + 0.6))
+    figure, axes = new_figure(rows, 2, (10, 1.75 * rows + 0.6))
     for index, (name, axis) in enumerate(zip(names, axes.flat, strict=False)):
         axis.plot(
             trace['commanded_s'], trace['commanded'][:, index], color=_ORANGE, lw=2.2, alpha=0.8,
@@ -51,14 +51,14 @@ def plot_tracking(trace: Mapping[str, np.ndarray], path: Path, title: str) -> No
     for axis in axes.flat[max(len(names) - 2, 0) : len(names)]:
         axis.set_xlabel('time [s]')
     figure.suptitle(title, x=0.01, ha='left', fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_latency(
     inference_s: Sequence[float], overhead_s: Sequence[float], path: Path, title: str
 ) -> None:
     """Draw histograms of the model's time and of the node's own time, with p50 and p95."""
-    figure, axes = _figure(1, 2, (10, 3.0))
+    figure, axes = new_figure(1, 2, (10, 3.0))
     pairs = (
         (inference_s, 'model, one chunk', _BLUE),
         (overhead_s, 'policy node beside it', _GREEN),
@@ -79,13 +79,13 @@ def plot_latency(
         axis.legend()
     axes.flat[0].set_ylabel('chunks')
     figure.suptitle(title, x=0.01, ha='left', fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_success(rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> None:
     """Draw success rates with their 95 % intervals: rows of (label, success_rate() result)."""
     rows = [(label, row) for label, row in rows if row.get('success_rate') is not None]
-    figure, axes = _figure(1, 1, (10, 0.55 * len(rows) + 1.1))
+    figure, axes = new_figure(1, 1, (10, 0.55 * len(rows) + 1.1))
     axis = axes.flat[0]
     for index, (_, row) in enumerate(rows):
         low, high = row['interval95']
@@ -100,10 +100,10 @@ def plot_success(rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> N
     axis.set_xticks(np.linspace(0, 1, 6), [f'{percent} %' for percent in range(0, 101, 20)])
     axis.grid(axis='y', visible=False)
     axis.set_title('The named object touched first (bar: rate, line: 95 % interval)')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
     """Return a figure that no window system needs, and its axes [rows, columns]."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -116,7 +116,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Write the PNG beside and rename it."""
     from matplotlib import rc_context
 

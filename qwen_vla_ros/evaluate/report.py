@@ -17,7 +17,7 @@ PLOTS = (
 )
 FILM = 'video.mp4'
 
-_CSS = """
+STYLE = """
 :root { --ink:#1a202c; --dim:#5f6b7a; --line:#e2e8f0; --paper:#fff; --soft:#f7fafc;
   --good:#26915a; --bad:#be3636; }
 * { box-sizing:border-box }
@@ -74,7 +74,7 @@ def render_report(summary: Mapping[str, Any], folder: Path) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<title>{title}</title><style>{_CSS}</style></head><body><main>'
+        f'<title>{title}</title><style>{STYLE}</style></head><body><main>'
         + ''.join(sections)
         + '</main></body></html>\n'
     )

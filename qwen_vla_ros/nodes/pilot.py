@@ -55,6 +55,7 @@ class Arming:
     ramp_s      s, from standstill to that share, and from there to full speed
     shadow_s    s that must have been compared before the shadow is left
     min_skill   least skill in the shadow (1 - squared error / that of standing still)
+    from_rest   an arm that somebody moves is not started; False: where a record is played
     """
 
     stage: str = FULL
@@ -62,6 +63,7 @@ class Arming:
     ramp_s: float = 2.0
     shadow_s: float = 3.0
     min_skill: float = 0.0
+    from_rest: bool = True
 
 
 class Pilot:
@@ -82,19 +84,21 @@ class Pilot:
         arming: Arming | None = None,
         capsules: 'CapsuleModel | None' = None,
         dead_man_s: float | None = None,
+        stopwatch: Callable[[], float] | None = None,
     ) -> None:
         """
         Set up inactive.
 
         splice is one of splice.MODES ('': the contract's), replan_s the time between inferences.
         tip_position(q) -> [3] serves the workspace box; to_joints(rows [H, 6], q) -> [H, J] is
-        needed by Cartesian layouts whose outputs take joints; capsules: the arm's volume.
+        needed by Cartesian layouts whose outputs take joints; capsules: the arm's volume;
+        stopwatch: what times the policy, see TimedPolicy.
         """
         self.arming = arming or Arming()
         watched = isinstance(clock, ClockWatch)
         self._time = clock if watched else ClockWatch(clock, simulated=True, steady=clock)
         self._leaps_ns, self._farewell = 0, None
-        self._policy = TimedPolicy(policy, embodiment.safety.inference_timeout_s)
+        self._policy = TimedPolicy(policy, embodiment.safety.inference_timeout_s, stopwatch)
         self.stages, self.interlocks = Stages(self.arming.stage), Interlocks(dead_man_s)
         self.parts: LayoutParts = split_layout(embodiment, layout)
         self.arm = None
@@ -369,7 +373,7 @@ class Pilot:
     ) -> None:
         if joints is not None:
             ramp_s = self.arming.ramp_s
-            if not self.arm.moving:
+            if not self.arm.moving and self.arming.from_rest:
                 self.arm.refuse_moving(measured, self._measured(now_ns))
             self.arm.follow(joints, measured, departure, now_ns, self._speed, ramp_s)
         if follow is not None:

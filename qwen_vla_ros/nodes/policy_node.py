@@ -23,16 +23,15 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 
 from qwen_vla_ros.clock_watch import BACK_NS, PAUSE_NS, ClockWatch
-from qwen_vla_ros.command import commands
 from qwen_vla_ros.compatibility.listening import Listening
 from qwen_vla_ros.compatibility.registry import arming_problems, refuse_incompatible
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk as ActionChunkMessage
 from qwen_vla_ros.msg import PolicyStatus
+from qwen_vla_ros.nodes.arm_models import capsules_of, kinematics_of
 from qwen_vla_ros.nodes.arming import ArmingServices
 from qwen_vla_ros.nodes.inputs import input_topics
-from qwen_vla_ros.nodes.layout_parts import split_layout
 from qwen_vla_ros.nodes.motion import STOP, Motion
 from qwen_vla_ros.nodes.outputs import Outputs
 from qwen_vla_ros.nodes.parameters import declare, parameter
@@ -41,12 +40,9 @@ from qwen_vla_ros.nodes.policy_report import chunk_message, diagnostics_message,
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
 from qwen_vla_ros.nodes.qos_check import GraphCheck, Wanted
 from qwen_vla_ros.nodes.running import run
-from qwen_vla_ros.output_kinds import JOINTS
 from qwen_vla_ros.policy import Policy, load_policy, refuse_mismatch
 from qwen_vla_ros.protocols.clients import policy_at
 from qwen_vla_ros.remote import PolicyUnavailable, RemotePolicy
-from qwen_vla_ros.safety import capsule_model
-from qwen_vla_ros.several_arms import tip_positions
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WATCH_S, STATUS_S, GRAPH_S, DIAGNOSTICS_S = 0.02, 0.1, 0.5, 1.0
@@ -171,11 +167,11 @@ class PolicyNode(LifecycleNode):
             clock,
             embodiment.safety.lookahead_s,
             settings.point_step,
-            *_kinematics(embodiment, layout),
+            *kinematics_of(embodiment, layout),
             splice=settings.splice,
             replan_s=settings.replan,
             arming=Arming(settings.stage, settings.speed, settings.ramp),
-            capsules=_capsules(embodiment, layout),
+            capsules=capsules_of(embodiment, layout),
             dead_man_s=settings.dead_man or embodiment.safety.dead_man_s,
         )
         self._listening = Listening(embodiment)
@@ -413,27 +409,6 @@ class PolicyNode(LifecycleNode):
 
     def _subscribe(self, kind: type, topic: str, callback: Any, qos: Any) -> None:
         self._own(self.create_subscription(kind, topic, callback, qos), self.destroy_subscription)
-
-
-def _kinematics(embodiment: Embodiment, layout: str) -> tuple[Any, Any]:
-    """Return tip_position for the workspace box or None, and to_joints by Cartesian group."""
-    from qwen_vla_ros.kinematics import ArmKinematics
-
-    tip_position, to_joints = None, {}
-    parts = split_layout(embodiment, layout)
-    if embodiment.workspaces and parts.joints:
-        tip_position = tip_positions(embodiment, parts.embodiment.action_groups(parts.joints))
-    for group in embodiment.action_groups(layout):
-        if group.kind == 'delta_eef' and commands(group, JOINTS):
-            arm = ArmKinematics(embodiment.description_path, group.tip, group.joints)
-            to_joints[group.name] = arm.chunk_to_joints
-    return tip_position, to_joints
-
-
-def _capsules(embodiment: Embodiment, layout: str) -> Any:
-    """Return the volume of the arm; None where there is none to check."""
-    parts = split_layout(embodiment, layout)
-    return capsule_model(parts.embodiment, parts.joints) if parts.joints else None
 
 
 def main(args: list[str] | None = None) -> None:

@@ -9,6 +9,7 @@ Everything here is in s of the monotonic clock: a model's time does not follow t
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,19 @@ class Inference:
 class TimedPolicy:
     """Call a policy from one thread; any thread may ask how it does."""
 
-    def __init__(self, policy: 'Policy', timeout_s: float) -> None:
-        """Set up cold; timeout_s bounds every inference after the warm-up."""
+    def __init__(
+        self,
+        policy: 'Policy',
+        timeout_s: float,
+        stopwatch: Callable[[], float] | None = None,
+    ) -> None:
+        """
+        Set up cold; timeout_s bounds every inference after the warm-up.
+
+        stopwatch in s: the machine's; another one where a record is played faster than it was.
+        """
         self._policy, self._timeout_s = policy, timeout_s
+        self._stopwatch = stopwatch or time.monotonic
         self._warm = False
         self._warm_up: list[float] = []
         self._connections = self._connections_now
@@ -66,13 +77,13 @@ class TimedPolicy:
     @property
     def resting(self) -> bool:
         """Return whether it is too soon to try again."""
-        return time.monotonic() < self._retry_at
+        return self._stopwatch() < self._retry_at
 
     @property
     def problem(self) -> str:
         """Return why the policy is of no use at this moment; '' when it is of use."""
         busy = self._busy_since
-        if self._warm and busy is not None and time.monotonic() - busy > self._timeout_s:
+        if self._warm and busy is not None and self._stopwatch() - busy > self._timeout_s:
             return f'policy: an inference runs longer than {self._timeout_s:g} s'
         return self._failure or ('' if self._warm else 'warming up the policy')
 
@@ -87,19 +98,19 @@ class TimedPolicy:
         see Policy.infer.
         """
         self._cool_after_reconnect()
-        begin = time.perf_counter()
+        begin = self._stopwatch()
         try:
             if generation != self._generation:
                 self._policy.reset()
                 self._generation = generation
-            self._busy_since = time.monotonic()
+            self._busy_since = self._stopwatch()
             chunk = self._policy.infer(observation, prefix)
         except QwenVlaError as error:
             self.fail(f'policy: {error}')
             return None
         finally:
             self._busy_since = None
-        seconds = time.perf_counter() - begin
+        seconds = self._stopwatch() - begin
         if not self._warm:
             self._note_warm_up(seconds)
             return None
@@ -130,7 +141,7 @@ class TimedPolicy:
 
     def rest(self) -> None:
         """Leave the policy alone for a while."""
-        self._retry_at = time.monotonic() + RETRY_S
+        self._retry_at = self._stopwatch() + RETRY_S
 
     def succeed(self) -> None:
         """Forget a failure."""

@@ -103,20 +103,22 @@ class _Watched:
                 self.intention.take_joints(row, stamp_ns)
 
 
-def viewpoint(intention: Intention, before: Camera | None = None) -> Camera:
+def viewpoint(
+    intention: Intention, before: Camera | None = None, size: tuple[int, int] = SIZE
+) -> Camera:
     """Return a camera that sees the whole robot: a base is followed, arms are seen from before."""
     base = next((track for track in intention.tracks if isinstance(track, BaseTrack)), None)
     if base is not None:
         newest = base.trail.newest
         place = np.zeros(3) if newest is None else newest[0]
-        return looking(place + [-1.6, -1.4, 1.7], place + [0.3, 0.2, 0.0], SIZE)
+        return looking(place + [-1.6, -1.4, 1.7], place + [0.3, 0.2, 0.0], size)
     places = intention.places()
     if before is not None or not len(places):
-        return before or looking(np.array([1.0, -1.0, 0.8]), np.zeros(3), SIZE)
+        return before or looking(np.array([1.0, -1.0, 0.8]), np.zeros(3), size)
     low, high = places.min(0), places.max(0)
     away = 0.7 + 0.8 * float(np.linalg.norm(high - low))
     centre = (low + high) / 2.0
-    return looking(centre + away * np.array([0.62, -0.62, 0.48]), centre, SIZE)
+    return looking(centre + away * np.array([0.62, -0.62, 0.48]), centre, size)
 
 
 def _draw(picture: Picture, camera: Camera) -> np.ndarray:
