@@ -45,6 +45,15 @@ def test_another_policy_s_folder_is_refused(tmp_path, capsys):
     assert 'holds the suite of expert on widowx' in capsys.readouterr().err
 
 
+def test_weights_that_were_trained_further_are_refused(tmp_path, capsys):
+    out = tmp_path / 'a'
+    suite(out, '--shifts', 'none', '--seeds', '0:1')
+    facts = json.loads((out / 'suite.json').read_text())
+    (out / 'suite.json').write_text(json.dumps({**facts, 'weights': 'of yesterday'}))
+    assert suite(out, '--shifts', 'none', '--seeds', '0:1') == 2
+    assert 'the suite of expert with other weights on widowx' in capsys.readouterr().err
+
+
 def test_two_policies_are_compared_and_failures_filmed(tmp_path, capsys):
     good, still = tmp_path / 'good', tmp_path / 'still'
     suite(good, '--shifts', 'none', '--seeds', '0:1')

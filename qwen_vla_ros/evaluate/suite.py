@@ -43,7 +43,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError(f'--workers {args.workers}: at least 1')
     against = read_episodes(args.against) if args.against else None
     args.out.mkdir(parents=True, exist_ok=True)
-    facts = {'robot': robot, 'policy': name_policy(args)}
+    facts = {'robot': robot, 'policy': name_policy(args), 'weights': _weights(args)}
     _refuse_other(args.out, facts)
     done = read_episodes(args.out) if (args.out / EPISODES).exists() else {}
     cases = [(task, shift, seed) for task in tasks_of(robot) for shift in shifts for seed in seeds]
@@ -138,11 +138,22 @@ def _refuse_other(folder: Path, facts: Mapping[str, Any]) -> None:
     if path.exists():
         known = json.loads(path.read_text(encoding='utf-8'))
         if known != facts:
+            other = ' with other weights' if known.get('policy') == facts['policy'] else ''
             raise QwenVlaError(
-                f'--out {folder} holds the suite of {known.get("policy")} on '
+                f'--out {folder} holds the suite of {known.get("policy")}{other} on '
                 f'{known.get("robot")}; choose another folder'
             )
     write_json(facts, path)
+
+
+def _weights(args: argparse.Namespace) -> str:
+    """Return the fingerprint of a checkpoint's folder; '' of what has none."""
+    folder = Path(name_policy(args))
+    if args.policy != 'model' or not folder.is_dir():
+        return ''
+    from qwen_vla_ros.model.adapters import fingerprint
+
+    return fingerprint(folder)
 
 
 def _rows(args: argparse.Namespace, robot: str, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
