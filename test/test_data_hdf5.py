@@ -89,6 +89,7 @@ DAMAGES = {
         'frame 0: actions.left_forearm_roll: row 0 is nan',
     ),
     'state nan': (lambda f: change(f, QPOS, NAN), 'frame 0: state.left_forearm_roll: is nan'),
+    'huge': (lambda f: change(f, 'action', rows(0, 14) + 1e300), 'left_waist: row 0 is inf'),
     'short': (lambda f: change(f, QPOS, rows(1, 14)), f'{QPOS}: 3 rows where 5 are expected'),
     'text': (lambda f: change(f, 'action', ['a'] * 5), 'action: object [5] is no table'),
     'pictures': (

@@ -60,7 +60,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, 'r') as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damage, all told
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py's words for damage
         told = ' '.join(str(error).split())
         raise QwenVlaError(f'{path}: cannot be read ({told}); copy it again') from error
 

@@ -136,7 +136,8 @@ def joined(
         rows = np.asarray(column(key))
         if rows.dtype.kind not in 'fiub' or rows.ndim not in (1, 2):
             raise QwenVlaError(f'{place}: {key}: {rows.dtype} {list(rows.shape)} is no table')
-        rows = rows.reshape(len(rows), -1).astype(np.float32)
+        with np.errstate(over='ignore'):  # what is too large is infinite then, and told by Sample
+            rows = rows.reshape(len(rows), -1).astype(np.float32)
         wanted = len(rows) if count is None else count
         if len(rows) != wanted or not len(rows):
             raise QwenVlaError(f'{place}: {key}: {len(rows)} rows where {wanted} are expected')
