@@ -11,6 +11,7 @@ anew and draws again past that spot. An error of another kind than bad data stop
 import contextlib
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 import traceback
@@ -236,6 +237,8 @@ def _serve(
     bad: frozenset[Spot],
 ) -> None:
     """Answer positions until the pipe is closed."""
+    # Ctrl-C is for the trainer, which ends its workers when it is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         mixture = make()
         pipe.send((READY,))
@@ -245,7 +248,7 @@ def _serve(
                 position, bad, lambda spot, name: pipe.send((TRY, spot, name)), transform
             )
             pipe.send((DONE, sample, skipped))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError):
         return
     except QwenVlaError as error:
         pipe.send((REFUSED, str(error)))

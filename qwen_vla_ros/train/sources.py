@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen_vla_ros.data.mixture import Source, weights
+from qwen_vla_ros.data.mixture import Mixture, Source, weights
 from qwen_vla_ros.data.sample import Episodes, Sample
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.recipe import CPT, T2A, Recipe
@@ -117,6 +117,12 @@ def weighed(
         families,
         {s.episodes.source: float(w) for s, w in zip(sources, shares, strict=True)},
     )
+
+
+def training_mixture(told: Sequence[str], recipe: Recipe, rank: int, world: int) -> Mixture:
+    """Return the mixture of --data arguments for a rank, as a loader's workers build it."""
+    sources, families, _ = weighed(open_sources(told, recipe), recipe)
+    return Mixture(sources, recipe.seed, families, rank=rank, world=world)
 
 
 def _embodiment(data: DataSet) -> str:

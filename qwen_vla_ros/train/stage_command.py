@@ -1,17 +1,20 @@
 """`qwen-vla train t2a|cpt|sft`: arguments -> a recipe, its data, a run."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from qwen_vla_ros.data.loader import Loader
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
-from qwen_vla_ros.train.sources import DataSet, open_sources
+from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
 from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.start import start
 
@@ -40,6 +43,14 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar='[FAMILY=]PATH',
         help='give it again for more',
+    )
+    group.add_argument(
+        '--readers',
+        type=int,
+        default=0,
+        metavar='N',
+        help='processes a rank that read --data ahead and survive what they read (default: a '
+        'thread of the trainer)',
     )
     group.add_argument('--demo', action='store_true', help='make small data, run for minutes')
     group.add_argument('--init', metavar='CHECKPOINT', help='folder or hub name to start from')
@@ -85,16 +96,28 @@ def _sets(args: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> list[DataSe
     return found or demo_sets(recipe, args.out / 'data')
 
 
+def _loader(args: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> Loader | None:
+    """Return the processes that read ahead, where they are asked for; --demo lies in memory."""
+    if not args.readers or args.demo:
+        return None
+    make = partial(training_mixture, tuple(args.data), recipe, ranks.rank, ranks.world)
+    return Loader(make, args.readers)
+
+
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Train a stage to its end, or go on where a run stopped; print the checkpoint's folder."""
     recipe = recipe_of(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    with open_ranks() as ranks:
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(open_ranks())
         sets = _sets(args, recipe, ranks)
+        loader = _loader(args, recipe, ranks)
+        if loader is not None:
+            stack.enter_context(loader)
         begun = start(recipe, sets, args.init, ranks.device(args.device))
         every = Every(args.save_every, args.look_every)
-        run = StageRun(recipe, sets, begun, args.out, ranks, every)
+        run = StageRun(recipe, sets, begun, args.out, ranks, every, loader)
         if run.step and ranks.first:
             print(f'going on at step {run.step}')
         try:

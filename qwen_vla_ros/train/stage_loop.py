@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from qwen_vla_ros.data.loader import Loader
 from qwen_vla_ros.data.mixture import Mixture
 from qwen_vla_ros.data.sample import Sample
 from qwen_vla_ros.errors import QwenVlaError
@@ -90,8 +91,13 @@ class StageRun:
         out: Path,
         ranks: Ranks = ALONE,
         every: Every = USUAL,
+        loader: Loader | None = None,
     ) -> None:
-        """Spread the model over the processes and take up the state that lies in `out`."""
+        """
+        Spread the model over the processes and take up the state that lies in `out`.
+
+        loader makes the samples ahead, from the mixture of the very sets (training_mixture)
+        """
         if recipe.batch % (ranks.world * recipe.passes):
             raise QwenVlaError(
                 f'train {recipe.stage}: a batch of {recipe.batch} does not divide into '
@@ -113,7 +119,9 @@ class StageRun:
             {n: p.detach().clone() for n, p in self.trained.items()} if recipe.ema else {}
         )
         sources, families, self.shares = weighed(sets, recipe)
-        self.mixture = Mixture(sources, recipe.seed, families, rank=ranks.rank, world=ranks.world)
+        self.mixture = loader or Mixture(
+            sources, recipe.seed, families, rank=ranks.rank, world=ranks.world
+        )
         self.step, self.seconds, self.tflop = 0, 0.0, 0.0
         self.tally, self.figures, self.stopping = Tally(), {}, 0
         self.identity = {
