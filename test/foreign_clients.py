@@ -7,6 +7,7 @@ MessagePack with arrays as .npy bytes.
 
 import io
 import struct
+from contextlib import ExitStack
 
 import msgpack
 import numpy as np
@@ -90,8 +91,11 @@ class WebsocketClient:
 
     def __init__(self, address, key=None):
         headers = {'Authorization': f'Api-Key {key}'} if key else None
-        self.connection = connect(
-            address, compression=None, max_size=None, proxy=None, additional_headers=headers
+        self._leave = ExitStack()
+        self.connection = self._leave.enter_context(
+            connect(
+                address, compression=None, max_size=None, proxy=None, additional_headers=headers
+            )
         )
         self.metadata = openpi_value(self.connection.recv(timeout=5))
 
@@ -104,7 +108,7 @@ class WebsocketClient:
         return self
 
     def __exit__(self, *_):
-        self.connection.close()
+        self._leave.close()
 
 
 def gr00t_bytes(value):

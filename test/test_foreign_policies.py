@@ -13,6 +13,7 @@ from qwen_vla_ros.protocols.clients import policy_at
 from qwen_vla_ros.protocols.conversions import ActionPart
 from qwen_vla_ros.remote import PolicyUnavailable
 from qwen_vla_ros.types import Observation
+from qwen_vla_ros.wire import ProtocolError
 
 WIDOWX = Embodiment.load('widowx')
 ROWS = np.arange(16 * 7, dtype=np.float32).reshape(16, 7) / 100
@@ -254,6 +255,22 @@ def test_a_server_that_says_it_commands_something_else_is_refused():
 def test_an_address_that_cannot_be_is_told(address, words):
     with pytest.raises(QwenVlaError, match=words):
         policy_at(address, WIDOWX, connect_timeout_s=0.1)
+
+
+def test_another_kind_of_server_is_told():
+    def greet(connection):
+        connection.send('{"hello": "json"}')
+
+    from websockets.sync.server import serve
+
+    with serve(greet, '127.0.0.1', 0) as server:
+        import threading
+
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.socket.getsockname()[1]
+        with pytest.raises(ProtocolError, match='is no such server: a frame of text'):
+            policy_at(f'openpi://127.0.0.1:{port}', WIDOWX)
+        server.shutdown()
 
 
 def test_a_prefix_is_refused():

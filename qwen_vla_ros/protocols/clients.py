@@ -9,6 +9,7 @@ width are refused. A chunk starts at the observation, without a prefix.
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,16 +175,18 @@ class OpenpiPolicy(ForeignPolicy):
 
         place = self._place
         headers = {'Authorization': f'Api-Key {self._token}'} if self._token else None
+        self._leave = ExitStack()
         try:
-            self._connection = connect(
-                f'ws://{place.host}:{place.port}',
-                additional_headers=headers,
-                compression=None,
-                proxy=None,
-                open_timeout=self._connect_timeout_s,
-                close_timeout=0.5,
-                max_size=MAX_BYTES,
-                legacy=True,
+            self._connection = self._leave.enter_context(
+                connect(
+                    f'ws://{place.host}:{place.port}',
+                    additional_headers=headers,
+                    compression=None,
+                    proxy=None,
+                    open_timeout=self._connect_timeout_s,
+                    close_timeout=0.5,
+                    max_size=MAX_BYTES,
+                )
             )
             greeting = unpack_openpi(
                 _bytes(self._connection.recv(timeout=self._connect_timeout_s))
@@ -195,6 +198,9 @@ class OpenpiPolicy(ForeignPolicy):
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self._drop()
             raise PolicyUnavailable(f'nobody answers at {self._told} ({error})') from error
+        except ProtocolError as error:
+            self._drop()
+            raise ProtocolError(f'{self._told} is no such server: {error}') from error
         self.connections += 1
         self._compare(greeting)
 
@@ -235,9 +241,9 @@ class OpenpiPolicy(ForeignPolicy):
         return float(value) / 1e3 if isinstance(value, (int, float)) else None
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if self._connection is not None:
+            self._connection = None
+            self._leave.close()
 
 
 class StarvlaPolicy(OpenpiPolicy):
