@@ -3,6 +3,7 @@
 
     python -m benchmarks.faults [--stage full] [--only text] [--driver jtc-humble] [--table out.md]
     python -m benchmarks.faults --endurance 30
+    python -m benchmarks.faults --list             the names that --only can hold
 
 fault_campaign/campaign.py says what is judged. It runs in a process of its own, whose libraries
 are found before it starts, and hands its result over in a file.
@@ -26,7 +27,8 @@ def run() -> Result:
     words = [word for word in sys.argv[1:] if word != '--json'] if _is_program() else []
     with TemporaryDirectory() as folder:
         file = Path(folder) / 'result.json'
-        if code := campaign([*words, '--result', str(file)]):
+        code = campaign([*words, '--result', str(file)])
+        if code or not file.exists():  # it was refused, or asked for its help or its list
             sys.exit(code)
         return Result(**json.loads(file.read_text()))
 

@@ -1,5 +1,8 @@
 """The judge of the fault campaign: it must see what it is there for."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +21,7 @@ from benchmarks.fault_campaign.catalogue import (
 from benchmarks.fault_campaign.robot import FAULTS, Command, Stream, Tick, understood
 from qwen_vla_ros.embodiment import Embodiment
 
+ROOT = Path(__file__).parents[1]
 POSTURE = np.array([0.0, -0.6, 0.6, 0.0, 0.9, 0.0, 0.03])
 
 
@@ -147,3 +151,28 @@ def test_every_fault_has_a_name_of_its_own_and_every_kind_of_stream_fault_is_use
     names = [f.name for f in [*streams, *model_faults(), *node_faults(), *clock_faults()]]
     assert len(set(names)) == len(names)
     assert {name.partition(': ')[2] for name in names if ': ' in name} >= set(FAULTS)
+
+
+def faults_command(*words):
+    return subprocess.run(
+        [sys.executable, '-m', 'benchmarks.faults', *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_text_that_is_in_no_faults_name_is_refused_with_the_names():
+    done = faults_command('--only', 'camera')
+    assert done.returncode == 2 and done.stdout == ''
+    assert done.stderr.startswith("--only 'camera': no fault has this in its name; there are\n")
+    assert '\n  model: killed\n' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_the_campaign_tells_its_words_and_its_faults_without_a_run():
+    done = faults_command('--help')
+    assert done.returncode == 0 and done.stderr == '' and '--list' in done.stdout
+    done = faults_command('--list', '--only', 'clock')
+    assert done.returncode == 0 and done.stderr == ''
+    assert done.stdout.splitlines() == [fault.name for fault in clock_faults()]

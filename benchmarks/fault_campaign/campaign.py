@@ -34,6 +34,7 @@ from benchmarks.fault_campaign.endurance import endure
 from benchmarks.fault_campaign.lab import CAMPAIGN_DRIVERS, Lab
 from benchmarks.fault_campaign.robot import Command
 from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.stages import COMMANDING, STAGES
 
 REST_S = 0.6  # from the moment the cause is told to an arm at rest
@@ -139,14 +140,14 @@ def judge(found: Outcome, fault: Fault, stage: str) -> None:
 
 
 def campaign(stages: list[str], only: str = '', driver: str = 'jtc-jazzy') -> list[Outcome]:
-    """Inject all faults whose name holds a text, at the stages; print each as it is known."""
+    """
+    Inject all faults whose name holds a text, at the stages; print each as it is known.
 
+    Raises QwenVlaError, before anything is started, where no name holds the text.
+    """
     bounds, outcomes = Bounds(Embodiment.load('widowx')), []
-    plans = ((False, [*stream_faults(), *model_faults(), *node_faults()]), (True, clock_faults()))
-    for simulated_time, faults in plans:
-        chosen = [at_driver(fault, driver) for fault in faults if only in fault.name]
-        if not chosen:
-            continue
+    for simulated_time, faults in plans(only):
+        chosen = [at_driver(fault, driver) for fault in faults]
         with TemporaryDirectory() as folder:
             lab = Lab(Path(folder), simulated_time, driver)
             try:
@@ -157,6 +158,20 @@ def campaign(stages: list[str], only: str = '', driver: str = 'jtc-jazzy') -> li
             finally:
                 lab.close()
     return outcomes
+
+
+def plans(only: str = '') -> list[tuple[bool, list[Fault]]]:
+    """
+    Return (whether the node runs on simulated time, faults) of those whose name holds a text.
+
+    Raises QwenVlaError that lists the names where none does.
+    """
+    known = ((False, [*stream_faults(), *model_faults(), *node_faults()]), (True, clock_faults()))
+    found = [(clock, [fault for fault in faults if only in fault.name]) for clock, faults in known]
+    if not any(faults for _, faults in found):
+        names = '\n  '.join(fault.name for _, faults in known for fault in faults)
+        raise QwenVlaError(f'--only {only!r}: no fault has this in its name; there are\n  {names}')
+    return [(clock, faults) for clock, faults in found if faults]
 
 
 def at_driver(fault: Fault, driver: str) -> Fault:
@@ -189,9 +204,15 @@ def result(outcomes: list[Outcome]) -> Result:
 
 def options() -> Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description='every fault, at every stage, in simulation')
+    parser = ArgumentParser(
+        prog='python -m benchmarks.faults',
+        description='every fault, at every stage, in simulation',
+    )
     parser.add_argument('--stage', choices=STAGES, action='append', help='default: all')
-    parser.add_argument('--only', default='', help='only faults whose name holds this')
+    parser.add_argument(
+        '--only', default='', help='only faults whose name holds this, e.g. joints (see --list)'
+    )
+    parser.add_argument('--list', action='store_true', help="print the faults' names and end")
     parser.add_argument(
         '--driver', choices=CAMPAIGN_DRIVERS, default='jtc-jazzy', help="the robot's"
     )
@@ -203,6 +224,14 @@ def options() -> Namespace:
 
 if __name__ == '__main__':
     chosen = options()
+    try:
+        faults = plans(chosen.only)
+    except QwenVlaError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    if chosen.list:
+        print('\n'.join(fault.name for _, group in faults for fault in group))
+        sys.exit(0)
     if chosen.endurance:
         sys.exit(endure(chosen.endurance))
     outcomes = campaign(chosen.stage or list(STAGES), chosen.only, chosen.driver)
