@@ -57,6 +57,16 @@ def test_it_reads_and_moves_nothing_unless_told(robot, tmp_path):
     assert done.returncode == 1 and 'off by a quarter turn' in done.stdout
 
 
+def test_after_a_refused_pose_nothing_moves(robot, tmp_path):
+    before = dict(robot.joints)
+    wrong = home(tmp_path, robot, elbow=robot.joints['elbow'] + 1.25)
+    done = check(robot, '--home', wrong, '--move')
+    assert done.returncode == 1 and 'asked' not in done.stdout
+    assert 'nothing was moved: elbow refused at home' in done.stderr
+    assert '--move-anyway' in done.stderr
+    assert all(abs(robot.joints[name] - before[name]) < 0.002 for name in before)
+
+
 def test_a_nudge_is_refused_while_somebody_else_commands(robot, tmp_path):
     topic = 'gripper_controller/joint_trajectory'
     other = robot.node.create_publisher(JointTrajectory, topic, COMMAND)

@@ -81,18 +81,20 @@ def test_an_offset_of_a_joint_is_not_blamed_on_the_camera(scene, kinematics):
     assert not finding.ok and 'check joints, tip, camera_info' in finding.remedy
 
 
-def test_three_samples_tell_the_distance_and_no_pose(scene):
+def test_four_samples_are_enough_and_three_are_not(scene):
     camera, points, pixels = scene
-    result = compare(camera, points[:3], pixels[:3] + [3.0, 4.0])
-    assert result.pixels == pytest.approx([5.0] * 3, abs=0.5) and result.moved_mm is None
+    result = compare(camera, points[:4], pixels[:4] + [3.0, 4.0])
+    assert result.pixels == pytest.approx([5.0] * 4, abs=0.5) and result.moved_mm is not None
+    with pytest.raises(QwenVlaError, match='hand-eye: 3 samples, at least 4 are wanted'):
+        compare(camera, points[:3], pixels[:3])
 
 
 @pytest.mark.parametrize(
     ('points', 'pixels', 'words'),
     [
-        (np.zeros((0, 3)), np.zeros((0, 2)), 'no sample'),
+        (np.zeros((0, 3)), np.zeros((0, 2)), '0 samples, at least 4'),
         (np.zeros((2, 3)), np.zeros((3, 2)), 'are wanted for each'),
-        (np.full((1, 3), np.nan), np.zeros((1, 2)), 'not finite'),
+        (np.full((4, 3), np.nan), np.zeros((4, 2)), 'not finite'),
     ],
 )
 def test_samples_without_sense_are_refused(scene, points, pixels, words):
@@ -187,5 +189,5 @@ def test_a_sample_may_be_a_picture_with_a_marker(tmp_path, scene, kinematics):
     cv2.imwrite(str(tmp_path / 'one.png'), picture_with_marker(7, corners))
     joints = dict(zip(arm.ARM_JOINTS, POSTURES[0], strict=True))
     path = written(tmp_path, scene, samples=[{'joints': joints, 'image': 'one.png', 'marker': 7}])
-    result = compare(*read_samples(path, kinematics))
-    assert result.pixels.max() < 1.0
+    camera, points, pixels = read_samples(path, kinematics)
+    assert np.linalg.norm(camera.project(points) - pixels, axis=1).max() < 1.0

@@ -1,6 +1,7 @@
 """`qwen-vla check home` and `check hand-eye`: what is asked, and the table that answers."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,14 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     home.add_argument('--home', type=Path, help='YAML of joint: value (default: zero, in rad)')
     home.add_argument('--tolerance', type=float, default=0.05, help='rad (default: 0.05)')
     home.add_argument(
-        '--move', action='store_true', help='MOVES THE ROBOT: nudge each joint and back'
+        '--move',
+        action='store_true',
+        help='MOVES THE ROBOT: nudge each joint and back, if all joints passed at home',
+    )
+    home.add_argument(
+        '--move-anyway',
+        action='store_true',
+        help='MOVES THE ROBOT, though a joint was refused at home (its zero or sign may be wrong)',
     )
     home.add_argument('--nudge', type=float, default=0.05, help='rad (default: 0.05)')
     home.set_defaults(run=run_home)
@@ -43,11 +51,23 @@ def run_home(args: argparse.Namespace) -> int:
     with ArmCheck(embodiment) as arm:
         found = check_home(arm.measure(), home, units, args.tolerance)
         print(table(found))
-        if args.move:
+        if args.move_anyway or (args.move and may_move(found)):
             moved = arm.nudge_all(Nudges(args.nudge))
             print(table(moved))
             found += moved
     return 0 if all(finding.ok for finding in found) else 1
+
+
+def may_move(found: Sequence[Finding]) -> bool:
+    """Return whether all joints passed at home; say on stderr why nothing is moved otherwise."""
+    refused = [finding.name for finding in found if not finding.ok]
+    if refused:
+        print(
+            f'nothing was moved: {", ".join(refused)} refused at home; mend that first, or add '
+            '--move-anyway',
+            file=sys.stderr,
+        )
+    return not refused
 
 
 def run_hand_eye(args: argparse.Namespace) -> int:

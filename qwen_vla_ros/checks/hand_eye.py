@@ -3,9 +3,10 @@ Hand and eye: where the arm says its tip is, seen through the camera, against wh
 
 A sample is the joints at rest and the pixel of a known point of the hand, clicked by a person or
 found as the centre of an ArUco marker. Each known point is projected by camera_info and the
-extrinsics; the distance in the picture is told in pixels, and in mm at the point's depth. From
-four samples on, the pose of the camera that fits best is told with what it would leave: a small
-rest means that the extrinsics are wrong, a large one that joints, tip or lens are.
+extrinsics; the distance in the picture is told in pixels, and in mm at the point's depth. With it
+stands the pose of the camera that fits best and what it would leave: a small rest means that the
+extrinsics are wrong, a large one that joints, tip or lens are. Three points leave that pose
+ambiguous, so fewer than four samples are refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ class HandEye:
 
     pixels, mm      [N] distance of each sample, nan behind the camera
     moved_mm, turned_deg, rest_px   the best camera pose against the one told: how far it is moved
-                    and turned, and the median of what it leaves; None with too few samples
+                    and turned, and the median of what it leaves; None with one behind the camera
     """
 
     pixels: np.ndarray
@@ -69,18 +70,24 @@ def compare(camera: Camera, points: np.ndarray, pixels: np.ndarray) -> HandEye:
     """
     Compare known points [N, 3] (m, in the frame that the camera's pose is told in) and pixels.
 
-    Raises QwenVlaError for no sample, other shapes, or numbers that are not finite.
+    Raises QwenVlaError for fewer than FEWEST samples, other shapes, or numbers that are not
+    finite.
     """
     points, pixels = np.asarray(points, np.float64), np.asarray(pixels, np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or pixels.shape != (len(points), 2):
         raise QwenVlaError('hand-eye: a point [3] and a pixel [2] are wanted for each sample')
-    if not len(points) or not np.isfinite(points).all() or not np.isfinite(pixels).all():
-        raise QwenVlaError('hand-eye: no sample, or one with a number that is not finite')
+    if len(points) < FEWEST:
+        raise QwenVlaError(
+            f'hand-eye: {len(points)} samples, at least {FEWEST} are wanted (fewer do not tell '
+            'where a camera hangs): add postures, far from each other'
+        )
+    if not np.isfinite(points).all() or not np.isfinite(pixels).all():
+        raise QwenVlaError('hand-eye: a sample with a number that is not finite')
     depth = camera.seen(points)[:, 2]
     off = np.linalg.norm(camera.project(points) - pixels, axis=1)
     focal = (camera.matrix[0, 0] + camera.matrix[1, 1]) / 2.0
     mm = off * depth / focal * 1e3
-    if len(points) < FEWEST or not np.isfinite(off).all():
+    if not np.isfinite(off).all():
         return HandEye(off, mm)
     best = _fitted(camera, points, pixels)
     change = np.linalg.inv(camera.pose) @ best.pose
