@@ -142,7 +142,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'layouts': Key('layout*', 'name -> what a policy may command'),
         'default_layout': Key('text', 'one of the layouts'),
         'description': Key(
-            'text', 'URDF, relative to the config folder; for kinematics and limits', default=''
+            'text', 'URDF: beside the contract, in the folder above it, or in config', default=''
         ),
         'limits': Key('limit*', 'joint -> beyond this nothing is published; {}: no joints'),
         'workspace': Key('workspace', 'the box that the tip stays in', default=None),

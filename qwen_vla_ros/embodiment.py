@@ -190,9 +190,9 @@ class Embodiment:
     @property
     def description_path(self) -> Path:
         """
-        Return the URDF's path: beside the contract's folder, else in the package's config folder.
+        Return the URDF's path: beside the contract, in the folder above, in the package's config.
 
-        Raises ContractError when it is in neither.
+        Raises ContractError when it is in none of them.
         """
         return find_description(self.source, self.description)
 
@@ -263,9 +263,15 @@ def find_contract(name_or_path: str | Path) -> Path:
     if path.suffix in ('.yaml', '.yml') and path.exists():
         return path
     folder = config_folder() / 'embodiments'
+    known = sorted(entry.stem for entry in folder.glob('*.yaml'))
+    if path.suffix in ('.yaml', '.yml'):
+        raise ContractError(
+            f'robot {str(name_or_path)!r}: no such file{did_you_mean(path.stem, known)} '
+            f'(a path is taken from {Path.cwd()}; by name, without .yaml, there are '
+            f'{", ".join(known) or "none"})'
+        )
     found = folder / f'{name_or_path}.yaml'
     if not found.exists():
-        known = sorted(entry.stem for entry in folder.glob('*.yaml'))
         raise ContractError(
             f'robot {str(name_or_path)!r}: no such contract'
             f'{did_you_mean(path.stem, known)}; '
@@ -281,7 +287,8 @@ def find_description(source: Path, description: str) -> Path:
             f'{told_file(source)}: description: the contract names none; write '
             "'description: robots/<robot>.urdf' and put the vendor's URDF there"
         )
-    folders = (source.resolve().parent.parent, config_folder())
+    beside = source.resolve().parent
+    folders = (beside, beside.parent, config_folder())
     for folder in folders:
         if (folder / description).is_file():
             return folder / description

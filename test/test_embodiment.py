@@ -461,7 +461,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
 def test_a_missing_contract_lists_those_known(tmp_path):
     with pytest.raises(ContractError, match="did you mean 'widowx'.*known: .*widowx"):
         Embodiment.load('widow')
-    with pytest.raises(ContractError, match=r"gone\.yaml': no such contract.*known: .*widowx"):
+    with pytest.raises(ContractError, match=r"gone\.yaml': no such file.*by name.*widowx"):
         Embodiment.load(tmp_path / 'gone.yaml')
 
 
@@ -578,6 +578,11 @@ def test_the_description_is_found_beside_a_contract_or_in_the_package(tmp_path):
     (tmp_path / 'robots').mkdir()
     (tmp_path / 'robots' / 'wx250s.urdf').write_text('<robot/>')
     assert load(folder).description_path == tmp_path / 'robots' / 'wx250s.urdf'
+    beside = (folder / 'own.urdf', tmp_path / 'own.urdf')
+    for file in beside:
+        file.write_text('<robot/>')
+    robot = load(folder, ('robots/wx250s.urdf', 'own.urdf'))
+    assert robot.description_path == beside[0]
 
 
 def test_a_missing_description_is_told(tmp_path):
