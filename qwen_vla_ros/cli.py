@@ -227,7 +227,8 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'where',
         choices=('sim', 'suite', 'bag'),
-        help='sim: the simulated robot, with baselines; suite: as trained and under shifts; '
+        help="sim: the simulated robot (widowx: touch an object; aloha: two arms' tasks; "
+        'mobile_base: furnished houses), with baselines; suite: as trained and under shifts; '
         'bag: see `eval bag --help`',
     )
     _policy_arguments(parser)
@@ -239,7 +240,11 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help='also without the sentence and without the images (default: on)',
     )
-    parser.add_argument('--out', type=Path, default=Path('out/eval'), help='folder of the results')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder of the results (default: out/eval/<robot>; of a suite out/suite/<robot>)',
+    )
     suite = parser.add_argument_group('suite')
     suite.add_argument('--shifts', default='all', help='e.g. none,colour,camera (default: all)')
     suite.add_argument('--workers', type=int, default=1, help='processes (default: 1)')

@@ -12,7 +12,7 @@ from qwen_vla_ros.evaluate.episodes import Episode
 from qwen_vla_ros.evaluate.plots import plot_latency, plot_success, plot_tracking
 from qwen_vla_ros.evaluate.report import render_report, write_report
 from qwen_vla_ros.evaluate.statistics import success_rate
-from qwen_vla_ros.evaluate.summary import summarise
+from qwen_vla_ros.evaluate.summary import summarise, tell_partial
 from qwen_vla_ros.evaluate.video import (
     HEIGHT,
     STRIP,
@@ -187,3 +187,17 @@ def test_a_frame_leaves_the_callers_picture_as_it_is() -> None:
     frame = compose_frame(scene, None, caption, INTENDED)
     assert (scene == 90).all()
     assert (frame[STRIP : STRIP + 480, :640] != 90).any()
+
+
+def test_a_run_that_stopped_in_a_baseline_says_that_it_is_partial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {'ended': 5, 'planned': 6}
+    summary = summarise([episode(0, True), episode(1, True)], 't', 'gymnasium', 2, run=run)
+    assert not summary['complete']
+    page = render_report(summary, tmp_path)
+    assert 'Partial result: 5 of 6 episodes ended before the run was stopped.' in page
+    tell_partial(**run)
+    tell_partial(6, 6)
+    told = capsys.readouterr().out
+    assert told == 'PARTIAL: 5 of 6 episodes ended before the run was stopped\n'

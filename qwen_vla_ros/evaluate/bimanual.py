@@ -24,7 +24,7 @@ from qwen_vla_ros.evaluate.episodes import Episode, Task, parse_seeds, write_jso
 from qwen_vla_ros.evaluate.plots import plot_latency, plot_success
 from qwen_vla_ros.evaluate.report import write_report
 from qwen_vla_ros.evaluate.statistics import success_rate
-from qwen_vla_ros.evaluate.summary import summarise
+from qwen_vla_ros.evaluate.summary import summarise, tell_partial
 from qwen_vla_ros.policy import AblatedPolicy, Policy
 from qwen_vla_ros.sim.aloha.environment import AlohaEnv, run_episode
 from qwen_vla_ros.sim.aloha.scene import (
@@ -46,12 +46,17 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One episode that ended: which task, which variant, and the best stage of 4."""
+    """
+    One episode that ended: which task, which variant, and the best stage of 4.
+
+    gave_up: the teacher's plan asked for a pose out of reach, which counts as a failure.
+    """
 
     task: str
     variant: str
     best: int
     episode: Episode
+    gave_up: bool = False
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
@@ -75,21 +80,27 @@ def run_from_arguments(args: argparse.Namespace) -> int:
                 trials.append(trial)
                 bar.update()
     finally:
-        _write(args, trials, len(seeds) * len(TASKS), time.monotonic() - started)
+        _write(args, trials, len(seeds) * len(TASKS), planned, time.monotonic() - started)
+        tell_partial(len(trials), planned)
     return 0 if trials else 1
 
 
 def _write(
-    args: argparse.Namespace, trials: Sequence[Trial], planned: int, seconds: float
+    args: argparse.Namespace,
+    trials: Sequence[Trial],
+    own_planned: int,
+    planned: int,
+    seconds: float,
 ) -> None:
-    """Write and print what there is."""
+    """Write and print what there is; planned counts the baselines' episodes too."""
     own = [trial.episode for trial in trials if trial.variant == 'policy']
     details = rates(trials)
     summary = summarise(
         own,
         TASK,
         'gymnasium',
-        planned,
+        own_planned,
+        run={'ended': len(trials), 'planned': planned},
         policy=name_policy(args),
         date=time.strftime('%Y-%m-%d %H:%M'),
         baseline_details=details,
@@ -108,7 +119,7 @@ def _write(
         low, high = row['interval95']
         print(
             f'{name}: {row["success"]} of {row["episodes"]} (95 %: {low:.0%} to {high:.0%}), '
-            f'mean best stage {row["mean_stage"]:.2f} of 4'
+            f'mean best stage {row["mean_stage"]:.2f} of 4' + _told_gave_up(row)
         )
     print(f'report: {args.out / "report.html"}')
 
@@ -146,9 +157,15 @@ def rates(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
         name: {
             **success_rate(trial.episode.success for trial in found),
             'mean_stage': sum(trial.best for trial in found) / len(found),
+            'gave_up': sum(trial.gave_up for trial in found),
         }
         for name, found in groups.items()
     }
+
+
+def _told_gave_up(row: Mapping[str, Any]) -> str:
+    count = row['gave_up']
+    return f'; {count} gave up, as the plan asked for an unreachable pose' if count else ''
 
 
 def _run(
@@ -181,9 +198,10 @@ def _run(
         touched=tuple(facts['touched']),
         elapsed_s=facts['elapsed_s'],
         inference_s=tuple(timed.seconds),
-        note=f'{env.task}: best stage {facts["best"]} of 4',
+        note=f'{env.task}: best stage {facts["best"]} of 4'
+        + (f'; gave up: {facts["gave_up"]}' if facts['gave_up'] else ''),
     )
-    return Trial(env.task, variant, facts['best'], episode)
+    return Trial(env.task, variant, facts['best'], episode, bool(facts['gave_up']))
 
 
 def _ablated(

@@ -96,11 +96,12 @@ def _head(summary: Mapping[str, Any]) -> str:
     ]
     notice = ''
     if not summary.get('complete', True):
-        done = len(summary.get('episode_list', ()))
+        run = summary.get('run', {})
+        done = run.get('ended', len(summary.get('episode_list', ())))
+        planned = run.get('planned', summary.get('planned_episodes', '?'))
         notice = (
-            f'<div class="notice">Partial result: {done} of '
-            f'{summary.get("planned_episodes", "?")} episodes ended before the run was '
-            'stopped.</div>'
+            f'<div class="notice">Partial result: {done} of {planned} episodes ended before '
+            'the run was stopped.</div>'
         )
     boxes = ''.join(
         f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'

@@ -27,6 +27,7 @@ from qwen_vla_ros.evaluate.navigation_metrics import (
 from qwen_vla_ros.evaluate.rooms_pictures import RoomsFilm, write_map
 from qwen_vla_ros.evaluate.rooms_report import write_rooms_report
 from qwen_vla_ros.evaluate.statistics import percentiles
+from qwen_vla_ros.evaluate.summary import tell_partial
 from qwen_vla_ros.evaluate.video import Film
 from qwen_vla_ros.policy import AblatedPolicy, Policy, describe_policy
 from qwen_vla_ros.sim.rooms.environment import RoomsEnv, run_episode
@@ -106,6 +107,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
             summary = _summarise(args, found, len(seeds), time.monotonic() - started)
             write_json(summary, args.out / 'summary.json')
             write_rooms_report(summary, args.out)
+            tell_partial(len(found), len(seeds) * len(variants))
             _tell(summary)
             print(f'report: {args.out / "report.html"}')
     return 0 if found else 1

@@ -14,15 +14,20 @@ from qwen_vla_ros.evaluate.episodes import Episode, parse_seeds, plan_tasks, wri
 from qwen_vla_ros.evaluate.plots import plot_latency, plot_success
 from qwen_vla_ros.evaluate.report import write_report
 from qwen_vla_ros.evaluate.statistics import success_rate
-from qwen_vla_ros.evaluate.summary import summarise
+from qwen_vla_ros.evaluate.summary import summarise, tell_partial
 from qwen_vla_ros.sim.aloha import vx300s
 
 TASK = 'touch the named object of three (simulated WidowX)'
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
-    """Run, print the rates, and leave summary.json, plots and report.html; 1 without episodes."""
+    """
+    Run, print the rates, and leave summary.json, plots and report.html; 1 without episodes.
+
+    Without --out each robot has a folder of its own, so none overwrites another's report.
+    """
     embodiment = Embodiment.load(args.robot)
+    args.out = args.out or Path('out', 'eval', embodiment.name)
     if embodiment.action_names() == vx300s.JOINT_NAMES:
         from qwen_vla_ros.evaluate.bimanual import run_from_arguments as run_both_arms
 
@@ -48,6 +53,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     finally:
         summary = _write(args, found, len(tasks), time.monotonic() - started)
         _draw(summary, found, args.out)
+        tell_partial(**summary['run'])
         for variant, row in summary['baseline_details'].items():
             print(f'{variant}: {row["success"]} of {row["episodes"]}')
         print(f'report: {args.out / "report.html"}')
@@ -57,7 +63,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
 def _write(
     args: argparse.Namespace, found: dict[str, list[Episode]], planned: int, seconds: float
 ) -> dict[str, Any]:
-    """Write summary.json of what there is and return it."""
+    """Write summary.json of what there is and return it; planned episodes of each variant."""
+    variants = len(VARIANTS) if args.baselines else 1
     own = found.get('policy', [])
     details = {
         variant: success_rate(episode.success for episode in episodes)
@@ -68,6 +75,7 @@ def _write(
         TASK,
         'gymnasium',
         planned,
+        run={'ended': sum(map(len, found.values())), 'planned': planned * variants},
         policy=name_policy(args),
         date=time.strftime('%Y-%m-%d %H:%M'),
         baseline_details=details,

@@ -42,6 +42,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise QwenVlaError(f'--workers {args.workers}: at least 1')
     against = read_episodes(args.against) if args.against else None
+    args.out = args.out or Path('out', 'suite', robot)
     args.out.mkdir(parents=True, exist_ok=True)
     facts = {'robot': robot, 'policy': name_policy(args), 'weights': _weights(args)}
     _refuse_other(args.out, facts)

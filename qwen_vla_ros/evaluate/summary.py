@@ -18,15 +18,17 @@ def summarise(
     Return the summary of the episodes so far.
 
     Swapped episodes count on their own (instruction_swap) unless there are only such. through
-    names the route ('ros' or 'gymnasium'); planned episodes tell whether it is complete.
+    names the route ('ros' or 'gymnasium'); planned episodes tell whether it is complete; so does
+    run, {'ended', 'planned'}, in `more`: all episodes, those of the baselines too.
     """
     plain = [episode for episode in episodes if not episode.swapped]
     swapped = [episode for episode in episodes if episode.swapped]
+    run = more.get('run', {'ended': len(episodes), 'planned': planned})
     return {
         'task': task,
         'through': through,
         **success_rate(episode.success for episode in plain),
-        'complete': len(episodes) == planned,
+        'complete': run['ended'] == run['planned'],
         'planned_episodes': planned,
         'per_instruction': _grouped(plain, _sentence),
         'per_object': _grouped(plain, lambda episode: episode.target),
@@ -45,6 +47,12 @@ def summarise(
         **more,
         'episode_list': [episode.to_json() for episode in episodes],
     }
+
+
+def tell_partial(ended: int, planned: int) -> None:
+    """Print, where a run was stopped, of how many episodes its figures and its report are."""
+    if ended < planned:
+        print(f'PARTIAL: {ended} of {planned} episodes ended before the run was stopped')
 
 
 def describe_machine() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim.aloha import vx300s
+from qwen_vla_ros.sim.aloha.motion import Unreachable
 from qwen_vla_ros.sim.aloha.scene import (
     INSERTION,
     TRANSFER,
@@ -160,14 +161,20 @@ def run_episode(
 
     target is the object that counts; instruction, when given, is what the policy reads. The first
     replan_steps rows of each chunk after its row 0 are executed; on_step hears of each. scene: in
-    the place of the seed's.
+    the place of the seed's. A teacher whose plan asks for an unreachable pose (it was told of an
+    object that is not there, say) ends its episode; gave_up then says where, else it is ''.
     """
     options = {'target': target, 'instruction': instruction, 'scene': scene}
     env.reset(seed=seed, options=options)
     policy.reset()
-    inferences, ended = 0, False
+    inferences, ended, gave_up = 0, False, ''
     while not ended:
-        rows = rows_in_order(policy.infer(env.observation()), vx300s.JOINT_NAMES, STEP_S)
+        try:
+            chunk = policy.infer(env.observation())
+        except Unreachable as error:
+            gave_up = str(error)
+            break
+        rows = rows_in_order(chunk, vx300s.JOINT_NAMES, STEP_S)
         inferences += 1
         for row in rows[1 : 1 + replan_steps]:
             ended = any(env.advance(row))
@@ -175,7 +182,12 @@ def run_episode(
                 on_step()
             if ended:
                 break
-    return {**env.facts(), 'instruction': env.instruction, 'inferences': inferences}
+    return {
+        **env.facts(),
+        'instruction': env.instruction,
+        'inferences': inferences,
+        'gave_up': gave_up,
+    }
 
 
 for _task, _id in ENVIRONMENT_IDS.items():

@@ -20,6 +20,10 @@ _TIP = (0.20, 0.8, 12.0)
 _PEAKS = (1.875, 5.774, 60.0)  # of a quintic of unit length and duration
 
 
+class Unreachable(QwenVlaError):
+    """A plan asks for a pose that the arm does not reach; the message names arm and place."""
+
+
 class Motion:
     """Rows that grow piece by piece from a posture q [14]."""
 
@@ -103,13 +107,13 @@ def _arm(side: str) -> slice:
 
 
 def _reached(side: str, pose: HandPose) -> np.ndarray:
-    """Return the joints of a pose; QwenVlaError where the arm does not reach it."""
+    """Return the joints of a pose; Unreachable where the arm does not get there."""
     joints = joints_for(side, pose)
     place = vx300s.to_base(side, np.array(pose.position))
     missed = np.abs(vx300s.VX300S.forward(joints)[0] - place).max()
     if missed > 1e-6 or not vx300s.VX300S.inside(joints):
         at = ', '.join(f'{value:.3f}' for value in pose.position)
-        raise QwenVlaError(f'ALOHA: the {side} arm does not reach ({at}) m as it should')
+        raise Unreachable(f'the {side} arm does not reach ({at}) m with its hand turned so')
     return joints
 
 
