@@ -8,7 +8,9 @@ from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.data.synthetic import generate, set_files, text_action
@@ -150,6 +152,49 @@ def test_bad_layouts_and_broken_files_are_named(made, tmp_path):
         TextActionEpisodes(copy).sample(1, 0)
     with pytest.raises(QwenVlaError, match='frame'):
         TextActionEpisodes(made / 'ur5e').sample(6, 0)
+
+
+@pytest.mark.parametrize(
+    ('file', 'damage', 'said'),
+    [
+        ('data/chunk-000/file-000.parquet', ('drop', 'action'), "'action' is missing"),
+        ('data/chunk-000/file-000.parquet', ('nan', 'observation.tip'), 'is nan, not a number'),
+        ('meta/episodes/chunk-000/file-000.parquet', ('drop', 'length'), 'length'),
+        ('meta/episodes/chunk-000/file-000.parquet', ('cut',), 'cannot be read'),
+        ('meta/info.json', ('text', '"fps": 50', '"fps": 30'), 'fps 30'),
+        ('meta/info.json', ('text', '"v3.0"', '"v9.0"'), "codebase_version 'v9.0'"),
+        ('meta/tasks.parquet', ('cut',), 'cannot be read'),
+    ],
+)
+def test_damage_is_told_in_one_line(made, tmp_path, file, damage, said):
+    copy = tmp_path / 'set' / 'ur5e'
+    shutil.copytree(made / 'ur5e', copy)
+    path, (kind, *what) = copy / file, damage
+    if kind == 'cut':
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == 'text':
+        path.write_text(path.read_text().replace(*what))
+    else:
+        _rewrite(path, kind, what[0])
+    with pytest.raises(QwenVlaError, match=said) as refused:
+        open_dataset(f'text-action:{copy}').sample(1, 0)
+    assert '\n' not in str(refused.value)
+
+
+def _rewrite(path, kind, name):
+    """Drop a column of a parquet file, or make its numbers NaN; row groups stay."""
+    file = parquet.ParquetFile(path)
+    changed = []
+    for table in map(file.read_row_group, range(file.num_row_groups)):
+        if kind == 'drop':
+            changed.append(table.drop_columns([name]))
+        else:
+            flat = pyarrow.array(np.full(table.num_rows * 7, np.nan, np.float32))
+            lists = pyarrow.FixedSizeListArray.from_arrays(flat, 7)
+            changed.append(table.set_column(table.column_names.index(name), name, lists))
+    with parquet.ParquetWriter(path, changed[0].schema) as writer:
+        for table in changed:
+            writer.write_table(table)
 
 
 def test_what_a_sentence_says_is_where_the_goals_lie():

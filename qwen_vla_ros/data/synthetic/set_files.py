@@ -286,10 +286,14 @@ def _bookkeeping() -> dict[str, Any]:
 def _read(path: Path, columns: Sequence[str] | None) -> Any:
     pyarrow, parquet = _pyarrow()
     try:
-        return parquet.read_table(path, columns=list(columns) if columns else None)
+        table = parquet.read_table(path, columns=list(columns) if columns else None)
     except (OSError, pyarrow.ArrowException) as error:
         told = str(error).splitlines()[0]
         raise QwenVlaError(f'{path}: cannot be read ({told}); delete it and run again') from error
+    for name in columns or ():
+        if name not in table.column_names:
+            raise QwenVlaError(f'{path}: no column {name!r}; delete it and run again')
+    return table
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -109,6 +109,10 @@ class TextActionEpisodes:
         self.source, self._folder = f'{folder.parent.name}/{folder.name}', folder
         self._horizon, self._layout = horizon, layout or DELTA_EEF
         head = read_layout(folder)
+        if head.fps != RATE_HZ:
+            raise QwenVlaError(
+                f'{folder}/meta/info.json: fps {head.fps:g}; a text-action set has {RATE_HZ}'
+            )
         self.embodiment, self.state_names = head.robot, head.names('action')
         self.action_names = self.state_names if layout == ABS_JOINT else DELTA_NAMES
         table = episode_table(folder, ('length', 'tasks'))
@@ -175,7 +179,11 @@ class TextActionEpisodes:
                 f'{path}: episode {episode} has {table.num_rows} rows, its meta data say '
                 f'{self._lengths[episode]}'
             )
-        return {name: _matrix(table[name]) for name in ('action', 'observation.tip', 'step')}
+        wanted = ('action', 'observation.tip', 'step')
+        for name in wanted:
+            if name not in table.column_names or table[name].null_count:
+                raise QwenVlaError(f'{path}: column {name!r} is missing or has holes')
+        return {name: _matrix(table[name]) for name in wanted}
 
 
 def displacements(tips: np.ndarray) -> np.ndarray:
