@@ -106,7 +106,8 @@ EXTRAS = {
         'av>=18.1.0',
         'h5py>=3.10',
         'google-crc32c>=1.5',
-        'lz4>=4.4.5',  # bags whose chunks are lz4
+        'lz4>=4.4.5',  # bags whose chunks are lz4, or zstd
+        'backports.zstd>=1.8; python_version < "3.14"',
         'fsspec>=2023.1',
     ],
     'gr00t': ['pyzmq>=25.0'],  # servers and clients of GR00T's protocol

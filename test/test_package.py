@@ -16,6 +16,7 @@ PACKAGE = ElementTree.parse(ROOT / 'package.xml').getroot()
 LARGEST_FILE = 25_000_000
 # Import name -> name of the distribution, where they differ.
 DISTRIBUTIONS = {
+    'backports': 'backports.zstd',
     'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
     'pinocchio': 'pin',
@@ -99,7 +100,8 @@ def test_every_import_is_declared() -> None:
         'rosgraph_msgs',
     }
     for name, path in imported().items():
-        if name in sys.stdlib_module_names or name in ('qwen_vla_ros', '__future__'):
+        known = (*sys.stdlib_module_names, 'compression', 'qwen_vla_ros', '__future__')
+        if name in known:  # compression: of the standard library from Python 3.14 on
             continue
         if name in ros:
             wheel = f'ros-{name}'.replace('_', '-')
