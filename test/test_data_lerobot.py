@@ -3,13 +3,16 @@
 import json
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 pytest.importorskip('pyarrow')
 pytest.importorskip('av')
 from lerobot_fixture import FPS, KEY, LENGTHS, TASKS, grey, rows, save, write_v2, write_v3
 
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
+from qwen_vla_ros.data.lerobot_meta import read_table
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.errors import QwenVlaError
 
@@ -140,3 +143,16 @@ def test_they_are_never_made_up_unasked_nor_in_place_of_others(tmp_path):
     without_actions(folder)
     with pytest.raises(QwenVlaError, match=r'features hold no action; .*--pseudo-actions'):
         open_dataset(folder)
+
+
+def test_only_the_row_groups_that_may_hold_an_episode_are_read(tmp_path):
+    rows = pyarrow.table({'episode_index': [0, 0, 1, 1, 2, 2], 'value': range(6)})
+    told, silent, other = (tmp_path / f'{name}.parquet' for name in ('told', 'silent', 'other'))
+    parquet.write_table(rows, told, row_group_size=2)
+    parquet.write_table(rows, silent, row_group_size=2, write_statistics=False)
+    parquet.write_table(rows.drop_columns(['episode_index']), other, row_group_size=2)
+    assert read_table(told, 1)['value'].to_pylist() == [2, 3]
+    assert read_table(told, 7).num_rows == 0
+    assert read_table(told).num_rows == 6
+    assert read_table(silent, 1).num_rows == 6
+    assert read_table(other, 1).num_rows == 6

@@ -147,7 +147,7 @@ class LeRobotEpisodes:
     def _read_rows(self, episode: int) -> dict[str, Any]:
         """Return an episode's columns; what is missing, short or off its rate is named."""
         files = self._files(episode)
-        table = read_table(files.data)
+        table = read_table(files.data, files.index)
         index = column(files.data, table, 'episode_index')
         table = table.filter(np.asarray(index) == files.index)
         if table.num_rows != files.length:

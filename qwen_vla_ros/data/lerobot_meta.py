@@ -117,18 +117,43 @@ def _only_state(path: Path, features: Mapping[str, Any]) -> None:
         raise QwenVlaError(f'{path}: pseudo_actions: {told}')
 
 
-def read_table(path: Path) -> Any:
-    """Return a parquet file as a pyarrow table."""
+def read_table(path: Path, episode: int | None = None) -> Any:
+    """
+    Return a parquet file as a pyarrow table.
+
+    episode: leave out row groups that cannot hold it, as their statistics tell; a file of many
+    episodes then costs what one of them does.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise QwenVlaError(f"{path}: {error}; pip install 'qwen_vla_ros[data]'") from error
     try:
-        return parquet.read_table(here(path))
+        file = parquet.ParquetFile(here(path))
+        if episode is None:
+            return file.read()
+        return file.read_row_groups(_holding(file.metadata, episode))
     except (OSError, pyarrow.ArrowException) as error:
         told = str(error).splitlines()[0]
         raise QwenVlaError(f'{path}: cannot be read ({told}); copy it again') from error
+
+
+def _holding(metadata: Any, episode: int) -> list[int]:
+    """Return the row groups of a file that may hold an episode."""
+    found = []
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            part = row_group.column(number)
+            if part.path_in_schema == 'episode_index':
+                told = part.statistics
+                if told is None or not told.has_min_max or told.min <= episode <= told.max:
+                    found.append(group)
+                break
+        else:
+            found.append(group)  # no such column: whoever asks for it says so
+    return found
 
 
 def column(path: Path, table: Any, key: str) -> list[Any]:
