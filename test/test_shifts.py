@@ -1,6 +1,7 @@
 """Each shift changes its own part of a world, beyond training, and nothing else."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -137,14 +138,14 @@ def test_aloha_s_shifts_change_one_thing(task):
         plain = aloha_task(task, 'none', 4)
         assert found.target == plain.target and found == aloha_task(task, shift, 4)
         differs = {
-            'colour': found.scene.objects != scene.objects,
+            'objects': found.scene.objects != scene.objects,
             'instruction': found.instruction != plain.instruction,
         }
         room = found.scene.surroundings != scene.surroundings
         assert room == (shift in ('background', 'lighting', 'camera'))
         assert [name for name, is_so in differs.items() if is_so] == (
-            [shift] if shift in differs else []
-        )
+            {'colour': ['objects'], 'position': ['objects'], 'instruction': ['instruction']}
+        ).get(shift, [])
     words = aloha_task(task, 'instruction', 4).instruction
     assert plain.target in words and '{' not in words
 
@@ -155,10 +156,44 @@ def test_rooms_are_named_in_other_words():
     assert other.instruction != own.instruction and own.goal.name in other.instruction
 
 
+def test_aloha_s_objects_move_beyond_those_of_training():
+    for seed in SEEDS:
+        for item in aloha_task(aloha.TRANSFER, 'position', seed).scene.objects:
+            x, y, _ = item.position
+            assert abs(y) > 0.16 or abs(x) > 0.22
+        places = [o.position for o in aloha_task(aloha.TRANSFER, 'position', seed).scene.objects]
+        gaps = [np.linalg.norm(np.subtract(a, b)) for a, b in combinations(places, 2)]
+        assert min(gaps) > aloha.LEAST_DISTANCE
+        for item in aloha_task(aloha.INSERTION, 'position', seed).scene.objects:
+            assert item.shape == 'cube' or 0.16 <= abs(item.position[0]) <= 0.18
+
+
+def test_a_house_looks_other_and_is_the_same():
+    from qwen_vla_ros.sim.rooms.environment import RoomsEnv
+
+    env = RoomsEnv()
+    plain, _ = env.reset(seed=3)
+    pictures = {}
+    for shift in ('none', 'background', 'lighting', 'camera'):
+        task = rooms_task(shift, 3)
+        found, _ = env.reset(seed=3, options=task.further)
+        assert (
+            env.instruction == task.instruction and env.world.house == task.further['task'].house
+        )
+        pictures[shift] = found['images']['ego'].astype(float)
+    env.close()
+    np.testing.assert_array_equal(pictures['none'], plain['images']['ego'])
+    light = rooms_task('lighting', 3).further['look'].light
+    assert (pictures['lighting'].mean() > pictures['none'].mean()) == (light > 1.0)
+    for shift in ('background', 'lighting', 'camera'):
+        assert np.abs(pictures[shift] - pictures['none']).mean() > 2.0
+    assert 'look' not in rooms_task('none', 3).further
+
+
 def test_shifts_are_chosen_by_name():
-    assert check_shifts('mobile_base', ['all']) == ['none', 'instruction']
+    assert check_shifts('mobile_base', ['all'])[-1] == 'instruction'
     assert check_shifts('widowx', ['camera']) == ['camera']
-    with pytest.raises(QwenVlaError, match='mobile_base has no camera; choose from none'):
-        check_shifts('mobile_base', ['camera'])
+    with pytest.raises(QwenVlaError, match='mobile_base has no moving; choose from none'):
+        check_shifts('mobile_base', ['moving'])
     with pytest.raises(QwenVlaError, match='no simulated franka; choose from widowx'):
         check_shifts('franka', ['all'])

@@ -5,10 +5,10 @@ What changes between training and a test of generalisation: the paper's shifts, 
     colour       another shade of the colour that the sentence says
     instance     objects smaller or larger than any in training (0.7 .. 0.8, 1.25 .. 1.4)
     position     objects beyond the area of training
-    background   a coloured table; in training it is grey
-    lighting     darker or brighter than in training, from the other side
+    background   a coloured table, or floors; in training the table is grey
+    lighting     darker or brighter than in training, over a table from the other side
     instruction  sentences that training does not have
-    camera       the scene camera moved by 2 .. 4 cm and turned by 3 .. 5 degrees
+    camera       scene camera, or the base's, moved by 2 .. 4 cm and turned by 3 .. 5 degrees
     moving       the target glides at 2 .. 5 cm/s, as in DOMINO; it is lost beyond the table's area
 
 Everything is drawn from the seed, so two policies meet the same worlds.
@@ -25,6 +25,7 @@ from qwen_vla_ros.evaluate.episodes import task_of_seed
 from qwen_vla_ros.sim import scene as table
 from qwen_vla_ros.sim.aloha import scene as aloha
 from qwen_vla_ros.sim.rooms.tasks import sample_task
+from qwen_vla_ros.sim.rooms.world import Look
 from qwen_vla_ros.sim.scene import COLOURS, SHAPES, Surroundings
 
 Rgb = tuple[float, float, float]
@@ -32,8 +33,8 @@ NONE = 'none'
 SURROUNDINGS = ('background', 'lighting', 'camera')
 SHIFTS = {
     'widowx': (NONE, 'colour', 'instance', 'position', *SURROUNDINGS, 'instruction', 'moving'),
-    'aloha': (NONE, 'colour', *SURROUNDINGS, 'instruction'),
-    'mobile_base': (NONE, 'instruction'),
+    'aloha': (NONE, 'colour', 'position', *SURROUNDINGS, 'instruction'),
+    'mobile_base': (NONE, *SURROUNDINGS, 'instruction'),
 }
 BEYOND = ((0.17, 0.20), (0.40, 0.44))  # m, rows of x before and behind the area of training
 LOST = ((0.14, -0.30), (0.50, 0.30))  # m, where a moving target still counts as on the table
@@ -114,6 +115,8 @@ def aloha_task(task: str, shift: str, seed: int) -> ShiftedTask:
     elif shift == 'colour':
         objects = tuple(replace(o, rgb=_shade(COLOURS[o.colour], rng)) for o in scene.objects)
         scene = replace(scene, objects=objects)
+    elif shift == 'position':
+        scene = replace(scene, objects=_further_out(scene, rng))
     elif shift == 'instruction':
         sockets = [item.name for item in scene.objects if item.shape == 'socket']
         choices = ALOHA_WORDS[task]
@@ -130,7 +133,21 @@ def rooms_task(shift: str, seed: int) -> ShiftedTask:
     if shift == 'instruction':
         said = ROOM_WORDS[int(_rng(shift, seed).integers(len(ROOM_WORDS)))]
         words = said.format(goal=task.goal.name)
-    return ShiftedTask(shift, seed, words, task.goal.name, further={'task': task})
+    further = {'task': task}
+    if shift in SURROUNDINGS:
+        further['look'] = rooms_look(shift, _rng(shift, seed))
+    return ShiftedTask(shift, seed, words, task.goal.name, further=further)
+
+
+def rooms_look(shift: str, rng: np.random.Generator) -> Look:
+    """Return floors, lamps or a camera's mounting that no house of training has."""
+    if shift == 'background':
+        tints = ((0.5, 0.7, 1.2), (1.2, 0.6, 0.5), (0.6, 1.1, 0.6))
+        return Look(floor=tints[int(rng.integers(3))])
+    if shift == 'lighting':
+        return Look(light=(0.45, 1.6)[int(rng.integers(2))])
+    tilt = rng.choice([-1.0, 1.0]) * np.radians(rng.uniform(3.0, 5.0))
+    return Look(camera_shift=_floats(_length(rng, 0.02, 0.04)), camera_tilt=float(tilt))
 
 
 def shifted_surroundings(room: Surroundings, shift: str, rng: np.random.Generator) -> Surroundings:
@@ -185,6 +202,20 @@ def _beyond(
         replace(item, position=(float(x), float(y), item.position[2]))
         for item, (x, y) in zip(items, places, strict=True)
     )
+
+
+def _further_out(scene: aloha.AlohaScene, rng: np.random.Generator) -> tuple[Any, ...]:
+    """Return cubes, peg and socket beyond where training puts them, still within reach."""
+    found = []
+    for item, side in zip(scene.objects, rng.permutation([-1.0, 0.0, 1.0]), strict=True):
+        x, y, z = item.position
+        if item.shape == 'cube' and scene.task == aloha.TRANSFER:
+            y = float(side * rng.uniform(0.17, 0.20))
+            x = float(np.sign(x) * rng.uniform(0.23, 0.25)) if side == 0.0 else x
+        elif item.shape != 'cube':
+            x = float(np.sign(x) * rng.uniform(0.16, 0.18))
+        found.append(replace(item, position=(x, y, z)))
+    return tuple(found)
 
 
 def _shade(rgb: Rgb, rng: np.random.Generator) -> Rgb:

@@ -164,7 +164,7 @@ class Rooms:
 
         task = shifts.rooms_task(shift, seed)
         watched = Watched(AblatedPolicy(policy, {'instruction': task.instruction}))
-        facts = run_episode(watched, seed, env=self._env)
+        facts = run_episode(watched, seed, env=self._env, further=task.further)
         score = score_task(self._env.task, facts['track'], facts['stopped'])
         facts = {**facts, 'success': score.success}
         return {**_facts(task, facts, watched, film), 'navigation': score.to_json()}

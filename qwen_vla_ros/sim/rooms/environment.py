@@ -70,7 +70,7 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         Build the house of a seed (without one: a random training house) and put the base into it.
 
         options: instruction (a sentence, or the name of a goal), task (a Task instead of the
-        seed's).
+        seed's), look (a Look of the house).
         """
         super().reset(seed=seed)
         options = options or {}
@@ -79,6 +79,8 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.task: Task = options.get('task') or sample_task(house_seed, words)
         drift = Drift.sample(self._drift, house_seed)
         self.world.reset(self.task.house, self.task.start, drift)
+        if options.get('look') is not None:
+            self.world.dress(options['look'])
         self.instruction = self.task.instruction
         self.track = [self.task.start[:2]]
         self.stopped, self.refused = False, 0
@@ -172,11 +174,13 @@ def run_episode(
     instruction: str | None = None,
     env: RoomsEnv | None = None,
     told: Callable[[np.ndarray], None] = lambda rows: None,
+    further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Run one episode synchronously (the world waits for the policy) and return its facts.
 
-    told is called with every chunk [8, 3] before the base follows it.
+    told is called with every chunk [8, 3] before the base follows it; further are options of
+    reset().
 
     With them come track [N, 2] (where the base was, on the map, in m), the instruction and the
     number of inferences.
@@ -184,7 +188,7 @@ def run_episode(
     own = env is None
     env = env or RoomsEnv()
     try:
-        _, facts = env.reset(seed=seed, options={'instruction': instruction})
+        _, facts = env.reset(seed=seed, options={'instruction': instruction, **(further or {})})
         policy.reset()
         inferences, ended = 0, False
         while not ended:

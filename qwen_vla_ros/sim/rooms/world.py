@@ -5,7 +5,7 @@ The base moves by its kinematics (drive.py); MuJoCo finds the contacts of its fo
 Frames: map is the house's, odom begins at the base's first pose, base_link lies on the floor.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,22 @@ SIZE = (240, 320)  # h, w of the camera, as in the contract
 TICK_S = 0.01
 _ABOVE_FOVY = 6.0  # degrees; a long lens, so that walls hardly lean
 _NEAR, _ABOVE_NEAR = 0.01, 10.0  # share of the model's extent; depth is scarce from so far above
+
+
+@dataclass(frozen=True)
+class Look:
+    """
+    How a house looks other than usual; as it stands: as usual.
+
+    light   factor of all lamps
+    floor   factors of red, green and blue of floors and ceilings
+    camera_shift  m in base_link, camera_tilt rad (upwards): from the nominal mounting
+    """
+
+    light: float = 1.0
+    floor: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    camera_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    camera_tilt: float = 0.0
 
 
 class RoomsWorld:
@@ -47,6 +63,20 @@ class RoomsWorld:
         self.time, self.ticks = 0.0, 0
         self.bumped: list[str] = []
         self._put(pose)
+
+    def dress(self, look: Look) -> None:
+        """Change how the house of now looks to the base's camera, until the next reset."""
+        camera = self.model.camera(VIEW).id
+        self.model.light_diffuse *= look.light
+        self.model.vis.headlight.ambient *= look.light
+        self.model.vis.headlight.diffuse *= look.light
+        self.model.mat_rgba[:, :3] = np.clip(self.model.mat_rgba[:, :3] * look.floor, 0.0, 1.0)
+        self.model.cam_pos[camera] += look.camera_shift
+        tilted, turn = np.zeros(4), np.zeros(4)
+        mujoco.mju_axisAngle2Quat(turn, np.array([1.0, 0.0, 0.0]), look.camera_tilt)
+        mujoco.mju_mulQuat(tilted, self.model.cam_quat[camera], turn)
+        self.model.cam_quat[camera] = tilted
+        self._put(self.base.pose)
 
     def close(self) -> None:
         """Free the GL contexts."""
