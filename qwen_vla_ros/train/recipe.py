@@ -15,6 +15,7 @@ from qwen_vla_ros.data.mixture import TABLE_1, TEXT_TO_ACTION
 from qwen_vla_ros.errors import QwenVlaError
 
 T2A, CPT, SFT = STAGES = ('t2a', 'cpt', 'sft')
+RL = 'rl'  # rl_loop.py
 
 FROM_SCRATCH = ('tiny', 'small')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train import stage_command
-from qwen_vla_ros.train.recipe import RECIPES
+from qwen_vla_ros.train.recipe import RECIPES, RL
 from qwen_vla_ros.train.supervised import Phase, Trainer, TrainRun
 
 
@@ -46,7 +46,7 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla train`."""
     parser.add_argument(
         'name',
-        choices=[*RECIPES, *sorted(RUNS)],
+        choices=[*RECIPES, RL, *sorted(RUNS)],
         help='stage (docs/training.md), or a run of the bundled checkpoint (train/runs.py)',
     )
     parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
@@ -59,6 +59,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Train to the end, or go on where a killed run stopped; print the checkpoint's folder."""
+    if args.name == RL:
+        return stage_command.run_rl_from_arguments(args)
     if args.name in RECIPES:
         return stage_command.run_from_arguments(args)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`qwen-vla train t2a|cpt|sft`: arguments -> a recipe, its data, a run."""
+"""`qwen-vla train t2a|cpt|sft|rl`: arguments -> a recipe, its data or its world, a run."""
 
 import argparse
 import contextlib
@@ -71,6 +71,41 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (kind, text) in OVERRIDES.items():
         option = f'--{name.replace("_", "-")}'
         group.add_argument(option, type=kind, help=f'{text} (default: of the stage)')
+
+    acting = parser.add_argument_group('stage rl (also --init, --batch, --seed, --demo)')
+    acting.add_argument('--world', default='tabletop', help='turn, tabletop, rooms')
+    acting.add_argument('--worlds', type=int, help='acting at a time')
+    acting.add_argument('--decisions', type=int, help='chunks of each world in an iteration')
+    acting.add_argument('--iterations', type=int)
+    acting.add_argument('--rate', type=float, help='of the policy (default: 5e-6)')
+    acting.add_argument(
+        '--processes', action='store_true', help='every world in a process of its own'
+    )
+
+
+def run_rl_from_arguments(args: argparse.Namespace) -> int:
+    """Train by acting, or go on where a run stopped; print the checkpoint's folder."""
+    from qwen_vla_ros.train.rl_loop import RLRecipe, rl_demo, run_rl
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    told = {
+        'worlds': args.worlds,
+        'decisions': args.decisions,
+        'iterations': args.iterations,
+        'rate': args.rate,
+        'minibatch': args.batch,
+        'seed': args.seed,
+    }
+    recipe = rl_demo() if args.demo else RLRecipe(args.world)
+    recipe = dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
+    if args.demo and args.preset != 'tiny':
+        raise QwenVlaError('train rl --demo: it is made for --preset tiny')
+    init = args.init if not args.demo else None
+    run = run_rl(recipe, init, args.out, args.device, args.processes)
+    print('success by iteration: ' + ' '.join(f'{share:.2f}' for share in run.successes))
+    print(f'checkpoint: {run.finish("qwen-vla " + shlex.join(sys.argv[1:]))}')
+    return 0
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
