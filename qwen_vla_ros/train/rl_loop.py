@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 from tqdm import tqdm
 
 from qwen_vla_ros.embodiment import Embodiment
@@ -42,7 +41,14 @@ from qwen_vla_ros.train.ppo import ActorCritic, Clips, losses, rows_of
 from qwen_vla_ros.train.ranks import Ranks
 from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, WORLDS, TurnEnv, make_worlds
 from qwen_vla_ros.train.rollout import Rollout, roll_out
-from qwen_vla_ros.train.run_state import last_state, load_state, read_facts, save_state
+from qwen_vla_ros.train.run_state import (
+    adam_tensors,
+    last_state,
+    load_state,
+    read_facts,
+    save_state,
+    set_adam_step,
+)
 from qwen_vla_ros.train.supervised import machine
 from qwen_vla_ros.train.watch import Watch, git_state
 from qwen_vla_ros.transforms import Pipeline, Quantiles
@@ -199,21 +205,6 @@ class RLRun:
 
     # State -------------------------------------------------------------------------------------
 
-    def _tensors(self) -> dict[str, Tensor]:
-        found = {}
-        for name, weight in self.weights.items():
-            held = self.optimiser.state[weight]
-            if not held:
-                held['step'] = torch.tensor(0.0)
-                held['exp_avg'] = torch.zeros_like(weight)
-                held['exp_avg_sq'] = torch.zeros_like(weight)
-            found |= {
-                f'weight.{name}': weight,
-                f'first.{name}': held['exp_avg'],
-                f'second.{name}': held['exp_avg_sq'],
-            }
-        return found
-
     def save(self) -> None:
         """Write the state; the last good one stays until this one is whole."""
         facts = {
@@ -221,7 +212,8 @@ class RLRun:
             'steps': self.steps,
             'successes': self.successes,
         }
-        save_state(self.out / 'state', self.iteration, self._tensors(), facts, Ranks())
+        tensors = adam_tensors(self.weights, self.optimiser)
+        save_state(self.out / 'state', self.iteration, tensors, facts, Ranks())
 
     def _resume(self, state: Path) -> None:
         facts = read_facts(state)
@@ -229,11 +221,10 @@ class RLRun:
             raise QwenVlaError(
                 f'{state}: belongs to a run with other settings; choose another --out'
             )
-        load_state(state, self._tensors(), Ranks())
+        load_state(state, adam_tensors(self.weights, self.optimiser), Ranks())
         self.iteration, self.steps = facts['step'], facts['steps']
         self.successes = facts['successes']
-        for weight in self.weights.values():
-            self.optimiser.state[weight]['step'].fill_(float(self.steps))
+        set_adam_step(self.weights, self.optimiser, self.steps)
 
     # An iteration ------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -67,6 +67,30 @@ def save_state(
     if error is not None and ranks.first:
         shutil.rmtree(beside, ignore_errors=True)
     _stop_together(folder, error)
+
+
+def adam_tensors(
+    weights: Mapping[str, nn.Parameter], optimiser: torch.optim.AdamW
+) -> dict[str, Tensor]:
+    """Return weights and Adam's moments by name; moments that are not there yet are made."""
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        held = optimiser.state[weight]
+        if not held:
+            held['step'] = torch.tensor(0.0)
+            held['exp_avg'] = torch.zeros_like(weight)
+            held['exp_avg_sq'] = torch.zeros_like(weight)
+        found[f'weight.{name}'] = weight
+        found[f'first.{name}'], found[f'second.{name}'] = held['exp_avg'], held['exp_avg_sq']
+    return found
+
+
+def set_adam_step(
+    weights: Mapping[str, nn.Parameter], optimiser: torch.optim.AdamW, step: int
+) -> None:
+    """Let Adam go on after so many steps; adam_tensors() was asked before."""
+    for weight in weights.values():
+        optimiser.state[weight]['step'].fill_(float(step))
 
 
 def _stop_together(folder: Path, error: Exception | None) -> None:

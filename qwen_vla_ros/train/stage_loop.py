@@ -39,7 +39,14 @@ from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
 from qwen_vla_ros.train.ranks import Ranks, own_rows, shard, whole
 from qwen_vla_ros.train.recipe import Recipe
 from qwen_vla_ros.train.robots import Encoder, acts, driven
-from qwen_vla_ros.train.run_state import last_state, load_state, read_facts, save_state
+from qwen_vla_ros.train.run_state import (
+    adam_tensors,
+    last_state,
+    load_state,
+    read_facts,
+    save_state,
+    set_adam_step,
+)
 from qwen_vla_ros.train.sources import DataSet, fingerprint, weighed
 from qwen_vla_ros.train.start import Start
 from qwen_vla_ros.train.supervised import machine
@@ -152,15 +159,7 @@ class StageRun:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return what a state holds: weights, averages and Adam's moments, by name."""
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.trained.items():
-            held = self.optimiser.state[parameter]
-            if not held:
-                held['step'] = torch.tensor(0.0)
-                held['exp_avg'] = torch.zeros_like(parameter)
-                held['exp_avg_sq'] = torch.zeros_like(parameter)
-            found[f'weight.{name}'] = parameter
-            found[f'first.{name}'], found[f'second.{name}'] = held['exp_avg'], held['exp_avg_sq']
+        found = adam_tensors(self.trained, self.optimiser)
         return found | {f'average.{name}': value for name, value in self.average.items()}
 
     def save(self) -> None:
@@ -186,8 +185,7 @@ class StageRun:
                 )
         load_state(state, self._tensors(), self.ranks)
         self.step, self.seconds, self.figures = facts['step'], facts['seconds'], facts['figures']
-        for parameter in self.trained.values():
-            self.optimiser.state[parameter]['step'].fill_(float(self.step))
+        set_adam_step(self.trained, self.optimiser, self.step)
         if self.ranks.first:
             self.tally = Tally(facts['tally'])
         place = self.step * self.recipe.batch // self.ranks.world
