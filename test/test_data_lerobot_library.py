@@ -1,4 +1,4 @@
-"""A data set that the lerobot package wrote itself reads as it was written."""
+"""What the lerobot package writes reads as it was written, and it loads what we write."""
 
 import os
 
@@ -13,7 +13,12 @@ library = pytest.importorskip(
     exc_type=ImportError,
 )
 
+import lerobot_fixture as made  # noqa: E402
+
+from qwen_vla_ros.data.cleaning import Thresholds  # noqa: E402
+from qwen_vla_ros.data.conversion import Conversion, convert, units_of  # noqa: E402
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes  # noqa: E402
+from qwen_vla_ros.data.lerobot_writer import LeRobotTarget  # noqa: E402
 
 VECTOR = {'dtype': 'float32', 'shape': (2,), 'names': ['waist', 'elbow']}
 PICTURE = {'dtype': 'video', 'shape': (64, 64, 3), 'names': ['height', 'width', 'channels']}
@@ -52,3 +57,31 @@ def test_rows_sentences_and_pictures(tmp_path):
 
 def grey(episode, frame):
     return 20 + 100 * episode + 10 * frame
+
+
+@pytest.mark.parametrize('codec', ['h264', 'av1'])
+def test_the_library_loads_what_we_write(tmp_path, codec, monkeypatch):
+    monkeypatch.setattr(made, 'SIZE', 64)
+    monkeypatch.setitem(made.FEATURES, made.KEY, {**made.FEATURES[made.KEY], 'shape': [64, 64, 3]})
+    source = str(made.write_v3(tmp_path / 'in'))
+    asked = Conversion(units_of([source], {}), LeRobotTarget(codec), Thresholds(min_frames=1))
+    convert(asked, tmp_path / 'out')
+    loaded = library.LeRobotDataset('stub/set', root=tmp_path / 'out', video_backend='pyav')
+    assert loaded.num_episodes == 2
+    ours = LeRobotEpisodes(tmp_path / 'out', 1)
+    samples = [sample for episode in range(2) for sample in ours.stream(episode)]
+    assert len(loaded) == len(samples) == sum(made.LENGTHS)
+    for row, sample in zip(loaded, samples, strict=False):
+        assert row['task'] == sample.instruction
+        np.testing.assert_array_equal(row['action'], sample.actions[0])
+        np.testing.assert_array_equal(row['observation.state'], sample.state)
+        theirs = row[made.KEY].numpy().transpose(1, 2, 0) * 255
+        assert np.abs(theirs - sample.images['top']).max() <= 3
+    for key in ('action', 'observation.state', made.KEY):
+        assert {'min', 'max', 'mean', 'std', 'count', 'q01', 'q99'} <= loaded.meta.stats[
+            key
+        ].keys()
+    second = library.LeRobotDataset(
+        'stub/set', root=tmp_path / 'out', video_backend='pyav', episodes=[1]
+    )
+    assert len(second) == made.LENGTHS[1]
