@@ -18,11 +18,12 @@ import numpy as np
 from benchmarks import Result, main
 from qwen_vla_ros.data.batch import stack
 from qwen_vla_ros.data.cleaning import Thresholds, facts_of
-from qwen_vla_ros.data.conversion import Conversion, Unit, convert
+from qwen_vla_ros.data.conversion import Conversion, convert
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
 from qwen_vla_ros.data.packed import PackedEpisodes
 from qwen_vla_ros.data.packed_writer import PackedTarget
 from qwen_vla_ros.data.sample import Place, Sample
+from qwen_vla_ros.data.work_list import Unit
 from qwen_vla_ros.patches import resize
 
 FRAMES, RATE, SIZE, BATCH = 200, 10.0, 224, 32

@@ -18,11 +18,12 @@ from rosbags.typesys import Stores, get_typestore
 
 from benchmarks import Result, main
 from qwen_vla_ros.data.batch import stack
-from qwen_vla_ros.data.conversion import Conversion, convert, units_of
+from qwen_vla_ros.data.conversion import Conversion, convert
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
 from qwen_vla_ros.data.mixture import Mixture, Source
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.data.sample import Sample
+from qwen_vla_ros.data.work_list import units_of
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.patches import resize
 

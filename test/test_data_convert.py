@@ -21,11 +21,12 @@ from pyarrow import parquet
 from qwen_vla_ros import cli
 from qwen_vla_ros.data import conversion, film
 from qwen_vla_ros.data.cleaning import Thresholds
-from qwen_vla_ros.data.conversion import Conversion, convert, units_of
+from qwen_vla_ros.data.conversion import Conversion, convert
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.data.packed_writer import PackedTarget
+from qwen_vla_ros.data.work_list import units_of
 from qwen_vla_ros.errors import QwenVlaError
 
 ALL = Thresholds(min_frames=1)

@@ -16,9 +16,10 @@ library = pytest.importorskip(
 import lerobot_fixture as made  # noqa: E402
 
 from qwen_vla_ros.data.cleaning import Thresholds  # noqa: E402
-from qwen_vla_ros.data.conversion import Conversion, convert, units_of  # noqa: E402
+from qwen_vla_ros.data.conversion import Conversion, convert  # noqa: E402
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes  # noqa: E402
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget  # noqa: E402
+from qwen_vla_ros.data.work_list import units_of  # noqa: E402
 
 VECTOR = {'dtype': 'float32', 'shape': (2,), 'names': ['waist', 'elbow']}
 PICTURE = {'dtype': 'video', 'shape': (64, 64, 3), 'names': ['height', 'width', 'channels']}

@@ -13,13 +13,14 @@ import lerobot_fixture as made
 from qwen_vla_ros import cli
 from qwen_vla_ros.data import conversion
 from qwen_vla_ros.data.cleaning import Thresholds
-from qwen_vla_ros.data.conversion import Conversion, Unit, convert
+from qwen_vla_ros.data.conversion import Conversion, convert
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
 from qwen_vla_ros.data.open import open_dataset, recognise
 from qwen_vla_ros.data.packed import PackedEpisodes
 from qwen_vla_ros.data.packed_writer import PackedTarget, parse_sizes
 from qwen_vla_ros.data.sample import Place, spoken
 from qwen_vla_ros.data.statistics import fingerprint
+from qwen_vla_ros.data.work_list import Unit
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.transforms import ResizeImages
 

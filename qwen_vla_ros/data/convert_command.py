@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vla_ros.data.cleaning import Thresholds
-from qwen_vla_ros.data.conversion import Conversion, Target, convert, refuse_used, units_of
+from qwen_vla_ros.data.conversion import Conversion, Target, convert, refuse_used
 from qwen_vla_ros.data.film import CODECS
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
 from qwen_vla_ros.data.packed import PackedEpisodes, read_json
 from qwen_vla_ros.data.packed_writer import PackedTarget, parse_sizes
+from qwen_vla_ros.data.work_list import units_of
 from qwen_vla_ros.errors import QwenVlaError
 
 NEVER = 1e9

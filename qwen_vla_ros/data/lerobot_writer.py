@@ -9,24 +9,23 @@ the hash that checkpoints carry). The layout was compared with what lerobot 0.4.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qwen_vla_ros.data.cleaning import EpisodeFacts
-from qwen_vla_ros.data.film import Film, join_films
+from qwen_vla_ros.data.film import join_films
+from qwen_vla_ros.data.lerobot_part import ACTION, STATE, LeRobotPart, StoredPart
 from qwen_vla_ros.data.lerobot_stats import RunningStats, pixel_stats, vector_stats
-from qwen_vla_ros.data.sample import Sample
 from qwen_vla_ros.data.statistics import SetStatistics
 from qwen_vla_ros.errors import QwenVlaError
 
-ACTION, STATE, IMAGES = 'action', 'observation.state', 'observation.images'
+IMAGES = 'observation.images'
 NAME = 'chunk-{chunk_index:03d}/file-{file_index:03d}'
 CHUNK, DATA_MB, VIDEO_MB = 1000, 100, 200
 SCALARS = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
-EVERY = 4  # of rows and columns of a picture that the pixel statistics look at
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class LeRobotTarget:
     video_mb: float = VIDEO_MB
     whole_rows = True
 
-    def part(self, folder: Path, rate_hz: float) -> 'LeRobotPart':
+    def part(self, folder: Path, rate_hz: float) -> LeRobotPart:
         """Begin an episode."""
         if not rate_hz > 0:
             raise QwenVlaError(
@@ -48,110 +47,13 @@ class LeRobotTarget:
 
     def join(self, parts: Sequence[tuple[Path, EpisodeFacts]], folder: Path) -> None:
         """Write the data set; QwenVlaError when the episodes are of several robots."""
-        _Joined([_Stored(*part) for part in parts], folder, self).write()
-
-
-class LeRobotPart:
-    """One episode: rows.npz, a film a view, and counts of its pixels."""
-
-    def __init__(self, folder: Path, rate_hz: float, codec: str) -> None:
-        """Write nothing yet: the first sample tells views and channels."""
-        self._folder, self._rate_hz, self._codec = folder, rate_hz, codec
-        self._films: dict[str, Film] = {}
-        self._pixels: dict[str, np.ndarray] = {}
-        self._rows: list[Sample] = []  # without their pictures
-        self._shape: tuple[object, ...] = ()
-        self._steps = np.zeros(2)  # of chunks against the row that followed, and in themselves
-
-    def add(self, sample: Sample) -> None:
-        """Append a frame."""
-        if not self._rows:
-            for number, view in enumerate(sorted(sample.images)):
-                path = self._folder / f'view-{number}.mp4'
-                self._films[view] = Film(
-                    path, self._rate_hz, self._codec, f'{sample.place.source}: view {view}'
-                )
-                self._pixels[view] = np.zeros((3, 256), np.int64)
-            self._shape = _shape(sample)
-        if _shape(sample) != self._shape:
-            raise sample.place.refuse('pictures, channels', 'are not those of the first frame')
-        for view, film in self._films.items():
-            image = sample.images[view]
-            film.add(image)
-            seen = image[::EVERY, ::EVERY]
-            for channel in range(3):
-                counted = np.bincount(seen[..., channel].ravel(), minlength=256)
-                self._pixels[view][channel] += counted
-        if self._rows and len(sample.actions) > 1:
-            before = self._rows[-1].actions
-            self._steps += (
-                np.abs(before[1] - sample.actions[0]).sum(),
-                np.abs(before[1] - before[0]).sum(),
-            )
-        self._rows.append(replace(sample, images={}))
-
-    def close(self) -> None:
-        """Finish films and rows; QwenVlaError for actions that no single row can hold."""
-        for film in self._films.values():
-            film.close()
-        rows, first = self._rows, self._rows[0]
-        if self._steps[0] > 0.5 * self._steps[1] > 0:
-            raise QwenVlaError(
-                f"{first.place.source}: actions are told from each chunk's first frame, which "
-                "LeRobot's rows cannot hold; --to packed"
-            )
-        columns = {
-            ACTION: np.stack([row.actions[0] for row in rows]),
-            'stamp_ns': np.array([row.stamp_ns for row in rows], np.int64),
-        }
-        if first.state is not None:
-            columns[STATE] = np.stack([row.state for row in rows])
-        for view, counts in self._pixels.items():
-            columns[f'pixels.{view}'] = counts
-        np.savez(self._folder / 'rows.npz', **columns)
-        about = {
-            'embodiment': first.embodiment,
-            'views': {
-                view: [f'view-{number}.mp4', *film.size]
-                for number, (view, film) in enumerate(self._films.items())
-            },
-            'action_names': first.action_names,
-            'state_names': first.state_names,
-            'sentences': [row.instruction for row in rows],
-        }
-        (self._folder / 'about.json').write_text(json.dumps(about), encoding='utf-8')
-
-
-def _shape(sample: Sample) -> tuple[object, ...]:
-    sizes = {view: image.shape for view, image in sample.images.items()}
-    return sample.embodiment, sizes, sample.action_names, sample.state_names
-
-
-class _Stored:
-    """A part as it lies on disk."""
-
-    def __init__(self, folder: Path, facts: EpisodeFacts) -> None:
-        self.folder, self.facts = folder, facts
-        self.about = json.loads((folder / 'about.json').read_text(encoding='utf-8'))
-
-    def columns(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / 'rows.npz') as found:
-            return dict(found)
-
-    def film(self, view: str) -> Path:
-        return self.folder / self.about['views'][view][0]
-
-    def kind(self) -> dict[str, Any]:
-        """Return what all episodes of a set must share."""
-        found = {key: self.about[key] for key in ('embodiment', 'action_names', 'state_names')}
-        views = {view: size[1:] for view, size in self.about['views'].items()}
-        return {**found, 'views': views, 'rate_hz': round(self.facts.rate_hz, 3)}
+        _Joined([StoredPart(*part) for part in parts], folder, self).write()
 
 
 class _Joined:
     """The data set being written, part after part."""
 
-    def __init__(self, parts: Sequence[_Stored], folder: Path, target: LeRobotTarget) -> None:
+    def __init__(self, parts: Sequence[StoredPart], folder: Path, target: LeRobotTarget) -> None:
         self._parts, self._folder, self._target = parts, folder, target
         self._kind = parts[0].kind()
         for part in parts:
@@ -250,7 +152,7 @@ class _Joined:
             name = NAME.format(chunk_index=chunk, file_index=file)
             _save_columns(self._folder / 'data' / f'{name}.parquet', tables)
 
-    def _numbered(self, part: _Stored, episode: int, index: int) -> dict[str, np.ndarray]:
+    def _numbered(self, part: StoredPart, episode: int, index: int) -> dict[str, np.ndarray]:
         """Return a part's columns with LeRobot's own beside them."""
         columns, count = part.columns(), part.facts.frames
         for sentence in part.about['sentences']:

@@ -14,10 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from qwen_vla_ros.data.cleaning import CleaningReport, EpisodeFacts, Thresholds, facts_of, judge
-from qwen_vla_ros.data.conversion import rate_of, success_of
 from qwen_vla_ros.data.sample import Episodes, Sample
 from qwen_vla_ros.data.statistics import Counter as Bins
 from qwen_vla_ros.data.statistics import SetStatistics
+from qwen_vla_ros.data.work_list import rate_of, success_of
 from qwen_vla_ros.errors import QwenVlaError
 
 STRIPS, STRIP = 6, 6  # episodes that are shown, and pictures of each
