@@ -22,6 +22,7 @@ from qwen_vla_ros import cli
 from qwen_vla_ros.data import conversion, film
 from qwen_vla_ros.data.cleaning import Thresholds
 from qwen_vla_ros.data.conversion import Conversion, convert
+from qwen_vla_ros.data.episode_notes import KEPT, EpisodeNotes
 from qwen_vla_ros.data.lerobot import LeRobotEpisodes
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
 from qwen_vla_ros.data.open import open_dataset
@@ -181,10 +182,13 @@ def test_a_bag_gives_the_samples_that_it_gives_without_conversion(tmp_path, monk
     )
     extra = [('/qwen_vla/contract', contract), ('/left/policy/instruction', 'lift it')]
     bag = bags.write(tmp_path / 'bag', extra=extra)
+    EpisodeNotes(0, 'widowx', success=False, state=KEPT).save(bag)
     wanted = list(open_dataset(bag).stream(0))
     lerobot(bag, tmp_path / 'rows')
     target = PackedTarget(sizes=dict.fromkeys(wanted[0].images, (6, 8)))
     convert(Conversion(units_of([str(bag)], {}), target, ALL), tmp_path / 'cache')
+    for name in ('rows', 'cache'):
+        assert open_dataset(tmp_path / name).success(0) is False
     rows = list(open_dataset(tmp_path / 'rows').stream(0))
     cache = list(open_dataset(tmp_path / 'cache').stream(0))
     usable = [sample for sample in wanted if sample.mask[0].all()]

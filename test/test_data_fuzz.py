@@ -91,7 +91,8 @@ def test_a_cut_bag(tmp_path, capsys, command):
     folder = bags.write(tmp_path / 'bag')
     bags.cut(folder)
     said = refused(capsys, command, folder, tmp_path / 'out', '--instruction', 'touch it')
-    assert "mended by 'mcap recover'" in said
+    assert 'cut off' in said
+    assert "mend it by 'qwen-vla record --mend" in said
     assert [path.name for path in tmp_path.iterdir()] == ['bag']
 
 

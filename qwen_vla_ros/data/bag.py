@@ -86,6 +86,11 @@ class BagEpisodes:
         """Return frames per second, as the contract says."""
         return self._bags[episode].embodiment.rate_hz
 
+    def success(self, episode: int) -> bool | None:
+        """Return the label of the recording; None where nobody gave one."""
+        notes = read_notes(self._bags[episode].path)
+        return None if notes is None else notes.success
+
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and the source that is missing."""
         bag = self._bags[episode]
