@@ -381,10 +381,8 @@ def _serve(args: argparse.Namespace) -> int:
         from qwen_vla_ros.protocols.serving import run_from_arguments
 
         return run_from_arguments(args)
-    import threading
-
     from qwen_vla_ros.evaluate.choose_policy import name_policy, serve_policy
-    from qwen_vla_ros.evaluate.processes import interrupted_by_signals
+    from qwen_vla_ros.evaluate.processes import end_of_serving, interrupted_by_signals
     from qwen_vla_ros.remote import PolicyServer
 
     with interrupted_by_signals():
@@ -392,12 +390,13 @@ def _serve(args: argparse.Namespace) -> int:
         token = os.environ.get('QWEN_VLA_TOKEN')
         port = 8766 if args.port is None else args.port
         with PolicyServer(policy, args.host, port, token) as server:
+            ended = end_of_serving()
             for key, value in policy.metadata.get('engine', {}).items():
                 print(f'{key:20} {value}')
             robots = ', '.join(policy.metadata.get('robots', ()))
             told = f' for {robots}' if robots else ''
             print(f'serving {name_policy(args)}{told} on {server.address}', flush=True)
-            threading.Event().wait()
+            ended.wait()
     return 0
 
 

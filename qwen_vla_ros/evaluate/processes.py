@@ -173,6 +173,14 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def end_of_serving() -> threading.Event:
+    """Return what Ctrl-C or SIGTERM sets from now on: a server ends by them without an error."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
+
+
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Ignore further interrupts while the children are being stopped."""

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -19,12 +18,13 @@ if TYPE_CHECKING:
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Serve until interrupted; the token comes from QWEN_VLA_TOKEN."""
     from qwen_vla_ros.evaluate.choose_policy import name_policy
-    from qwen_vla_ros.evaluate.processes import interrupted_by_signals
+    from qwen_vla_ros.evaluate.processes import end_of_serving, interrupted_by_signals
 
     with interrupted_by_signals():
         seat = seat_from_arguments(args)
         token = os.environ.get('QWEN_VLA_TOKEN')
         with foreign_server(seat, args.host, args.port, token) as server:
+            ended = end_of_serving()
             for line in told_keys(seat):
                 print(line)
             print(
@@ -32,7 +32,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
                 f'{server.address}',
                 flush=True,
             )
-            threading.Event().wait()
+            ended.wait()
     return 0
 
 
