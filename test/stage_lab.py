@@ -14,7 +14,7 @@ from qwen_vla_ros.train.start import start
 
 SIZES = {'ego': (96, 128), 'cam_right_wrist': (48, 64)}
 
-OFTEN = Every(2, 100, 2)
+OFTEN = Every(2, 0, 2)
 
 
 def episodes(name, robot, views, horizon, text='', count=4, frames=3):

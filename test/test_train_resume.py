@@ -1,5 +1,6 @@
 """Killed at any time: the curve goes on bit by bit, and the last good state is never lost."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -64,7 +65,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path):
     )
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_after_its_step_and_nothing_is_lost(whole, tmp_path, number):
     stopped = stage_lab.run(tmp_path, whole.recipe)
     real = stopped.train_step
@@ -130,6 +133,19 @@ def test_a_state_of_other_settings_is_refused(whole):
         stage_lab.run(whole.out, stage_lab.recipe(ema=0.9, seed=1))
 
 
+def test_a_state_that_began_with_another_checkpoint_is_refused(whole, tmp_path):
+    told = stage_lab.recipe('t2a', steps=1)
+    inits = []
+    for seed in (0, 1):
+        one = stage_lab.run(tmp_path / str(seed), dataclasses.replace(told, seed=seed))
+        one.fit()
+        inits.append(str(one.finish('train')))
+    stage_lab.run(tmp_path / 'next', told, inits[0]).save()
+    stage_lab.run(tmp_path / 'next', told, inits[0])
+    with pytest.raises(QwenVlaError, match=r'other settings \(init\)'):
+        stage_lab.run(tmp_path / 'next', told, inits[1])
+
+
 def test_a_broken_state_is_named(whole, tmp_path):
     one = stage_lab.run(tmp_path)
     one.save()
@@ -160,7 +176,7 @@ with open_ranks() as ranks:
     told = stage_lab.recipe(steps=int(sys.argv[2]), ema=0.9)
     one = stage_lab.run(Path(sys.argv[1]), told, ranks=ranks)
     if len(sys.argv) > 3:
-        one.every = stage_lab.Every(2, 100, 2)
+        one.every = stage_lab.Every(2, 0, 2)
         real = one.train_step
         def stops(taken):
             one.stopping = one.step == int(sys.argv[3]) - 1 and 15

@@ -76,6 +76,7 @@ def test_a_rollout_is_replayed_by_its_seed_and_its_log_probabilities_come_again(
     torch.testing.assert_close(value, one.value)
 
 
+@pytest.mark.slow
 def test_worlds_in_processes_give_the_same_rollout(tmp_path):
     recipe = dataclasses.replace(RECIPE, worlds=1)
     one = build(tmp_path / 'one', recipe)

@@ -68,7 +68,7 @@ def test_a_mixed_batch_has_the_losses_of_its_halves(tmp_path):
 def test_passes_do_not_change_a_step(tmp_path):
     found = []
     for passes in (1, 4):
-        one = stage_lab.run(tmp_path / str(passes), stage_lab.recipe(passes=passes, steps=2))
+        one = stage_lab.run(tmp_path / str(passes), stage_lab.recipe(passes=passes, steps=1))
         one.fit()
         found.append(stage_lab.weights(one))
     for name, value in found[0].items():
@@ -154,7 +154,9 @@ def test_stages_follow_each_other_and_a_robot_loads_the_last(tmp_path):
     )
     two.fit()
     second = two.finish('qwen-vla train cpt')
-    three = stage_lab.run(tmp_path / 'sft', stage_lab.recipe('sft', steps=1), str(second))
+    looks = stage_lab.Every(2, 1, 2)
+    told = stage_lab.recipe('sft', steps=1)
+    three = stage_lab.run(tmp_path / 'sft', told, str(second), looks)
     kept = three.begun.robots['widowx', two.sets[0].episodes.embodiment.action_names()]
     measured = two.begun.robots['widowx', two.sets[0].episodes.embodiment.action_names()]
     np.testing.assert_allclose(kept.statistics['actions'].q01, measured.statistics['actions'].q01)

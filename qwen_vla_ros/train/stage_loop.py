@@ -30,6 +30,7 @@ from qwen_vla_ros.data.mixture import Mixture
 from qwen_vla_ros.data.sample import Sample
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.adapters import PARTS, save_adapters
+from qwen_vla_ros.model.adapters import fingerprint as checkpoint_fingerprint
 from qwen_vla_ros.model.checkpoint import save_checkpoint
 from qwen_vla_ros.model.placement import DTYPES, build_empty, settle
 from qwen_vla_ros.model.weights import fill, own_tensors
@@ -68,7 +69,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Every:
-    """How many steps apart things happen."""
+    """How many steps apart things happen, and at the last one; look 0: never."""
 
     save: int = 200
     look: int = 500
@@ -134,6 +135,7 @@ class StageRun:
         self.identity = {
             'recipe': asdict(recipe),
             'data': {data.episodes.source: fingerprint(data.episodes) for data in sets},
+            'init': checkpoint_fingerprint(begun.before) if begun.before else '',
         }
         state = last_state(out / 'state')
         if state is not None:
@@ -177,7 +179,7 @@ class StageRun:
 
     def _resume(self, state: Path) -> None:
         facts = read_facts(state)
-        for key in ('recipe', 'data'):
+        for key in self.identity:
             # JSON has no tuples, and neither has what was written.
             if facts[key] != json.loads(json.dumps(self.identity[key])):
                 raise QwenVlaError(
@@ -369,7 +371,8 @@ class StageRun:
             self.tally.merge(self.ranks.gathered(self.tally.held))
             report |= {'means': self.tally.means(), 'speed': self._speed(took, waited)}
             self.tally = Tally()
-        if self.step % self.every.look == 0 or self.step == self.recipe.steps:
+        last = self.step == self.recipe.steps
+        if self.every.look and (last or self.step % self.every.look == 0):
             report['held_out'] = self._look(watch)
         if watch is not None:
             watch.tell(self.step, report)
@@ -455,7 +458,7 @@ class StageRun:
             'machine': machine(self.device),
             'processes': self.ranks.world,
             'sharded': self.sharded,
-            'init': str(self.begun.before or ''),
+            'init_folder': str(self.begun.before or ''),
             'shares': self.shares,
             'held_out_episodes': {d.episodes.source: len(d.held_out) for d in self.sets},
             'parameters': {
