@@ -17,10 +17,19 @@ from xml.etree import ElementTree
 
 from qwen_vla_ros.compatibility.clashes import this_machine
 from qwen_vla_ros.compatibility.finding import PASS, REFUSE, WARN, Finding
-from qwen_vla_ros.compatibility.registry import clash_findings, static_findings
+from qwen_vla_ros.compatibility.registry import (
+    clash_findings,
+    description_findings,
+    static_findings,
+)
 from qwen_vla_ros.compatibility.report import as_json, exit_code, print_table
-from qwen_vla_ros.compatibility.training import Pairing, read_training
+from qwen_vla_ros.compatibility.training import Pairing, read_training, robots_of
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.ros_environment import (
+    PROFILE_VARIABLES,
+    dds_profile,
+    profile_variable,
+)
 
 LEAST_SEGMENT = 8 * 2**20  # bytes of Fast DDS shared memory that hold several camera images
 
@@ -38,29 +47,50 @@ def examine(robot: str = 'widowx', checkpoint: Path | None = None) -> list[Findi
         ('simulator', lambda: _library('mujoco', 'sim')),
         ('GL library', _graphics),
         ('memory', _memory),
-        ('contract', lambda: _contract(robot)),
-        ('checkpoint', lambda: _checkpoint(robot, checkpoint)),
     )
     findings = [_guarded(subject, check) for subject, check in checks]
     return [*findings, *clash_findings(this_machine()), *compare(robot, checkpoint)]
 
 
 def compare(robot: str, checkpoint: Path | None = None) -> list[Finding]:
-    """Return the findings of the static checks of a checkpoint and a robot; never raises."""
+    """
+    Return what contract, checkpoint and description say; never raises.
+
+    A contract or a checkpoint that cannot be read is told once. Without a checkpoint the bundled
+    one is compared only with a robot that it drives: to another it says nothing.
+    """
+    contract = _guarded('contract', lambda: _contract(robot))
+    if contract.level == REFUSE:
+        return [contract]
     try:
         pair = pairing(robot, checkpoint)
     except QwenVlaError as error:
-        return [Finding('checkpoint and robot', REFUSE, str(error))]
-    return static_findings(pair)
+        return [
+            contract,
+            Finding('checkpoint', WARN if checkpoint is None else REFUSE, str(error)),
+        ]
+    if not pair.trained:
+        return [contract, _not_compared(pair.embodiment.name), *description_findings(pair)]
+    told = [_guarded('checkpoint', lambda: _checkpoint(robot, checkpoint)), *static_findings(pair)]
+    if any(finding.level == REFUSE for finding in told[1:]):
+        told = told[1:]  # these say in what it differs
+    return [contract, *told]
 
 
 def pairing(robot: str, checkpoint: Path | None = None) -> Pairing:
-    """Return what a checkpoint says of itself beside a contract; QwenVlaError if either fails."""
+    """
+    Return what a checkpoint says of itself beside a contract; QwenVlaError if either fails.
+
+    Without a checkpoint, of a robot that the bundled one does not drive: the contract alone.
+    """
     from qwen_vla_ros.embodiment import Embodiment
     from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
+    from qwen_vla_ros.policy import describe_policy
 
     embodiment = Embodiment.load(robot)
     folder = Path(checkpoint or bundled_checkpoint())
+    if checkpoint is None and embodiment.name not in robots_of(folder):
+        return Pairing(describe_policy(embodiment), embodiment, embodiment.default_layout)
     if not folder.is_dir():  # a name of the hub: only this needs torch
         from qwen_vla_ros.model.hub import find_checkpoint
 
@@ -170,18 +200,25 @@ def _messages() -> Finding:
 
 def _dds_profile() -> Finding:
     """Check that camera images fit into Fast DDS' shared memory."""
-    names = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
     middleware = os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
     if 'fastrtps' not in middleware:
         return Finding('DDS profile', PASS, f'{middleware} needs none')
-    path = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    names = [name for name in PROFILE_VARIABLES if os.environ.get(name)]
+    own = dds_profile()
     remedy = (
-        f'set {names[0]} (Jazzy and Humble: {names[1]}) to a profile with a shared-memory segment '
-        'of 16 MB where cameras publish; demo and launch files do it themselves'
+        f'set {profile_variable()} to {own or "a profile"} with a shared-memory segment of 16 MB '
+        'where cameras publish'
     )
-    if path is None:
+    if not names and own is not None:
+        text = (
+            f'our nodes, demo and launch files use {own} by themselves; where the driver of a '
+            f'camera starts, export {profile_variable()} with this path, or its images are lost'
+        )
+        return Finding('DDS profile', PASS, text)
+    if not names:
         text = 'none set: images of 640x480 and more are lost between processes, silently'
         return Finding('DDS profile', WARN, text, remedy)
+    path = os.environ[names[0]]
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
@@ -244,15 +281,21 @@ def _contract(robot: str) -> Finding:
     return Finding('contract', PASS, f'{contract.name} ({contract.source})')
 
 
+def _not_compared(name: str) -> Finding:
+    """Say that no checkpoint was looked at, and how to ask for it."""
+    found = (
+        f'not compared: the bundled one was not trained for {name}; '
+        'give --checkpoint DIR to compare with yours'
+    )
+    return Finding('checkpoint', PASS, found)
+
+
 def _checkpoint(robot: str, checkpoint: Path | None) -> Finding:
     """Check that the checkpoint loads and fits the contract."""
     from qwen_vla_ros.embodiment import Embodiment
     from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
     from qwen_vla_ros.policy import load_policy
 
-    try:
-        folder = checkpoint or bundled_checkpoint()
-    except QwenVlaError as error:
-        return Finding('checkpoint', WARN, str(error))
+    folder = checkpoint or bundled_checkpoint()
     load_policy(folder, Embodiment.load(robot), 'cpu')
     return Finding('checkpoint', PASS, f'{folder} fits {robot}')

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from qwen_vla_ros import cli
-from qwen_vla_ros.doctor import PASS, WARN, examine
+from qwen_vla_ros.doctor import PASS, WARN, compare, examine
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.ros_environment import profile_variable
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,13 +124,17 @@ def test_doctor_passes_what_is_here() -> None:
     assert levels['contract'] == PASS
 
 
-def test_doctor_warns_of_lost_images_without_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_the_profile_that_our_nodes_take(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv('RMW_IMPLEMENTATION', raising=False)
     found = {finding.subject: finding for finding in examine()}['DDS profile']
-    assert found.level == WARN
-    assert 'FASTDDS_DEFAULT_PROFILES_FILE' in found.remedy
+    assert found.level == PASS
+    assert f'use {ROOT / "config/dds/fastdds.xml"} by themselves' in found.found
+    assert f'export {profile_variable()}' in found.found
+    monkeypatch.setattr('qwen_vla_ros.doctor.dds_profile', lambda: None)
+    found = {finding.subject: finding for finding in examine()}['DDS profile']
+    assert found.level == WARN and f'set {profile_variable()}' in found.remedy
 
 
 def test_doctor_reads_the_size_of_a_profile(
@@ -141,13 +146,31 @@ def test_doctor_reads_the_size_of_a_profile(
     monkeypatch.delenv('RMW_IMPLEMENTATION', raising=False)
     assert {f.subject: f for f in examine()}['DDS profile'].level == PASS
     profile.write_text('<dds><segment_size>524288</segment_size></dds>')
-    assert {f.subject: f for f in examine()}['DDS profile'].level == WARN
+    found = {f.subject: f for f in examine()}['DDS profile']
+    assert found.level == WARN and str(ROOT / 'config/dds/fastdds.xml') in found.remedy
 
 
-def test_doctor_makes_a_finding_of_a_broken_contract() -> None:
-    found = {finding.subject: finding for finding in examine('/absent/robot.yaml')}['contract']
-    assert found.level == 'refuse'
-    assert '/absent/robot.yaml' in found.found
+def test_doctor_tells_a_broken_contract_once() -> None:
+    findings = compare('/absent/robot.yaml')
+    assert [(f.subject, f.level) for f in findings] == [('contract', 'refuse')]
+    assert findings[0].found.startswith("robot '/absent/robot.yaml': no such file")
+
+
+def test_doctor_tells_a_checkpoint_that_cannot_be_read_once(tmp_path: Path) -> None:
+    refused = [f.subject for f in compare('widowx', tmp_path) if f.level == 'refuse']
+    assert refused == ['checkpoint']
+
+
+def test_doctor_compares_a_new_robot_with_no_checkpoint_that_was_not_asked_for() -> None:
+    findings = compare('test/scara.yaml')
+    assert [f.subject for f in findings] == ['contract', 'checkpoint', 'description']
+    assert findings[1].found == (
+        'not compared: the bundled one was not trained for scara; '
+        'give --checkpoint DIR to compare with yours'
+    )
+    assert 'refuse' not in {f.level for f in findings}
+    asked = compare('test/scara.yaml', ROOT / 'checkpoints' / 'small')
+    assert {'robot', 'joint names'} <= {f.subject for f in asked if f.level == 'refuse'}
 
 
 def test_bundled_checkpoint_names_where_it_looked(

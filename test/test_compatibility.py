@@ -10,6 +10,7 @@ from ros_lab import ROOT
 
 from qwen_vla_ros.compatibility import clashes
 from qwen_vla_ros.compatibility.finding import PASS, REFUSE, WARN
+from qwen_vla_ros.compatibility.passing import TOLD
 from qwen_vla_ros.compatibility.registry import (
     CLASHES,
     LIVE,
@@ -284,6 +285,24 @@ def test_a_known_clash_is_named(machine, subject, level):
     found = [f for f in clash_findings(machine) if f.level != PASS]
     assert [(f.subject, f.level) for f in found] == [(subject, level)]
     assert found[0].remedy
+
+
+def test_what_passes_tells_values():
+    robot = Embodiment.load('widowx')
+    pair = Pairing(metadata(), robot, robot.default_layout)
+    found = {f.subject: f.found for f in static_findings(pair)}
+    assert found['rate'] == '5 steps a second, 16 a chunk'
+    assert found['camera sizes'] == 'ego 640x480 rgb8, cam_right_wrist 640x480 rgb8'
+    assert found['statistics'] == 'q01 and q99 of 7 actions and 7 measured'
+    assert found['statistics units'] == 'they fit the limits as rad and m'
+    machine = clashes.Machine('kilted', versions={'numpy': '2.3.5'}, system_ros=True)
+    found = {f.subject: f.found for f in clash_findings(machine)}
+    assert found['numpy and ROS'] == 'numpy 2.3.5, ROS kilted, no cv_bridge'
+    assert found['disk'] == '1024 GB free here'
+
+
+def test_every_check_can_tell_what_it_found():
+    assert set(TOLD) == {check.subject for check in (*STATIC, *LIVE, *CLASHES)}
 
 
 def test_what_the_bundle_pins_does_not_clash():

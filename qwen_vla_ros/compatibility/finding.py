@@ -58,13 +58,13 @@ class Check:
     remedy: str
     run: Callable[[Any], Iterable[Problem]]
 
-    def findings(self, facts: Any) -> list[Finding]:
-        """Return a finding a problem, or one that passes."""
+    def findings(self, facts: Any, tell: Callable[[Any], str] | None = None) -> list[Finding]:
+        """Return a finding a problem, or one that passes; tell(facts) says what was found."""
         found = [
             Finding(self.subject, problem.level, problem.found, problem.remedy or self.remedy)
             for problem in self.run(facts)
         ]
-        return found or [Finding(self.subject, PASS, self.compares)]
+        return found or [Finding(self.subject, PASS, tell(facts) if tell else self.compares)]
 
 
 def refusals(findings: Iterable[Finding]) -> list[Finding]:

@@ -9,7 +9,13 @@ LIVE      what the robot's topics say: at `doctor --live` and before the stage `
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qwen_vla_ros.compatibility import clashes, contract_checks, live_checks, statistics_checks
+from qwen_vla_ros.compatibility import (
+    clashes,
+    contract_checks,
+    live_checks,
+    passing,
+    statistics_checks,
+)
 from qwen_vla_ros.compatibility.clashes import Machine
 from qwen_vla_ros.compatibility.finding import (
     REFUSE,
@@ -245,6 +251,11 @@ def static_findings(pair: Pairing) -> list[Finding]:
     return _run((c for c in STATIC if told or c.subject not in _NEEDS_TRAINING), pair)
 
 
+def description_findings(pair: Pairing) -> list[Finding]:
+    """Return what contract and description say, where there is no policy to compare with."""
+    return _run((c for c in STATIC if c.subject == 'description'), pair)
+
+
 def live_findings(live: Live) -> list[Finding]:
     """Return what the robot's topics say."""
     return _run(LIVE, live)
@@ -276,4 +287,4 @@ def refuse_incompatible(
 
 
 def _run(checks: Iterable[Check], facts: Any) -> list[Finding]:
-    return [finding for check in checks for finding in check.findings(facts)]
+    return [f for check in checks for f in check.findings(facts, passing.TOLD[check.subject])]

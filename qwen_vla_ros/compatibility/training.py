@@ -82,6 +82,11 @@ def describe_training(
     }
 
 
+def robots_of(folder: Path) -> tuple[str, ...]:
+    """Return the robots that a checkpoint's folder was trained for."""
+    return tuple(sorted(file.stem for file in (folder / 'embodiments').glob('*.yaml')))
+
+
 def read_training(folder: Path, robot: str) -> dict[str, Any]:
     """
     Return the metadata of a checkpoint's folder for one of its robots, or for its only one.

@@ -29,7 +29,7 @@ def ros_environment(domain_id: int | None = None) -> dict[str, str]:
     environment = dict(os.environ)
     profile = dds_profile()
     if profile is not None and not any(name in environment for name in PROFILE_VARIABLES):
-        environment[PROFILE_VARIABLES[_before_kilted()]] = str(profile)
+        environment[profile_variable()] = str(profile)
     if domain_id is not None:
         if not 0 <= domain_id <= 232:
             raise QwenVlaError(f'ROS domain {domain_id}: choose one from 0 to 232')
@@ -44,6 +44,11 @@ def ros_environment(domain_id: int | None = None) -> dict[str, str]:
         environment['LD_LIBRARY_PATH'] = os.pathsep.join(libraries)
         environment[BOOTSTRAPPED] = '1'
     return environment
+
+
+def profile_variable() -> str:
+    """Return the variable in which this machine's Fast DDS looks for its profile."""
+    return PROFILE_VARIABLES[_before_kilted()]
 
 
 def dds_profile() -> Path | None:
