@@ -215,13 +215,27 @@ def test_what_rows_cannot_hold_is_refused_with_the_way_out(tmp_path, monkeypatch
     def stream(episode):
         for sample in LeRobotEpisodes.stream(robot, episode):
             away = np.arange(4, dtype=np.float32)[:, None] * np.ones(2, np.float32)
-            yield replace(sample, actions=away)
+            yield replace(sample, actions=away, mask=np.ones_like(away, bool))
 
     monkeypatch.setattr(robot, 'stream', stream, raising=False)
     monkeypatch.setattr(conversion, 'opened', lambda unit: robot)
     with pytest.raises(QwenVlaError, match="told from each chunk's first frame.*--to packed"):
         lerobot(folder, tmp_path / 'out')
     assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
+def test_an_arm_that_rests_is_not_taken_for_that(tmp_path, monkeypatch):
+    folder = made.write_v3(tmp_path / 'in')
+    robot, rng = LeRobotEpisodes(folder, 4), np.random.default_rng(0)
+
+    def stream(episode):
+        for sample in LeRobotEpisodes.stream(robot, episode):
+            noise = (1 + rng.normal(0, 1e-4, (4, 2))).astype(np.float32)
+            yield replace(sample, actions=noise, mask=np.ones_like(noise, bool))
+
+    monkeypatch.setattr(robot, 'stream', stream, raising=False)
+    monkeypatch.setattr(conversion, 'opened', lambda unit: robot)
+    assert lerobot(folder, tmp_path / 'out').rejected == ()
 
 
 KILLED = """

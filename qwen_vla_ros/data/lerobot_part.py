@@ -26,7 +26,7 @@ class LeRobotPart:
         self._pixels: dict[str, np.ndarray] = {}
         self._rows: list[Sample] = []  # without their pictures
         self._shape: tuple[object, ...] = ()
-        self._steps = np.zeros(2)  # of chunks against the row that followed, and in themselves
+        self._anchoring = _Anchoring()
 
     def add(self, sample: Sample) -> None:
         """Append a frame."""
@@ -47,12 +47,8 @@ class LeRobotPart:
             for channel in range(3):
                 counted = np.bincount(seen[..., channel].ravel(), minlength=256)
                 self._pixels[view][channel] += counted
-        if self._rows and len(sample.actions) > 1:
-            before = self._rows[-1].actions
-            self._steps += (
-                np.abs(before[1] - sample.actions[0]).sum(),
-                np.abs(before[1] - before[0]).sum(),
-            )
+        if self._rows:
+            self._anchoring.add(self._rows[-1], sample)
         self._rows.append(replace(sample, images={}))
 
     def close(self) -> None:
@@ -60,7 +56,7 @@ class LeRobotPart:
         for film in self._films.values():
             film.close()
         rows, first = self._rows, self._rows[0]
-        if self._steps[0] > 0.5 * self._steps[1] > 0:
+        if self._anchoring.found():
             raise QwenVlaError(
                 f"{first.place.source}: actions are told from each chunk's first frame, which "
                 "LeRobot's rows cannot hold; --to packed"
@@ -85,6 +81,34 @@ class LeRobotPart:
             'sentences': [row.instruction for row in rows],
         }
         (self._folder / 'about.json').write_text(json.dumps(about), encoding='utf-8')
+
+
+class _Anchoring:
+    """
+    Are actions told from each chunk's first frame? Then no single row says what was commanded.
+
+    A channel shows it in two ways together: a chunk's second row is not what the next chunk begins
+    with, though it moves; and chunks begin near zero and end far from it, in every frame.
+    """
+
+    def __init__(self) -> None:
+        self._sums: np.ndarray | None = None  # [4, A]: mismatch, step, beginning, end
+
+    def add(self, before: Sample, sample: Sample) -> None:
+        """Compare a sample with the one before it; chunks with holes say nothing."""
+        first, second = before.actions, sample.actions
+        if len(first) < 3 or not (before.mask.all() and sample.mask.all()):
+            return
+        seen = [first[1] - second[0], first[1] - first[0], first[0], first[-1]]
+        sums = np.abs(np.array(seen, np.float64))
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def found(self) -> bool:
+        """Tell whether any channel shows it."""
+        if self._sums is None:
+            return False
+        mismatch, step, begins, ends = self._sums
+        return bool(np.any((mismatch > 0.5 * step) & (step > 0) & (begins < 0.25 * ends)))
 
 
 def _shape(sample: Sample) -> tuple[object, ...]:
