@@ -29,6 +29,7 @@ from qwen_vla_ros.evaluate.shifts import check_shifts
 from qwen_vla_ros.evaluate.statistics import success_rate
 from qwen_vla_ros.evaluate.suite_report import write_suite_report
 from qwen_vla_ros.evaluate.suite_worlds import World, open_world
+from qwen_vla_ros.evaluate.summary import tell_partial
 
 EPISODES, FACTS, SUMMARY = 'episodes.jsonl', 'suite.json', 'summary.json'
 Case = tuple[str, str, int]  # task, shift, seed
@@ -63,6 +64,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         write_json(summary, args.out / SUMMARY)
         write_suite_report(summary, found, args.out)
         _tell(summary)
+        tell_partial(len(found), len(cases))
         print(f'report: {args.out / "report.html"}')
     return 0 if found else 1
 

@@ -91,6 +91,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> str:
                 html.escape(row['instruction']),
                 f'{row["elapsed_s"]:.1f}',
                 f'<a href="{film}">film</a>' if film else '–',
+                html.escape(str(row.get('note', ''))),
             ]
         )
-    return html_table(('task, shift', 'seed', 'instruction', 'time [s]', ''), cells)
+    return html_table(('task, shift', 'seed', 'instruction', 'time [s]', '', 'note'), cells)

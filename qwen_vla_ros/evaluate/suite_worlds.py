@@ -185,5 +185,6 @@ def _facts(
         'success': success,
         'elapsed_s': float(facts['elapsed_s']),
         'inferences': int(facts['inferences']),
+        'note': str(facts.get('gave_up', '')),
         'film': '' if success or film is None else watched.write(film),
     }
