@@ -1,5 +1,9 @@
 """Each benchmark's client, in its own keys, gets actions in its own units."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -313,3 +317,35 @@ def test_serve_tells_what_cannot_be_in_one_line(words, told, capsys):
     assert main(['serve', *words]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        (('--protocol', 'openpi', '--robot', 'widowx'), 'openpi clients on ws://127.0.0.1:'),
+        (
+            (
+                '--benchmark',
+                'robocasa_gr1',
+            ),
+            'gr00t clients on tcp://127.0.0.1:',
+        ),
+    ],
+)
+def test_serve_tells_keys_and_place_and_ends_without_an_error(words, told):
+    command = [sys.executable, '-m', 'qwen_vla_ros.cli', 'serve', '--policy', 'constant']
+    with subprocess.Popen(
+        [*command, *words, '--port', '0'],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        lines = []
+        while not lines or not lines[-1].startswith('serving'):
+            lines.append(child.stdout.readline())
+            assert lines[-1], child.stderr.read()
+        assert told in lines[-1] and lines[0].startswith('ego ')
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == 0
+        assert 'Traceback' not in child.stderr.read()

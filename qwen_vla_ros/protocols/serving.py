@@ -25,6 +25,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         token = os.environ.get('QWEN_VLA_TOKEN')
         with foreign_server(seat, args.host, args.port, token) as server:
             ended = end_of_serving()
+            ended = end_of_serving()
             for line in told_keys(seat):
                 print(line)
             print(
