@@ -71,8 +71,7 @@ def test_another_seed_gives_other_sentences():
 
 
 def test_a_cut_run_goes_on_after_its_last_file(tmp_path, monkeypatch):
-    for module in (set_files, text_action):
-        monkeypatch.setattr(module, 'EPISODES_A_FILE', 2)
+    monkeypatch.setattr(text_action, 'EPISODES_A_FILE', 2)
     monkeypatch.setattr(text_action, 'BLOCK', 2)
     whole, cut = (
         Order(tmp_path / 'whole', 5, 3, ('ur5e',)),
@@ -86,7 +85,7 @@ def test_a_cut_run_goes_on_after_its_last_file(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         synthesise(cut, dies)
-    assert set_files.finished_files(cut.folder / 'ur5e', 5)[0] == 2
+    assert set_files.finished_files(cut.folder / 'ur5e', 5, 2)[0] == 2
     asked = []
 
     def counts(make, blocks):

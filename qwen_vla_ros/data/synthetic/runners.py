@@ -33,7 +33,10 @@ def in_processes(workers: int) -> Runner:
         try:
             context = multiprocessing.get_context('spawn')
             with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                yield from _in_order(jobs, lambda job: pool.submit(make, job), workers)
+                try:
+                    yield from _in_order(jobs, lambda job: pool.submit(make, job), workers)
+                finally:  # a run that is cut does not wait for what it asked for ahead
+                    pool.shutdown(wait=False, cancel_futures=True)
         finally:
             if before is None:
                 del os.environ[BLAS]

@@ -66,7 +66,7 @@ def file_path(folder: Path, pattern: str, number: int) -> Path:
 def write_episodes(
     folder: Path,
     number: int,
-    first_row: int,
+    first: tuple[int, int],
     episodes: Sequence[Recorded],
     rate_hz: int,
     extra: Mapping[str, Sequence[Any]] | None = None,
@@ -74,11 +74,11 @@ def write_episodes(
     """
     Write the two files of a number and return how many rows they hold.
 
-    first_row  rows of all files before; extra: more columns of meta/episodes, one value an episode
+    first  episodes and rows of all files before; extra: more columns of meta/episodes
     """
     pyarrow, parquet = _pyarrow()
     path = file_path(folder, DATA, number)
-    first_episode = number * EPISODES_A_FILE
+    first_episode, first_row = first
     tables, starts = [], [first_row]
     for index, episode in enumerate(episodes, first_episode):
         tables.append(_table(pyarrow, episode, index, starts[-1], rate_hz))
@@ -128,16 +128,19 @@ class SetWriter:
         count: int,
         rate_hz: int,
         extra: Callable[[Sequence[int], int], Mapping[str, Sequence[Any]]] | None = None,
+        a_file: int = EPISODES_A_FILE,
     ) -> None:
         """
         Find what is whole already of a set of `count` episodes.
 
-        extra  lengths, number of the first -> more columns of meta/episodes
+        extra   lengths, number of the first -> more columns of meta/episodes
+        a_file  episodes that share a file; a run that is cut loses less than so many
         """
         self.folder = folder
         self._count, self._rate_hz, self._extra = count, rate_hz, extra
-        self._number, self._row = finished_files(folder, count)
-        self.done = min(self._number * EPISODES_A_FILE, count)
+        self._a_file = a_file
+        self._number, self._row = finished_files(folder, count, a_file)
+        self.done = min(self._number * a_file, count)
         self._waiting: list[Recorded] = []
 
     def blocks(self, size: int) -> list[tuple[int, int]]:
@@ -148,12 +151,13 @@ class SetWriter:
     def add(self, episodes: Sequence[Recorded]) -> None:
         """Take the next episodes, and write a file when it is full or the last one."""
         self._waiting += episodes
-        full = len(self._waiting) == EPISODES_A_FILE
+        full = len(self._waiting) == self._a_file
         if full or self.done + len(self._waiting) == self._count:
             lengths = [episode.length for episode in self._waiting]
             extra = self._extra(lengths, self.done) if self._extra else None
+            first = (self.done, self._row)
             self._row += write_episodes(
-                self.folder, self._number, self._row, self._waiting, self._rate_hz, extra
+                self.folder, self._number, first, self._waiting, self._rate_hz, extra
             )
             self.done, self._number = self.done + len(self._waiting), self._number + 1
             self._waiting = []
@@ -209,15 +213,15 @@ def finish(
         beside_then_renamed(folder / name, lambda beside, text=text: beside.write_text(text))
 
 
-def finished_files(folder: Path, episodes: int) -> tuple[int, int]:
+def finished_files(folder: Path, episodes: int, a_file: int = EPISODES_A_FILE) -> tuple[int, int]:
     """Return how many files of a set of so many episodes are whole, from the first, and rows."""
     rows, number = 0, 0
-    while number * EPISODES_A_FILE < episodes:
+    while number * a_file < episodes:
         path = file_path(folder, EPISODES, number)
         if not path.exists():
             break
         lengths = _read(path, ('length',))['length'].to_numpy()
-        if len(lengths) != min(EPISODES_A_FILE, episodes - number * EPISODES_A_FILE):
+        if len(lengths) != min(a_file, episodes - number * a_file):
             break  # the last file of a smaller set
         rows, number = rows + int(lengths.sum()), number + 1
     return number, rows

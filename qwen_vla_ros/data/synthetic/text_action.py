@@ -79,7 +79,10 @@ class Order:
 def synthesise(order: Order, runner: Runner) -> tuple[int, float]:
     """Make what is not there yet; return how many trajectories were made, and in how many s."""
     begun_as(order.folder, _told(order))
-    writers = {arm: SetWriter(order.folder / arm, order.share(arm), RATE_HZ) for arm in order.arms}
+    writers = {
+        arm: SetWriter(order.folder / arm, order.share(arm), RATE_HZ, None, EPISODES_A_FILE)
+        for arm in order.arms
+    }
     blocks = [
         Block(arm, first, count, order.seed, order.families)
         for arm, writer in writers.items()

@@ -46,6 +46,7 @@ from qwen_vla_ros.sim.tasks.goals import KINDS
 
 TRAINING_SEEDS = 3_000_000  # of scenes that no evaluation and no other run uses
 SCENES_AN_EPISODE = 20
+EPISODES_A_FILE = 8  # rows of; films have files of their own
 RATE_HZ = round(1 / STEP_S)
 SIZE = (240, 320)  # h, w of the films
 VIEWS = {'ego': 'observation.images.ego', 'cam_right_wrist': 'observation.images.cam_right_wrist'}
@@ -89,7 +90,7 @@ def synthesise(order: VisionOrder, runner: Runner) -> tuple[int, float, Counter[
     """
     told = {'kind': 'vision-action', 'seed': order.seed, 'tasks': list(order.kinds)}
     begun_as(order.folder, told)
-    writer = SetWriter(order.folder, order.episodes, RATE_HZ, film_columns)
+    writer = SetWriter(order.folder, order.episodes, RATE_HZ, film_columns, EPISODES_A_FILE)
     done = writer.done
     jobs = [(number, order.seed, order.kinds) for number in range(done, order.episodes)]
     began = time.monotonic()
