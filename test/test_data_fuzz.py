@@ -127,3 +127,24 @@ def test_a_number_that_is_none_costs_its_episode_alone(tmp_path, capsys):
     told = capsys.readouterr().out
     assert 'kept 1 of 2 episodes (1 unreadable)' in told
     assert 'actions.waist: row 3 is inf, not a number' in told
+
+
+def test_a_cut_bag_among_others_is_named(tmp_path, capsys):
+    extra = [('/qwen_vla/contract', bags.WIDOWX.text.replace('640', '8').replace('480', '6'))]
+    for name in ('a', 'b'):
+        bags.write(tmp_path / 'bags' / name, extra=extra)
+    bags.cut(tmp_path / 'bags' / 'b')
+    words = ['--instruction', 'touch it', '--out']
+    for command in ('packed', 'card'):
+        asked = [*COMMANDS[command], str(tmp_path / 'bags'), *words]
+        assert cli.main([*asked, str(tmp_path / command)]) == 0
+        if command == 'packed':
+            told = capsys.readouterr().out
+            assert 'kept 1 of 2 episodes (1 unreadable)' in told
+            assert f'{tmp_path}/bags/b: episode 0: unreadable: ' in told
+    told = json.loads((tmp_path / 'card/card.json').read_text())['cleaning']
+    assert told['reasons'] == {'unreadable': 1}
+    assert told['rejected'][0]['source'] == str(tmp_path / 'bags/b')
+    batch = ['data', 'batch', str(tmp_path / 'bags'), '--instruction', 'touch it']
+    assert cli.main([*batch, '--count', '2']) == 0
+    assert f'left out: {tmp_path}/bags/b: ' in capsys.readouterr().out

@@ -52,6 +52,9 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     for key, value in batch.items():
         told = f'{value.dtype} {list(value.shape)}' if hasattr(value, 'shape') else value[0]
         print(f'{key:24} {told}')
+    for source in sources:
+        for path, reason in getattr(source.episodes, 'left_out', {}).items():
+            print(f'left out: {path}: {reason}')
     for reason, count in mixture.skipped.items():
         print(f'left out {count} times: {reason}')
     print(f'{args.count} samples in {time.monotonic() - began:.2f} s, opening included')

@@ -79,6 +79,8 @@ def survey(episodes: Episodes, thresholds: Thresholds) -> Survey:
             found.facts.append(_read(episodes, episode, found, episode in shown))
         except QwenVlaError as error:
             found.facts.append(EpisodeFacts(episodes.source, episode, unreadable=str(error)))
+    for path, reason in getattr(episodes, 'left_out', {}).items():  # bags that are no episode
+        found.facts.append(EpisodeFacts(str(path), 0, unreadable=reason))
     if all(facts.unreadable for facts in found.facts):
         raise QwenVlaError(f'no episode can be read; the first: {found.facts[0].unreadable}')
     spread: dict[str, float] = {}
