@@ -64,10 +64,10 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     train = _add(commands, 'train', 'train a named run', _train)
     init = _add(commands, 'init', 'join a Qwen3.5 release and a fresh decoder', _init)
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ['eval'] and words[1:2] == ['bag']:
+    if words[:1] == ['eval'] and words[1:2] in (['bag'], ['replay']):
         from qwen_vla_ros.evaluate.bag_command import cli_arguments as bag_arguments
 
-        bag_arguments(evaluation)
+        bag_arguments(evaluation, words[1])
     else:
         _eval_arguments(evaluation)
     if words[:1] == ['train']:
@@ -226,10 +226,10 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla eval`."""
     parser.add_argument(
         'where',
-        choices=('sim', 'suite', 'bag'),
+        choices=('sim', 'suite', 'bag', 'replay'),
         help="sim: the simulated robot (widowx: touch an object; aloha: two arms' tasks; "
         'mobile_base: furnished houses), with baselines; suite: as trained and under shifts; '
-        'bag: see `eval bag --help`',
+        'bag, replay: see `eval bag --help`, `eval replay --help`',
     )
     _policy_arguments(parser)
     parser.add_argument('--seeds', default='0:50', help='scenes, e.g. 0:50 (default: 0:50)')
@@ -263,6 +263,12 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla serve`."""
     _policy_arguments(parser)
     parser.set_defaults(robot=None)  # every robot of the checkpoint
+    parser.add_argument(
+        '--log-steps',
+        type=Path,
+        metavar='DIR',
+        help='write inputs and outputs of every call, to the bit (at most 2 GB; see eval replay)',
+    )
     parser.add_argument('--host', default='127.0.0.1', help='address (default: this machine only)')
     parser.add_argument(
         '--port',
@@ -366,7 +372,7 @@ def _eval(args: argparse.Namespace) -> int:
         from qwen_vla_ros.evaluate.suite import run_from_arguments as run_suite
 
         return run_suite(args)
-    if args.where == 'bag':
+    if args.where in ('bag', 'replay'):
         from qwen_vla_ros.evaluate.bag_command import run_from_arguments as run_bag
 
         return run_bag(args)
@@ -387,6 +393,10 @@ def _serve(args: argparse.Namespace) -> int:
 
     with interrupted_by_signals():
         policy = serve_policy(args)
+        if args.log_steps is not None:
+            if args.policy != 'model':
+                raise QwenVlaError('--log-steps: only the steps of a model are logged')
+            policy.log_steps(args.log_steps)
         token = os.environ.get('QWEN_VLA_TOKEN')
         port = 8766 if args.port is None else args.port
         with PolicyServer(policy, args.host, port, token) as server:

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from qwen_vla_ros.embodiment import Embodiment
     from qwen_vla_ros.model.engine import Engine, EngineOptions
     from qwen_vla_ros.model.qwen_vla import QwenVLA
+    from qwen_vla_ros.model.step_log import StepLog
     from qwen_vla_ros.transforms import Pipeline
 
 
 # What a policy of another make may leave unsaid.
 OPTIONAL = {'action_kinds'}
+SEED = 0  # of the noise after a reset
 
 
 class PolicyMismatch(QwenVlaError):
@@ -157,18 +159,20 @@ class LocalPolicy:
         steps: int | None = None,
         options: 'EngineOptions | None' = None,
         engine: 'Engine | None' = None,
+        log: 'StepLog | None' = None,
     ) -> None:
         """
         Join a model and the transforms it was trained with; steps = denoising steps.
 
-        engine: one that runs this model already, shared with other robots and clients.
+        engine: one that runs this model already, shared with other robots and clients; log: takes
+        every call, see log_steps().
         The metadata tells how it runs ('engine'), and of real-time chunking how many known rows
         a call may bring ('max_prefix') and whether the model was trained for them ('prefix':
         'trained': they come back as they are; 'guided': the chunk is pulled towards them).
         """
         from qwen_vla_ros.model.engine import Engine
 
-        self._model, self._pipeline = model, pipeline
+        self._model, self._pipeline, self._log = model, pipeline, log
         self._engine = engine or Engine(model, steps, options)
         flow, inputs = model.config.flow, model.config.inputs
         self._view = inputs.history_view
@@ -190,7 +194,20 @@ class LocalPolicy:
 
     def open(self, robot: str = '') -> 'LocalPolicy':
         """Return the same policy for another client: its own noise and history, one engine."""
-        return LocalPolicy(self._model, self._pipeline, self._metadata, engine=self._engine)
+        return LocalPolicy(
+            self._model, self._pipeline, self._metadata, engine=self._engine, log=self._log
+        )
+
+    def log_steps(self, folder: 'Path', max_gb: float = 2.0) -> None:
+        """Write every call from now on into a new folder, at most max_gb; see model/step_log."""
+        from qwen_vla_ros.model.step_log import StepLog
+
+        self._log = StepLog(folder, self._model, self._engine, max_gb)
+
+    @property
+    def log_problem(self) -> str:
+        """Return why the log of steps ended; '' while it goes on, or where there is none."""
+        return '' if self._log is None else self._log.failure
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -202,21 +219,24 @@ class LocalPolicy:
         import torch
 
         torch.get_num_threads()  # in a thread new to torch this makes set_num_threads() hold
-        sample = self._pipeline.forward(
-            {
-                'images': observation.images,
-                'history': self._history.recent(observation.stamp_ns),
-                'state': observation.state,
-                'instruction': observation.instruction,
-                'prefix': prefix,
-            }
-        )
+        given = {
+            'images': observation.images,
+            'history': self._history.recent(observation.stamp_ns),
+            'state': observation.state,
+            'instruction': observation.instruction,
+            'prefix': prefix,
+        }
+        sample = self._pipeline.forward(given)
         if self._model.config.inputs.history_frames:
             self._history.push(observation.stamp_ns, sample['images'][self._view])
         noise = torch.randn(self._model.noise_shape(1), generator=self._generator)
+        self._calls += 1
         frozen = None if prefix is None or self._trained else len(prefix)
+        trace = self._begin_trace()
         actions = self._engine.sample_actions([sample], noise, frozen)
         rows = self._pipeline.inverse({**sample, 'actions': actions[0].float().cpu().numpy()})
+        if trace is not None:
+            self._write_step(given, sample, noise, trace, actions, rows['actions'], observation)
         chunk = np.asarray(rows['actions'], np.float32)
         if not np.isfinite(chunk).all():
             raise QwenVlaError('policy: the model returned a number that is not finite')
@@ -233,7 +253,74 @@ class LocalPolicy:
         import torch
 
         self._history.clear()
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator, self._calls = torch.Generator().manual_seed(SEED), 0
+
+    @property
+    def model(self) -> 'QwenVLA':
+        """Return the model."""
+        return self._model
+
+    def again(self, given: Mapping[str, Any], seed: int, call: int) -> dict[str, np.ndarray]:
+        """
+        Make a logged call once more and return its stages, by the names of the log.
+
+        given: what the transforms take; the noise is that of the call-th call after a reset.
+        """
+        import torch
+
+        from qwen_vla_ros.model.step_log import Trace, arrays
+
+        sample = self._pipeline.forward(dict(given))
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(call):
+            noise = torch.randn(self._model.noise_shape(1), generator=generator)
+        prefix = given['prefix']
+        frozen = None if prefix is None or self._trained else len(prefix)
+        self._engine.trace = trace = Trace()
+        try:
+            actions = self._engine.sample_actions([sample], noise, frozen)
+        finally:
+            self._engine.trace = None
+        rows = self._pipeline.inverse({**sample, 'actions': actions[0].float().cpu().numpy()})
+        made = {name: sample.get(name) for name in ('input_ids', 'pixel_values')}
+        made |= {'model_state': sample.get('state'), 'noise': noise, 'actions': actions}
+        return arrays({**made, 'rows': rows['actions'], **trace.tensors()})
+
+    def _begin_trace(self) -> Any:
+        """Let the engine tell of the next call, when it is to be logged."""
+        if self._log is None:
+            return None
+        from qwen_vla_ros.model.step_log import Trace
+
+        self._engine.trace = Trace()
+        return self._engine.trace
+
+    def _write_step(
+        self,
+        given: Mapping[str, Any],
+        sample: Mapping[str, Any],
+        noise: Any,
+        trace: Any,
+        actions: Any,
+        rows: np.ndarray,
+        observation: Observation,
+    ) -> None:
+        """Log a call: what went in, what came out, and what lay between."""
+        self._engine.trace = None
+        tensors = {f'images.{view}': image for view, image in sample['images'].items()}
+        tensors |= {f'history.{i:02d}': image for i, image in enumerate(given['history'])}
+        tensors |= {name: sample.get(name) for name in ('input_ids', 'pixel_values')}
+        tensors |= {'state': given['state'], 'prefix': given['prefix'], 'noise': noise}
+        tensors |= {'model_state': sample.get('state'), 'actions': actions, 'rows': rows}
+        facts = {
+            'instruction': observation.instruction,
+            'embodiment': observation.embodiment,
+            'stamp_ns': observation.stamp_ns,
+            'seed': SEED,
+            'call': self._calls,
+            'checkpoint': str(self._metadata.get('checkpoint', '')),
+        }
+        self._log.write({**tensors, **trace.tensors()}, facts)
 
 
 class ModelPolicies:
@@ -248,6 +335,11 @@ class ModelPolicies:
         """Return which robots there are, and how the model runs."""
         first = next(iter(self._policies.values())).metadata
         return {'robots': list(self._policies), 'engine': first['engine']}
+
+    def log_steps(self, folder: 'Path', max_gb: float = 2.0) -> None:
+        """Log every call, a folder a robot; see LocalPolicy.log_steps()."""
+        for name, policy in self._policies.items():
+            policy.log_steps(folder / name, max_gb)
 
     def open(self, robot: str = '') -> LocalPolicy:
         """Return a new policy for a robot; without a name for the only one."""

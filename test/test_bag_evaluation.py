@@ -9,10 +9,11 @@ from bag_lab import NAMES, ROBOT, START, Lab, S, Wave, drive, write
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from qwen_vla_ros.cli import main
+from qwen_vla_ros.data.bag import open_bag, read
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.bag_command import evaluate, measure
 from qwen_vla_ros.evaluate.bag_run import Latency, RunOptions
-from qwen_vla_ros.evaluate.bag_source import BagSource, Shifts
+from qwen_vla_ros.evaluate.bag_source import BagSource, Shifts, chunk_of
 
 PLAIN = RunOptions('')
 
@@ -119,6 +120,19 @@ def test_what_safety_would_refuse_is_told_with_its_time(bag):
     assert found['refused'] == len(events) > 0
     assert all((e['time_ns'] - result['first_ns']) * 1e-9 > 3.0 for e in events)
     assert 'limit' in events[0]['text']
+
+
+def test_predictions_are_written_for_rviz(bag, tmp_path):
+    pytest.importorskip('rclpy')
+    evaluate(BagSource(bag, ROBOT), {'wave': Wave()}, [PLAIN], tmp_path, write_bag=True)
+    with open_bag(tmp_path / 'bag') as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        wanted = [c for c in reader.connections if c.topic == '/evaluation/chunk']
+        _, _, message = next(read(tmp_path / 'bag', reader, wanted))
+        assert chunk_of(message).names == NAMES
+    told = json.loads((tmp_path / 'summary.json').read_text())['runs']['wave']
+    assert counts['/evaluation/chunk'] == told['chunks']
+    assert counts['/evaluation/markers'] > 40
 
 
 # Planted faults ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 `qwen-vla eval bag PATH`: what it is told, and what it writes.
 
 Each policy (checkpoints, an address, or a scripted one) runs in each manner of splicing once
-through the bag. OUT gets summary.json, report.html and the film.
+through the bag. OUT gets summary.json, report.html, the film, and with --write-bag a bag for rviz.
 """
 
 import argparse
@@ -30,9 +30,14 @@ from qwen_vla_ros.splice import MODES
 SCRIPTED = ('expert', 'constant')
 
 
-def cli_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `eval bag`."""
-    parser.add_argument('where', choices=('bag',))
+def cli_arguments(parser: argparse.ArgumentParser, where: str) -> None:
+    """Declare the arguments of `eval bag` or `eval replay`."""
+    parser.add_argument('where', choices=('bag', 'replay'))
+    if where == 'replay':
+        from qwen_vla_ros.evaluate.step_replay import cli_arguments as replay_arguments
+
+        replay_arguments(parser)
+        return
     parser.add_argument('path', type=Path, help='folder of the bag, or one .mcap or .db3 file')
     parser.add_argument(
         '--checkpoint', action='append', default=[], help='folder or hub name; may be repeated'
@@ -78,12 +83,19 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto')
     parser.add_argument('--threads', type=int)
     parser.add_argument('--out', type=Path, default=Path('out/bag'), help='folder of the results')
+    parser.add_argument('--write-bag', action='store_true', help='also a bag for rviz: OUT/bag')
     parser.add_argument('--no-film', action='store_true', help='leave the film out')
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Evaluate; 1 when the bag could not be read to its end, else 0."""
+    if args.where == 'replay':
+        from qwen_vla_ros.evaluate.step_replay import run_from_arguments as run_replay
+
+        return run_replay(args)
     embodiment = Embodiment.load(args.robot) if args.robot else None
+    if args.write_bag and args.no_film:
+        raise QwenVlaError('--write-bag: the markers are those of the film; leave --no-film out')
     source = BagSource(args.path, embodiment, shifts=_shifts(args))
     policies = _policies(args, source.embodiment)
     result = evaluate(
@@ -93,6 +105,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         args.out,
         args.schedule,
         film=not args.no_film,
+        write_bag=args.write_bag,
     )
     _print(result)
     return 1 if result['damage'] else 0
@@ -105,11 +118,12 @@ def evaluate(
     out: Path,
     schedule: str = 'auto',
     film: bool = True,
+    write_bag: bool = False,
 ) -> dict[str, Any]:
     """Measure, and write summary.json and report.html into out; return the summary."""
     out.mkdir(parents=True, exist_ok=True)
     (out / 'strip.mp4').unlink(missing_ok=True)
-    result, drawn = measure(source, policies, manners, schedule, out, film)
+    result, drawn = measure(source, policies, manners, schedule, out, film, write_bag)
     write_results(result, drawn, out, source.embodiment.step_s)
     return result
 
@@ -121,6 +135,7 @@ def measure(
     schedule: str = 'auto',
     out: Path | None = None,
     film: bool = False,
+    write_bag: bool = False,
 ) -> tuple[dict[str, Any], list[tuple[str, Measures]]]:
     """
     Run every policy in every manner; return the summary and what is drawn of each run.
@@ -138,7 +153,9 @@ def measure(
             label = ', '.join(part for part in (name, manner.splice) if part)
             options = replace(manner, name=label, schedule=schedule)
             first = not results
-            measures, found = _one(source, policy, options, recorded, out, film and first)
+            measures, found = _one(
+                source, policy, options, recorded, out, film and first, write_bag and first
+            )
             results[label] = {'options': asdict(options), **measures.as_dict()}
             drawn.append((label, measures))
             findings += _labelled(found, label if len(policies) > 1 else '', findings)
@@ -185,6 +202,7 @@ def _one(
     recorded: Sequence[RecordedChunk],
     out: Path | None,
     film: bool,
+    write_bag: bool,
 ) -> tuple[Measures, list[Finding]]:
     """Make one run with everybody who looks on."""
     from contextlib import ExitStack
@@ -204,6 +222,11 @@ def _one(
 
             strip = Strip(out / 'strip.mp4', robot, source.first_ns)
             onlookers.append(stack.enter_context(strip))
+        if film and write_bag:
+            from qwen_vla_ros.nodes.prediction_bag import PredictionBag
+
+            written = PredictionBag(out / 'bag', robot, strip.intention)
+            onlookers.append(stack.enter_context(written))
         run.look(onlookers)
         run.run()
     prediction = measures.as_dict()

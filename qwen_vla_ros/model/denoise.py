@@ -50,12 +50,13 @@ class DenoisingLoop:
         noise_BHK: Tensor,
         mask_BHK: Tensor,
         prefix_BDK: Tensor | None = None,
+        told: list[Tensor] | None = None,
     ) -> Tensor:
         """
         Return actions [B, H, K].
 
         context needs keys and values in 'prefix' mode. prefix_BDK: known first rows, see
-        sampling.solve().
+        sampling.solve(). told: takes the rows after each step.
         """
         batch, horizon, _ = noise_BHK.shape
         known = 0 if prefix_BDK is None else prefix_BDK.shape[1]
@@ -71,6 +72,8 @@ class DenoisingLoop:
             when = (rows * step).repeat(batch) if known else slice(step, step + 1)
             slope = self._velocity(x_BHK, when, step, context, turn, memory, mask)
             x_BHK = torch.addcmul(x_BHK, slope, moving, value=-1)
+            if told is not None:
+                told.append(x_BHK)
         return x_BHK
 
     def _velocity(

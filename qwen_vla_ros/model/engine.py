@@ -74,6 +74,7 @@ class Engine:
         self._look: dict[Grids, Any] = {}
         self._seen: OrderedDict[bytes, Tensor] = OrderedDict()
         self._prompt: tuple[bytes, Tensor, PromptState] | None = None
+        self.trace: Any = None  # told of one call after the other, see step_log.Trace
         self.counts = {'images': 0, 'images_reused': 0, 'calls': 0, 'prompts_reused': 0}
 
     def describe(self) -> dict[str, Any]:
@@ -105,6 +106,8 @@ class Engine:
         self.counts['calls'] += 1
         batch = model.collate(samples, pixels=False)
         features = self._features(samples)
+        if self.trace is not None:
+            self.trace.features = features
         noise = noise.to(model.device)
         mask = batch['action_mask'].to(noise.dtype)
         prefix = batch.get('prefix')
@@ -132,7 +135,8 @@ class Engine:
         noise, mask, prefix = inputs[7:10]
         context = self._context(*inputs[:7], *inputs[10:])
         if self._loop is not None:
-            return self._loop(context, noise, mask, prefix)
+            told = None if self.trace is None or self.path != 'eager' else self.trace.steps
+            return self._loop(context, noise, mask, prefix, told)
         return solve(self.model.velocity(context), noise, self.steps, mask, prefix, 'heun')
 
     def _context(

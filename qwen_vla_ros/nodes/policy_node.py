@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -74,6 +75,8 @@ class PolicySettings:
         0.0, 's, topic dead_man must be heard this often; 0: none', 0.0, 5.0
     )
     connect_timeout: float = parameter(2.0, 's to wait for the model process', 0.1, 60.0)
+    log_steps: str = parameter('', "new folder for every call's inputs and outputs (local)")
+    log_steps_gb: float = parameter(2.0, 'its size; the oldest steps go', 0.01, 1000.0)
     autostart: bool = parameter(False, 'configure and activate without being told')
 
 
@@ -246,6 +249,11 @@ class PolicyNode(LifecycleNode):
     def _load_policy(self, embodiment: Embodiment, layout: str) -> Policy:
         settings = self.settings
         if settings.policy == 'remote':
+            if settings.log_steps:
+                raise QwenVlaError(
+                    'policy node: log_steps is for policy:=local; a model in its own process logs '
+                    'with qwen-vla serve --log-steps DIR'
+                )
             return RemotePolicy(
                 settings.address,
                 token=settings.token or None,
@@ -255,7 +263,10 @@ class PolicyNode(LifecycleNode):
         if settings.policy == 'local':
             if not settings.checkpoint:
                 raise QwenVlaError('policy node: policy:=local needs checkpoint:=<folder>')
-            return load_policy(settings.checkpoint, embodiment, settings.device, layout)
+            policy = load_policy(settings.checkpoint, embodiment, settings.device, layout)
+            if settings.log_steps:
+                policy.log_steps(Path(settings.log_steps), settings.log_steps_gb)
+            return policy
         if '://' in settings.policy:
             token, wait_s = settings.token or None, settings.connect_timeout
             return policy_at(settings.policy, embodiment, layout, token, connect_timeout_s=wait_s)
