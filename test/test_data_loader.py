@@ -58,9 +58,9 @@ def test_a_file_that_ends_its_reader_is_left_out_and_named():
 
 
 def test_a_worker_that_hangs_is_started_anew():
-    with Loader(partial(mixture, slow=((0, 1),)), 1, patience_s=3.0) as loader:
+    with Loader(partial(mixture, slow=((0, 1),)), 1, patience_s=1.5) as loader:
         assert len(places(loader, 60)) == 60
-        told = 'a: episode 0, frame 1: the worker that read it said nothing for 3 s'
+        told = 'a: episode 0, frame 1: the worker that read it said nothing for 1.5 s'
         assert loader.skipped[told] == 1
 
 
