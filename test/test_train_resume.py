@@ -15,6 +15,7 @@ import pytest
 import stage_lab
 import torch
 
+from qwen_vla_ros.cli import main
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.run_state import last_state
 
@@ -166,6 +167,23 @@ def test_a_line_that_was_cut_short_is_dropped_from_the_log(whole, tmp_path):
     assert [line['step'] for line in curve(tmp_path)] == [1, 2]
 
 
+@pytest.mark.slow
+def test_two_processes_train_the_adapters_of_one(tmp_path):
+    data, base = tmp_path / 'set', tmp_path / 'base'
+    made = ['--episodes', '8', '--arms', 'ur5e', '--workers', '1', '--no-report']
+    assert main(['synthesise', 'text-action', '--out', str(data), *made]) == 0
+    words = ['t2a', '--data', f'synthetic={data}/ur5e', '--batch', '2', '--draws', '1']
+    assert main(['train', *words, '--steps', '1', '--out', str(base)]) == 0
+    words += ['--steps', '4', '--lora', '2', '--init', str(base / 'checkpoint')]
+    assert main(['train', *words, '--out', str(tmp_path / 'one')]) == 0
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    command = [*launcher, '-m', 'qwen_vla_ros.cli', 'train', *words, '--threads', '1']
+    finished(spawn(*command, '--out', str(tmp_path / 'two')))
+    for key in ('action', 'gradient_norm'):
+        one, two = ([line[key] for line in curve(tmp_path / name)] for name in ('one', 'two'))
+        np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, 'test')
@@ -196,9 +214,13 @@ def start(*words, world=1):
         script.write_text(SCRIPT)
         launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={world}']
         launcher += [str(script)]
+    return spawn(*launcher, *map(str, words))
+
+
+def spawn(*words):
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, *launcher, *map(str, words)],
+        [sys.executable, *words],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -150,5 +150,6 @@ def _adapt(recipe: Recipe, found: Start) -> None:
     cast_weights(model, model.device, DTYPES[recipe.dtype])
     if recipe.quantise:
         quantise(model, recipe.quantise)
+    torch.manual_seed(recipe.seed)  # every process draws the same adapters
     parts = ('language', 'decoder') if recipe.trains_backbone else ('decoder',)
     attach_adapters(model, AdapterConfig(parts, rank=recipe.adapters, alpha=2.0 * recipe.adapters))
