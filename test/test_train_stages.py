@@ -13,6 +13,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.answer import text_loss
 from qwen_vla_ros.model.checkpoint import load_checkpoint
 from qwen_vla_ros.train import recipe as recipes
+from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
 from qwen_vla_ros.train.sources import DataSet, fingerprint, open_sources, weighed
 from qwen_vla_ros.train.stage_loop import StageRun, rate
@@ -179,6 +180,8 @@ def test_arms_without_a_contract_are_trained_on_and_never_driven(tmp_path):
     prompts = {t.acting['prompt'].split('.')[0] for t in one._take(iter(one.mixture))}
     assert prompts <= {'The robot is UR5e with single arm', 'The robot is xArm7 with single arm'}
     one.fit()
+    draw_log(tmp_path / 'run' / 'log.jsonl', tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').stat().st_size > 1000
     folder = one.finish('train')
     assert not list((folder / 'embodiments').iterdir())
     assert one.model.config.decoder.horizon == 16

@@ -1,4 +1,8 @@
-"""log.jsonl -> curves.png: losses and held-out figures over the steps of a run."""
+"""
+log.jsonl -> curves.png: losses and held-out figures over the steps of a run.
+
+draw_curves() is of the phases of the bundled checkpoint's run, draw_log() of the stages.
+"""
 
 import json
 from pathlib import Path
@@ -34,6 +38,37 @@ def draw_curves(log: Path, picture: Path) -> None:
         axis.set(title=title, xlabel='step')
         if title != 'held-out share':
             axis.set_yscale('log')
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)
+
+
+def draw_log(log: Path, picture: Path) -> None:
+    """Draw a stage's losses or successes, and its held-out errors in SI units by source."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout='constrained')
+    for key in ('action', 'text', 'success', 'kl'):
+        points = [(line['step'], line[key]) for line in lines if key in line]
+        if points:
+            axes[0].plot(*zip(*points, strict=True), label=key)
+    errors: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for source, figures in line.get('held_out', {}).items():
+            for key, value in figures.items():
+                if key.startswith('error_'):
+                    errors.setdefault(f'{source} ({key[6:]})', []).append((line['step'], value))
+    for label, points in errors.items():
+        axes[1].plot(*zip(*points, strict=True), 'o-', label=label)
+    axes[0].set(title='training', xlabel='step')
+    axes[1].set(title='held-out error', xlabel='step', yscale='log' if errors else 'linear')
+    for axis in axes:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()

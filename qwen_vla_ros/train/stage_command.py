@@ -12,6 +12,7 @@ import torch
 
 from qwen_vla_ros.data.loader import Loader
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
 from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
@@ -19,6 +20,7 @@ from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.start import start
 
 INTERRUPTED = 130
+DEMO_LOOK = 40
 # Recipe field -> its argument's type and help.
 OVERRIDES = {
     'steps': (int, 'optimiser steps'),
@@ -65,7 +67,12 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         '--quantise', choices=('int8',), help='with --lora: frozen weights in 8 bits'
     )
     group.add_argument('--save-every', type=int, default=Every.save, metavar='STEPS')
-    group.add_argument('--look-every', type=int, default=Every.look, metavar='STEPS')
+    group.add_argument(
+        '--look-every',
+        type=int,
+        metavar='STEPS',
+        help=f'held-out figures and pictures (default: {Every.look}, of --demo {DEMO_LOOK})',
+    )
     group.add_argument('--threads', type=int, help='of torch on a CPU')
     group.add_argument('--wandb', metavar='PROJECT', help='tell Weights & Biases too')
     for name, (kind, text) in OVERRIDES.items():
@@ -103,6 +110,7 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError('train rl --demo: it is made for --preset tiny')
     init = args.init if not args.demo else None
     run = run_rl(recipe, init, args.out, args.device, args.processes)
+    draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
     print('success by iteration: ' + ' '.join(f'{share:.2f}' for share in run.successes))
     print(f'checkpoint: {run.finish("qwen-vla " + shlex.join(sys.argv[1:]))}')
     return 0
@@ -151,7 +159,9 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         if loader is not None:
             stack.enter_context(loader)
         begun = start(recipe, sets, args.init, ranks.device(args.device))
-        every = Every(args.save_every, args.look_every)
+        usual = DEMO_LOOK if args.demo else Every.look
+        look = usual if args.look_every is None else args.look_every
+        every = Every(args.save_every, look)
         run = StageRun(recipe, sets, begun, args.out, ranks, every, loader)
         if run.step and ranks.first:
             print(f'going on at step {run.step}')
@@ -164,6 +174,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
                 'space and run the same command again'
             ) from error
         if ranks.first:
+            draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
             _tell(run, folder)
     return 0 if done else INTERRUPTED
 
