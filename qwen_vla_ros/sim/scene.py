@@ -103,7 +103,7 @@ def sample_scene(seed: int) -> Scene:
     rng = np.random.default_rng(seed)
     colours = rng.choice(list(COLOURS), OBJECTS_PER_SCENE, replace=False)
     shapes = rng.choice(list(SHAPES), OBJECTS_PER_SCENE)
-    places = _sample_places(rng)
+    places = sample_places(rng)
     objects = tuple(
         SceneObject(
             str(colour),
@@ -134,7 +134,7 @@ def parse_target(instruction: str, names: Iterable[str]) -> str | None:
     return None
 
 
-def _sample_places(rng: np.random.Generator) -> np.ndarray:
+def sample_places(rng: np.random.Generator) -> np.ndarray:
     """Return centres [3, 2] in m that keep the least distance from each other."""
     while True:
         places = rng.uniform(AREA_LOWER, AREA_UPPER, (OBJECTS_PER_SCENE, 2))

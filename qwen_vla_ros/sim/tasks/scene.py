@@ -12,14 +12,12 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.scene import (
-    AREA_LOWER,
-    AREA_UPPER,
     COLOURS,
-    LEAST_DISTANCE,
     OBJECTS_PER_SCENE,
     Scene,
     SceneObject,
     Surroundings,
+    sample_places,
     sample_scene,
 )
 
@@ -65,7 +63,7 @@ def sample_task_scene(seed: int) -> TaskScene:
             (float(x), float(y), HEIGHTS[str(shape)] / 2),
             float(rng.uniform(-np.pi, np.pi)),
         )
-        for colour, shape, (x, y) in zip(colours, shapes, _places(rng), strict=True)
+        for colour, shape, (x, y) in zip(colours, shapes, sample_places(rng), strict=True)
     )
     return TaskScene(
         seed,
@@ -98,15 +96,6 @@ def texture_pixels(scene: TaskScene, size: int) -> np.ndarray:
     one, other = scene.shades
     grey = 255 * (one + (other - one) * share)
     return np.repeat(grey[:, :, None], 3, 2).astype(np.uint8)
-
-
-def _places(rng: np.random.Generator) -> np.ndarray:
-    """Return centres [3, 2] in m that keep the least distance from each other."""
-    while True:
-        places = rng.uniform(AREA_LOWER, AREA_UPPER, (OBJECTS_PER_SCENE, 2))
-        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)
-        if (gaps[np.triu_indices(OBJECTS_PER_SCENE, 1)] >= LEAST_DISTANCE).all():
-            return places
 
 
 def _surroundings(rng: np.random.Generator) -> Surroundings:
