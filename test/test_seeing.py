@@ -12,11 +12,12 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.kinematics import ArmKinematics, KinematicsError
 from qwen_vla_ros.safety import SafetyGate
 from qwen_vla_ros.seeing.camera import CameraUnusable, camera_of_info, looking
-from qwen_vla_ros.seeing.caption_drawing import draw_caption
+from qwen_vla_ros.seeing.caption_drawing import FOLDS, SCALE, draw_caption
 from qwen_vla_ros.seeing.colours import ahead
 from qwen_vla_ros.seeing.drawing import draw_picture
 from qwen_vla_ros.seeing.frames import FrameMissing, FrameTree, extrinsics_of, planar_pose, pose_of
 from qwen_vla_ros.seeing.intention import Intention
+from qwen_vla_ros.seeing.lettering import folded
 from qwen_vla_ros.seeing.links import RobotLinks
 from qwen_vla_ros.seeing.picture import Caption, Dots, Lines, Picture, Words, box_edges
 from qwen_vla_ros.seeing.scenery import render
@@ -402,6 +403,17 @@ def test_a_caption_writes_alarm_and_facts_into_any_size():
         facts = tuple((f'fact {i}', 'x' * 90) for i in range(9))
         draw_caption(image, Caption('a ' * 99, 'HOLDING', 'why ' * 99, facts, 1.2))
         assert image.any() == (width >= 200)
+
+
+def test_a_long_fact_is_folded_and_stays_clear_of_the_scale():
+    short, long = (np.zeros((480, 640, 3), np.uint8) for _ in range(2))
+    words = ' '.join(['word'] * 45)
+    draw_caption(short, Caption(horizon_s=1.0))
+    draw_caption(long, Caption(facts=(('not drawn', words),), horizon_s=1.0))
+    scale = np.s_[440:, 640 - SCALE * 10 :]
+    assert short[scale].any() and (short[scale] == long[scale]).all()
+    assert long[:, 200].any(axis=1).sum() > 2 * 14  # several lines, none beyond the scale
+    assert '…' not in ' '.join(folded(words, 10, 390, FOLDS))
 
 
 def test_shapes_that_cannot_be_drawn_are_refused():

@@ -220,11 +220,43 @@ def test_a_camera_without_a_frame_gets_no_projection_and_is_named(lab, speaker):
         assert not words[100:330].any()  # black as it was sent
         assert words[:40].any()
         wait_for(lambda: 'not known' in lab.log('viz_node'), 5.0, 'the warning')
-        assert f"ego: no projection: frame '{OPTICAL}' is not known" in lab.log('viz_node')
+        log = lab.log('viz_node')
+        assert f"ego: no projection: frame '{OPTICAL}' is not known" in log
+        assert '--params-file config/nodes/demo.yaml' in log
+        if 'no tf' in log:
+            assert f'they tell nothing of {OPTICAL}' in log
         assert record.exists() or 'rerun-sdk is not installed' in lab.log('viz_node')
     finally:
         speaker.look_away()
         assert lab.stop('viz_node') == 0
+
+
+def test_the_simulators_cameras_need_no_extrinsics(tmp_path):
+    lab = Lab(63, tmp_path)
+    speaker = Speaker(lab)
+    lab.node.destroy_publisher(speaker.infos)
+    try:
+        lab.start_node('robot_sim_node', camera_rate=5.0)
+        lab.start_node('viz_node')
+        speaker.look(Image, 'policy/annotated/ego')
+        wait_for(lambda: speaker.seen, 20.0, 'an annotated image')
+        speaker.send(speaker.chunks, speaker.chunk(turn=0.1))
+
+        def drawn():
+            speaker.say()
+            time.sleep(0.05)
+            return len(yellow(speaker.seen[-1])) > 50
+
+        wait_for(drawn, 12.0, 'the way in the image')
+        log = lab.log('viz_node')
+        assert 'no projection' not in log and log.count('ego is of robot_sim') == 1
+        speaker.look_away()
+        time.sleep(0.3)
+        speaker.look(Image, 'policy/annotated/ego')
+        wait_for(lambda: speaker.seen, 10.0, 'an annotated image')
+        assert lab.log('viz_node').count('no tf') == log.count('no tf') <= 1
+    finally:
+        lab.close()
 
 
 def test_it_listens_only_while_somebody_looks(viz, lab, speaker):

@@ -42,6 +42,15 @@ class AnnotatedView:
         self._info: CameraInfo | None = None
         self._problem = ''
 
+    @property
+    def topic(self) -> str:
+        """Return the topic of the camera's pictures, as the contract has it."""
+        return self._source.topic
+
+    def forget_problem(self) -> None:
+        """Say nothing of the last picture's problem: it was mended, the next one has none."""
+        self._problem = ''
+
     def watch(self, recorded: bool = False) -> bool:
         """Listen while somebody looks, or it is recorded; return whether that is so."""
         watched = recorded or self._raw.get_subscription_count()

@@ -2,17 +2,21 @@
 What viz_node knows of frames: tf where tf2_msgs is installed, odometry, extrinsics, the URDF.
 
 tf comes first; a link of the URDF or a frame of the parameter `extrinsics` counts where tf has
-none. Links follow the joints that were measured nearest to the instant asked for.
+none. Links follow the joints that were measured nearest to the instant asked for. Where the
+cameras of robot_sim hang is known (config/nodes/demo.yaml), as its scene is ours.
 """
 
 from collections import deque
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from rclpy.node import Node
 
+from qwen_vla_ros.embodiment import config_folder
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.qos import STATIC, STREAM
 from qwen_vla_ros.seeing.frames import (
@@ -25,24 +29,57 @@ from qwen_vla_ros.seeing.frames import (
 from qwen_vla_ros.seeing.links import RobotLinks
 
 JOINTS_KEPT = 128
+SIMULATOR = 'robot_sim'
+Extrinsics = tuple[tuple[str, str, np.ndarray], ...]
+
+
+def read_extrinsics(text: str) -> Extrinsics:
+    """Return (parent, child, pose) of each part of 'parent child x y z qx qy qz qw; …'."""
+    return tuple(extrinsics_of(part) for part in text.split(';') if part.strip())
+
+
+def simulated_extrinsics() -> Extrinsics:
+    """Return where the cameras of robot_sim hang; QwenVlaError where the file is not whole."""
+    path: Path = config_folder() / 'nodes' / 'demo.yaml'
+    try:
+        told = yaml.safe_load(path.read_text(encoding='utf-8'))
+        return read_extrinsics(told['/**/viz']['ros__parameters']['extrinsics'])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise QwenVlaError(f'{path}: no extrinsics of viz ({error!r})') from error
+
+
+def tf_message() -> type | None:
+    """Return tf2_msgs/TFMessage; None where tf2_msgs is not installed."""
+    try:
+        return import_module('tf2_msgs.msg').TFMessage
+    except ImportError:
+        return None
 
 
 class SeenFrames:
     """The frames of one robot. Not thread-safe: its node has one thread."""
 
-    def __init__(self, node: Node, links: RobotLinks | None, prefix: str, extrinsics: str) -> None:
-        """Read extrinsics ('parent child x y z qx qy qz qw; …') and listen to tf, if it can."""
+    def __init__(
+        self, node: Node, links: RobotLinks | None, prefix: str, extrinsics: Extrinsics
+    ) -> None:
+        """Know extrinsics, and listen to tf, where it can."""
         self._node, self._links, self._prefix = node, links, prefix
         self._tree = FrameTree()
         self._joints: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=JOINTS_KEPT)
-        for text in filter(None, (part.strip() for part in extrinsics.split(';'))):
-            self._tree.put(*extrinsics_of(text))
+        for parent, child, pose in extrinsics:
+            self._tree.put(parent, child, pose)
         self._subscriptions = self._listen()
 
     def close(self) -> None:
         """Hear nothing more."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+
+    def suppose(self, extrinsics: Extrinsics) -> None:
+        """Take extrinsics of the frames that nothing else has told of."""
+        for parent, child, pose in extrinsics:
+            if not self._tree.knows(child):
+                self._tree.put(parent, child, pose)
 
     def take_joints(self, positions: Mapping[str, float], time_ns: int) -> None:
         """Remember measured joints by name."""
@@ -73,13 +110,8 @@ class SeenFrames:
                 self._tree.put(root, self._prefix + link, pose)
 
     def _listen(self) -> list[Any]:
-        try:
-            message_class = import_module('tf2_msgs.msg').TFMessage
-        except ImportError:
-            self._node.get_logger().info(
-                'no tf: tf2_msgs is not installed (apt install ros-$ROS_DISTRO-tf2-msgs); the '
-                'URDF, odometry and the parameter extrinsics say where frames are'
-            )
+        message_class = tf_message()
+        if message_class is None:
             return []
         subscribe = self._node.create_subscription
         return [

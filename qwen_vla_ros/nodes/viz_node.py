@@ -30,13 +30,21 @@ from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.policy_report import chunk_from
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM, VIEW
 from qwen_vla_ros.nodes.running import run
-from qwen_vla_ros.nodes.seen_frames import SeenFrames
+from qwen_vla_ros.nodes.seen_frames import (
+    SIMULATOR,
+    Extrinsics,
+    SeenFrames,
+    read_extrinsics,
+    simulated_extrinsics,
+    tf_message,
+)
 from qwen_vla_ros.seeing.intention import Intention
 from qwen_vla_ros.seeing.links import RobotLinks
 from qwen_vla_ros.seeing.picture import Picture
 from qwen_vla_ros.seeing.rerun_view import RerunView
 from qwen_vla_ros.state_reading import state_reader
 
+NAMELESS, NAMELESS_S = '_NODE_NAME_UNKNOWN_', 3.0  # what rmw calls who is just discovered
 NUMBER = re.compile(r'\d+(\.\d+)?')
 POSE = tuple(StateField(name, unit) for name, unit in (('x', 'm'), ('y', 'm'), ('yaw', 'rad')))
 
@@ -71,7 +79,9 @@ class VizNode(Node):
         self._rerun = self._open_rerun()
         self._session: _Session | None = None
         self._said: dict[str, str] = {}
-        self._open().close()  # extrinsics that cannot be read are told at once
+        self._extrinsics = read_extrinsics(self.settings.extrinsics)
+        self._supposed: Extrinsics = ()
+        self._tell_of_tf()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / self.settings.rate, self._draw, clock=steady)
 
@@ -87,8 +97,26 @@ class VizNode(Node):
             self.get_logger().warning(str(error))
             return None
 
+    def _tell_of_tf(self) -> None:
+        """Say once that there is no tf, and which cameras nothing else tells of."""
+        if tf_message() is not None:
+            return
+        known = {child for _, child, _ in self._extrinsics}
+        if self._links is not None:
+            known |= {self.settings.frame_prefix + link for link in self._links.names}
+        frames = (camera.frame_id for camera in self._embodiment.cameras)
+        lacking = [frame for frame in frames if frame not in known]
+        self.get_logger().info(
+            'no tf: tf2_msgs is not installed (apt install ros-$ROS_DISTRO-tf2-msgs); the URDF, '
+            'odometry and the parameter extrinsics say where frames are'
+            + (f'; they tell nothing of {", ".join(lacking)}' if lacking else '')
+            + (f', unless {SIMULATOR} publishes the pictures' if lacking else '')
+        )
+
     def _open(self) -> '_Session':
-        return _Session(self, self._embodiment, self._links, self.settings)
+        session = _Session(self, self._embodiment, self._links, self.settings, self._extrinsics)
+        session.frames.suppose(self._supposed)
+        return session
 
     def _description(self) -> RobotLinks | None:
         try:
@@ -117,7 +145,33 @@ class VizNode(Node):
             self._tell('rerun', self._record(picture, self._session.frames))
         show = self._rerun.show_image if recorded else None
         for view in views:
-            self._tell(view.name, view.draw(picture, self._session.frames, show))
+            problem = view.draw(picture, self._session.frames, show)
+            if not (problem and self._suppose(view)):
+                self._tell(view.name, problem)
+
+    def _suppose(self, view: AnnotatedView) -> bool:
+        """
+        Take the places of the simulator's cameras, where it publishes a view.
+
+        Returns whether to draw again before anything is told: they were taken, or DDS does not
+        say yet, at most for NAMELESS_S, who publishes.
+        """
+        if self._supposed or self._session is None:
+            return False
+        publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(view.topic))
+        names = {publisher.node_name for publisher in publishers}
+        if SIMULATOR not in names:
+            self._session.waited += 1
+            young = self._session.waited < NAMELESS_S * self.settings.rate
+            return young and names <= {NAMELESS}
+        self._supposed = simulated_extrinsics()
+        self._session.frames.suppose(self._supposed)
+        for other in self._views:
+            other.forget_problem()
+        self.get_logger().info(
+            f'{view.name} is of {SIMULATOR}: its cameras hang as config/nodes/demo.yaml says'
+        )
+        return True
 
     def _record(self, picture: Picture, frames: SeenFrames) -> str:
         """Log a picture into Rerun, in the frame of its caption; return why it cannot be."""
@@ -151,12 +205,17 @@ class _Session:
     """What is heard while somebody looks."""
 
     def __init__(
-        self, node: Node, embodiment: Embodiment, links: RobotLinks | None, settings: VizSettings
+        self,
+        node: Node,
+        embodiment: Embodiment,
+        links: RobotLinks | None,
+        settings: VizSettings,
+        extrinsics: Extrinsics,
     ) -> None:
         prefix = settings.frame_prefix
-        self.frames = SeenFrames(node, links, prefix, settings.extrinsics)
+        self.frames = SeenFrames(node, links, prefix, extrinsics)
         self.intention = Intention(embodiment, links, prefix, settings.trail, settings.body)
-        self._node = node
+        self._node, self.waited = node, 0
         topic, kinds = settings.policy_node, {i.source: i.kind for i in input_topics(embodiment)}
         self._subscriptions = [
             node.create_subscription(ActionChunk, f'{topic}/chunk', self._on_chunk, STREAM),

@@ -10,6 +10,8 @@ from qwen_vla_ros.seeing.lettering import folded, lettered, write
 from qwen_vla_ros.seeing.picture import Caption
 
 ROOM_PX = 200
+SCALE = 13  # width of the colours' scale, in sizes of its letters
+FOLDS = 4  # lines of a fact, at most
 ALARM, CALM = (176, 32, 32), (62, 74, 96)
 DARK, PANEL = (18, 20, 24), (16, 19, 24)
 
@@ -28,8 +30,9 @@ def draw_caption(image: np.ndarray, caption: Caption) -> None:
         calm = caption.badge in ('WAITING', 'WATCHING')
         _draw_alarm(image, caption.alarm, unit, height, CALM if calm else ALARM)
     size = max(10, round(0.8 * unit))
-    _draw_facts(image, caption.facts, size)
-    if caption.horizon_s > 0:
+    scale = caption.horizon_s > 0
+    _draw_facts(image, caption.facts, size, (SCALE + 1) * size if scale else 0)
+    if scale:
         _draw_scale(image, caption.horizon_s, size)
 
 
@@ -60,27 +63,36 @@ def _draw_alarm(
         write(image, at, line, (255, 255, 255), unit, True)
 
 
-def _draw_facts(image: np.ndarray, facts: Sequence[tuple[str, str]], size: int) -> None:
+def _draw_facts(
+    image: np.ndarray, facts: Sequence[tuple[str, str]], size: int, taken: int
+) -> None:
+    """Draw names and values at the lower left; taken: px at the right that are another's."""
     if not facts:
         return
-    wide = image.shape[1] - 2 * size
+    wide = image.shape[1] - 2 * size - taken
     names = max(lettered(name, size).shape[1] for name, _ in facts) + size
-    texts = [folded(value, size, wide - names, 1)[0] for _, value in facts]
-    width = names + max(lettered(text or ' ', size).shape[1] for text in texts) + 2 * size
+    room = max(wide - names, 1)
+    lines = [
+        (name if index == 0 else '', text)
+        for name, value in facts
+        for index, text in enumerate(folded(value, size, room, FOLDS))
+    ]
+    width = names + max(lettered(text or ' ', size).shape[1] for _, text in lines) + 2 * size
     step = round(1.45 * size)
-    top = image.shape[0] - step * len(facts) - size
+    top = image.shape[0] - step * len(lines) - size
     shade(image[max(top, 0) :, :width], 0.62)
-    for index, ((name, _), text) in enumerate(zip(facts, texts, strict=True)):
+    for index, (name, text) in enumerate(lines):
         y = top + size // 2 + index * step
         missing = name == 'missing'
-        write(image, (size, y), name, (255, 170, 90) if missing else (160, 168, 178), size)
+        colour = (255, 170, 90) if missing else (160, 168, 178)
+        write(image, (size, y), name or ' ', colour, size)
         write(image, (size + names, y), text or ' ', (240, 242, 245), size)
 
 
 def _draw_scale(image: np.ndarray, horizon_s: float, size: int) -> None:
     """Draw what the colours mean, at the lower right: time ahead, done, seam."""
     step = round(1.45 * size)
-    height, width = 2 * step + 2 * size, 13 * size
+    height, width = 2 * step + 2 * size, SCALE * size
     shade(image[-height:, -width:], 0.62)
     left, right = image.shape[1] - width + size, image.shape[1] - size
     y = image.shape[0] - height + size // 2

@@ -65,8 +65,9 @@ class FrameTree:
             lost = [n for n in (frame, target) if not self.knows(n)]
             if lost:
                 raise FrameMissing(
-                    f'frame {lost[0]!r} is not known: nobody publishes it on tf, and neither the '
-                    'URDF nor the parameter extrinsics has it'
+                    f'frame {lost[0]!r} is not known to tf, the URDF or the parameter extrinsics; '
+                    "give -p extrinsics:='parent child x y z qx qy qz qw'; for robot_sim: "
+                    '--params-file config/nodes/demo.yaml'
                 )
             top, other = list(here)[-1], list(there)[-1]
             raise FrameMissing(
