@@ -85,6 +85,13 @@ def test_every_joint_is_nudged_and_put_back(robot, tmp_path):
     assert all(abs(robot.joints[name] - before[name]) < 0.01 for name in before)
 
 
+@pytest.mark.slow
+def test_after_a_refused_pose_it_moves_when_that_is_asked_for(robot, tmp_path):
+    wrong = home(tmp_path, robot, elbow=robot.joints['elbow'] + 1.25)
+    done = check(robot, '--home', wrong, '--move-anyway')
+    assert done.returncode == 1 and done.stdout.count('asked') == 7
+
+
 def test_without_a_driver_it_says_so(robot):
     environment = {**robot.environment, 'ROS_DOMAIN_ID': '231'}
     done = subprocess.run(
