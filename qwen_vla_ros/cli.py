@@ -84,7 +84,11 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
 
         init_arguments(init)
     _ask_arguments(_add(commands, 'ask', 'ask a checkpoint about images', _ask))
-    _record_arguments(_add(commands, 'record', "record a robot's topics into a bag", _record))
+    record = _add(commands, 'record', "record a robot's topics, episode by episode", _record)
+    if words[:1] == ['record']:
+        from qwen_vla_ros.data.record_command import cli_arguments as record_arguments
+
+        record_arguments(record)
     convert = _add(commands, 'convert', 'data sets into another format, cleaned', _convert)
     if words[:1] == ['convert']:
         from qwen_vla_ros.data.convert_command import cli_arguments as convert_arguments
@@ -331,12 +335,6 @@ def _ask_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _record_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `qwen-vla record`."""
-    parser.add_argument('--out', type=Path, required=True, help='folder of the bag')
-    parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
-
-
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla doctor`."""
     parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
@@ -439,12 +437,10 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    """Record until interrupted."""
-    from qwen_vla_ros.nodes.recorder_node import RecorderNode
-    from qwen_vla_ros.nodes.running import run
+    """Record, list or mend episodes."""
+    from qwen_vla_ros.data.record_command import run_from_arguments
 
-    words = ['--ros-args', '-p', f'output:={args.out}', '-p', f'robot:={args.robot}']
-    return run(RecorderNode, words)
+    return run_from_arguments(args)
 
 
 def _convert(args: argparse.Namespace) -> int:

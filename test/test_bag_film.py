@@ -10,7 +10,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.nodes.recorder_node import bag_typestore
+from qwen_vla_ros.nodes.bag_thread import bag_typestore
 from qwen_vla_ros.seeing.bag_film import film_of_bag, main, moments
 from qwen_vla_ros.sim import arm
 

@@ -86,7 +86,8 @@ def test_bags_of_a_folder_in_order(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(BagEpisodes, '__init__', lambda _, *told: asked.append(told))
     open_dataset(tmp_path, embodiment='widowx', horizon=4, instruction='lift', layout='x')
-    bags, contract, words, layout = asked[0]
+    bags, contract, words, layout, flawed = asked[0]
+    assert not flawed
     assert bags == [tmp_path / 'a', tmp_path / 'b']
     assert (contract.name, contract.horizon, words, layout) == ('widowx', 4, 'lift', 'x')
     assert isinstance(open_dataset(Path(f'{tmp_path}/a')), BagEpisodes)

@@ -11,11 +11,13 @@ is that of the index and a few chunks, however long the file; it is closed with 
 import mmap
 import os
 import struct
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import merge
+from importlib import import_module
 from itertools import accumulate, takewhile
 from operator import itemgetter
 from pathlib import Path
@@ -33,6 +35,7 @@ HEAD, MESSAGE_HEAD, CHUNK_HEAD = (
     struct.Struct('<QQQI'),
 )
 PAIR = struct.Struct('<QQ')
+_ZSTD = 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'
 AHEAD = 2  # chunks that are loaded before they are asked for
 Found = tuple[int, int, memoryview]  # time in ns, channel, serialised message
 Compressed = bytes | memoryview
@@ -358,12 +361,7 @@ def _text(body: memoryview, at: int) -> tuple[str, int]:
 
 
 def _zstd(data: Compressed) -> bytes:
-    try:
-        from compression import zstd
-    except ImportError:
-        from backports import zstd
-
-    return zstd.decompress(data)
+    return import_module(_ZSTD).decompress(data)
 
 
 def _lz4(data: Compressed) -> bytes:

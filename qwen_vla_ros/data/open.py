@@ -153,11 +153,14 @@ def _bags(path: Path) -> list[Path]:
     """Return a bag, or the bags that lie in a folder."""
     if path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').is_file():
         return [path]
-    return sorted(file.parent for file in path.glob('*/metadata.yaml'))
+    if any(path.glob('*.mcap')):
+        return [path]  # its metadata.yaml was never written
+    files = [*path.glob('*/metadata.yaml'), *path.glob('*/*.mcap')]
+    return sorted({file.parent for file in files})
 
 
 def _no_bag(path: Path) -> str:
-    return '' if _bags(path) else 'no metadata.yaml in it or one folder below, no .mcap, no .db3'
+    return '' if _bags(path) else 'no metadata.yaml or .mcap in it or one folder below, no .db3'
 
 
 def _open_bags(spec: SetSpec) -> Episodes:
@@ -172,7 +175,7 @@ def _open_bags(spec: SetSpec) -> Episodes:
             with open_bag(bags[0]) as reader:
                 contract = contract_of(bags[0], reader)
         contract = replace(contract, horizon=spec.horizon)
-    return BagEpisodes(bags, contract, spec.instruction, spec.layout or None)
+    return BagEpisodes(bags, contract, spec.instruction, spec.layout or None, spec.flawed)
 
 
 ROWS = ('horizon', 'instruction', 'rate_hz', 'views', 'turn', 'actions', 'state')
@@ -194,7 +197,10 @@ FORMATS: dict[str, Format] = {
         ('horizon',),
     ),
     'bag': Format(
-        'rosbag2, MCAP and SQLite', _no_bag, _open_bags, ('horizon', 'layout', 'instruction')
+        'rosbag2, MCAP and SQLite',
+        _no_bag,
+        _open_bags,
+        ('horizon', 'layout', 'instruction', 'flawed'),
     ),
     'aloha': Format(
         'HDF5 of ALOHA and ACT, one file an episode', hdf5.lacks_aloha, hdf5.open_aloha, ROWS

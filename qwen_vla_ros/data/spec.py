@@ -8,6 +8,7 @@ A data set described: what it does not tell itself, as YAML or as a SetSpec.
   layout: abs_joint             # bags: which actions of the contract
   split: train                  # RLDS, VLN; left out: train
   instruction: fold the towel   # where the data have no words
+  flawed: true                  # bags: take episodes that the recorder's audit marked, too
   rate_hz: 5.0                  # where the data tell no times
   pca: hands.safetensors        # hands: components by `qwen-vla fit-hands`; relative to this file
   pictures: ../coco             # conversations, driving, captions: left out: beside the file
@@ -48,6 +49,7 @@ class SetSpec:
     instruction: str = ''
     rate_hz: float = 0.0
     pseudo_actions: bool = False
+    flawed: bool = False
     pca: str | Path = ''
     pictures: str | Path = ''
     frames: int = 0
@@ -64,6 +66,8 @@ class SetSpec:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
                 raise QwenVlaError(f'{self.path}: {key}: {value!r} is not a positive number')
+        if not isinstance(self.flawed, bool):
+            raise QwenVlaError(f'{self.path}: flawed: {self.flawed!r} is not true or false')
         for key in ('format', 'embodiment', 'layout', 'split', 'instruction'):
             if not isinstance(getattr(self, key), str):
                 raise QwenVlaError(f'{self.path}: {key}: {getattr(self, key)!r} is not a text')

@@ -1,42 +1,38 @@
 """
-Everything that a policy sees and does, into one rosbag2 folder (MCAP, zstd chunks).
+Everything that a policy sees and does, raw, into MCAP: one bag, or a bag an episode.
 
-Subscribes raw and writes the serialised bytes as they came, in a thread of its own; a message
-that arrives while too much waits is dropped and counted. The contract is in the bag as the topic
-/qwen_vla/contract and in metadata.yaml. SIGINT and SIGTERM close the bag properly; after a crash
-the MCAP file still holds every chunk that was complete (no metadata.yaml then).
+Without `episodes`, the bag `output` lasts from start to end of the node. With it, episodes begin
+and end by the services ~/start, ~/stop, ~/discard (std_srvs/Trigger) and ~/label (SetBool: true is
+success; it ends a running episode), in folders below `output`; the instruction of an episode is
+the parameter `instruction`, or else what was said on policy/instruction. The contract is in each
+bag as the topic /qwen_vla/contract and in metadata.yaml. SIGINT and SIGTERM close it properly.
 """
 
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 
 from qwen_vla_ros.command import NOTHING, output_of
+from qwen_vla_ros.data.bag_files import CONTRACT
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.msg import ActionChunk, PolicyStatus
+from qwen_vla_ros.nodes.bag_thread import BagThread
+from qwen_vla_ros.nodes.episode_recording import EpisodeRecording, Limits
 from qwen_vla_ros.nodes.inputs import input_topics, type_name
 from qwen_vla_ros.nodes.parameters import declare, parameter
 from qwen_vla_ros.nodes.qos import LATCHED, RECORDED, STREAM
 from qwen_vla_ros.nodes.running import run
 from qwen_vla_ros.output_kinds import OutputUnavailable
-
-if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
-    from rosbags.rosbag2 import Writer
-
-CONTRACT_TOPIC = '/qwen_vla/contract'
-WAITING_BYTES = 256 * 2**20  # more than this waiting for the disk: drop
 
 
 @dataclass(frozen=True)
@@ -44,165 +40,159 @@ class RecorderSettings:
     """Parameters of the recorder."""
 
     robot: str = parameter('widowx', 'name or path of the contract')
-    output: str = parameter('', 'folder of the bag; must not exist yet')
-    max_gb: float = parameter(20.0, 'stop to record at this size of the bag', 0.001, 10000.0)
+    output: str = parameter('', 'folder of the bag, must not exist yet; of episodes, may exist')
+    episodes: bool = parameter(False, 'a bag an episode, by services, instead of one bag')
+    instruction: str = parameter('', 'sentence of the next episodes', changeable=True)
+    max_gb: float = parameter(20.0, 'stop to record at this size of a bag', 0.001, 10000.0)
+    warn_free_gb: float = parameter(10.0, 'warn when the disk has less free', 0.0, 100000.0)
+    stop_free_gb: float = parameter(2.0, 'end the episode when it has less', 0.0, 100000.0)
     policy_node: str = parameter('policy', 'name of the policy node')
 
 
 class RecorderNode(Node):
-    """Raw subscriptions in front of a BagThread."""
+    """Raw subscriptions in front of one bag, or of episodes."""
 
     def __init__(self, **options: Any) -> None:
-        """Open the bag and subscribe to everything."""
+        """Open the bag, or offer the services, and subscribe to everything."""
         super().__init__('recorder', **options)
-        settings = declare(self, RecorderSettings)
-        if not settings.output:
+        self.settings = declare(self, RecorderSettings)
+        if not self.settings.output:
             raise QwenVlaError('recorder: say where to, with -p output:=<folder>')
-        embodiment = Embodiment.load(settings.robot)
-        self._bag = BagThread(Path(settings.output), settings.max_gb, embodiment)
-        for kind, topic, qos in _topics(
-            embodiment, settings.policy_node, self.get_logger().warning
-        ):
-            self._record(kind, self.resolve_topic_name(topic), qos)
-        self._bag.put(CONTRACT_TOPIC, self._now_ns(), self._contract(embodiment))
-        self.create_timer(1.0, self._report)
+        self._robot = Embodiment.load(self.settings.robot)
+        warn = self.get_logger().warning
+        self._topics = [
+            (kind, self.resolve_topic_name(topic), qos)
+            for kind, topic, qos in _topics(self._robot, self.settings.policy_node, warn)
+        ]
+        self._said = self.resolve_topic_name(f'{self.settings.policy_node}/instruction')
+        self.heard = ''
+        self.silent = {self.resolve_topic_name(i.topic) for i in input_topics(self._robot)}
+        self._bag: BagThread | None = None
+        self.recording: EpisodeRecording | None = None
         self._told = 0
-        self.get_logger().info(f'recording to {settings.output}')
+        contract = serialize_message(String(data=self._robot.text))
+        if self.settings.episodes:
+            self._offer_episodes(contract)
+        else:
+            self._open_one_bag(contract)
+        for kind, topic, qos in self._topics:
+            self._subscribe(kind, topic, qos)
+        self.create_timer(1.0, self._report)
+        self.get_logger().info(f'recording to {self.settings.output}')
 
     def close(self) -> None:
         """Write what waits and close the bag."""
-        if hasattr(self, '_bag'):
+        if self._bag is not None:
             print(f'recorder: {self._bag.close()}', flush=True)
+        if self.recording is not None and self.recording.running:
+            self._say(self.recording.stop(self._now_ns(), 'the end of the recorder'))
 
-    def _record(self, kind: type, topic: str, qos: Any) -> None:
-        self._bag.add_topic(topic, type_name(kind))
-        self.create_subscription(
-            kind, topic, lambda data: self._bag.put(topic, self._now_ns(), data), qos, raw=True
+    def begin(self) -> str:
+        """Start an episode with the instruction of now; QwenVlaError."""
+        sentence = self.get_parameter('instruction').value or self.heard
+        said = serialize_message(String(data=sentence))
+        return self._episodes().start(self._now_ns(), sentence, said)
+
+    def end(self, ended_by: str) -> list[str]:
+        """Stop the episode, kept; QwenVlaError."""
+        return self._episodes().stop(self._now_ns(), ended_by)
+
+    def discard(self) -> str:
+        """Discard the running episode or the last one; QwenVlaError."""
+        return self._episodes().discard(self._now_ns())
+
+    def label(self, success: bool) -> list[str]:
+        """Label the running episode, which ends it, or the last one; QwenVlaError."""
+        return self._episodes().label(success, self._now_ns())
+
+    def _episodes(self) -> EpisodeRecording:
+        assert self.recording is not None, 'asked for only with the parameter episodes'
+        return self.recording
+
+    def _open_one_bag(self, contract: bytes) -> None:
+        self._bag = BagThread(Path(self.settings.output), self.settings.max_gb, self._robot)
+        for kind, topic, _ in self._topics:
+            self._bag.add_topic(topic, type_name(kind))
+        self._bag.add_topic(CONTRACT, 'std_msgs/msg/String')
+        self._bag.put(CONTRACT, self._now_ns(), contract)
+
+    def _offer_episodes(self, contract: bytes) -> None:
+        settings = self.settings
+        self.recording = EpisodeRecording(
+            Path(settings.output),
+            self._robot,
+            {topic: type_name(kind) for kind, topic, _ in self._topics},
+            {i.source: self.resolve_topic_name(i.topic) for i in input_topics(self._robot)},
+            Limits(settings.max_gb, settings.warn_free_gb, settings.stop_free_gb),
+            contract,
         )
+        for folder in self.recording.cut_off():
+            self.get_logger().warning(
+                f"{folder} was cut off; mend it by 'qwen-vla record --mend {folder}'"
+            )
+        for name, act in (
+            ('start', self.begin),
+            ('stop', lambda: self.end('service')),
+            ('discard', self.discard),
+        ):
+            self.create_service(Trigger, f'~/{name}', self._answering(act))
+        self.create_service(SetBool, '~/label', self._answer_label)
 
-    def _contract(self, embodiment: Embodiment) -> bytes:
-        self._bag.add_topic(CONTRACT_TOPIC, 'std_msgs/msg/String')
-        return serialize_message(String(data=embodiment.text))
+    def _answering(self, act: Callable[[], str | list[str]]) -> Callable[[Any, Any], Any]:
+        """Return the callback of a Trigger."""
+
+        def answer(_: Any, response: Any) -> Any:
+            return self._answer(act, response)
+
+        return answer
+
+    def _answer_label(self, request: Any, response: Any) -> Any:
+        return self._answer(lambda: self.label(request.data), response)
+
+    def _answer(self, act: Callable[[], str | list[str]], response: Any) -> Any:
+        try:
+            told = act()
+        except QwenVlaError as error:
+            response.success, response.message = False, str(error)
+            return response
+        lines = [told] if isinstance(told, str) else told
+        self._say(lines)
+        response.success, response.message = True, '\n'.join(lines)
+        return response
+
+    def _subscribe(self, kind: type, topic: str, qos: Any) -> None:
+        def take(data: bytes) -> None:
+            if self._bag is not None:
+                self._bag.put(topic, self._now_ns(), data)
+                return
+            self.silent.discard(topic)
+            self._episodes().put(topic, self._now_ns(), data, qos is LATCHED)
+            if topic == self._said:
+                self.heard = deserialize_message(data, String).data
+                self._episodes().heard(self.heard)
+
+        self.create_subscription(kind, topic, take, qos, raw=True)
 
     def _report(self) -> None:
         """Say once a second what went wrong since."""
+        warn = self.get_logger().warning
+        if self.recording is not None:
+            self._say(self.recording.watch(self._now_ns(), warn))
+            return
+        assert self._bag is not None
         if self._bag.failure:
             raise QwenVlaError(self._bag.failure)
         if self._bag.dropped > self._told:
             cause = 'the bag has reached max_gb' if self._bag.full else 'the disk is slow'
-            self.get_logger().warning(f'{self._bag.dropped} messages dropped: {cause}')
+            warn(f'{self._bag.dropped} messages dropped: {cause}')
             self._told = self._bag.dropped
+
+    def _say(self, lines: list[str]) -> None:
+        for line in lines:
+            print(f'recorder: {line}', flush=True)
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
-
-
-class BagThread:
-    """The bag and the thread that writes it; put() never blocks."""
-
-    def __init__(self, folder: Path, max_gb: float, embodiment: Embodiment) -> None:
-        """Create the bag; QwenVlaError when the folder exists or rosbags is absent."""
-        self._writer, self._store = _open_bag(folder, embodiment)
-        self._folder, self._max_bytes = folder, max_gb * 2**30
-        self._connections: dict[str, Connection] = {}
-        self._queue: SimpleQueue[tuple[str, int, bytes]] = SimpleQueue()
-        self._waiting, self._written, self._count, self.dropped = 0, 0, 0, 0
-        self.full, self._lock = False, threading.Lock()
-        self.failure = ''
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name='bag', daemon=True)
-        self._thread.start()
-
-    def add_topic(self, topic: str, kind: str) -> None:
-        """Announce a topic; before its first put()."""
-        with self._lock:
-            self._connections[topic] = self._writer.add_connection(
-                topic, kind, typestore=self._store
-            )
-
-    def put(self, topic: str, time_ns: int, data: bytes) -> None:
-        """Queue a serialised message."""
-        if self._waiting > WAITING_BYTES or self.full or self.failure:
-            self.dropped += 1
-            return
-        with self._lock:
-            self._waiting += len(data)
-        self._queue.put((topic, time_ns, bytes(data)))
-
-    def close(self) -> str:
-        """Write what waits, close the bag, and return one line about it."""
-        self._end.set()
-        self._thread.join()
-        if self.failure:
-            return self.failure
-        self._writer.close()
-        line = f'{self._count} messages, {self._written / 2**20:.0f} MB of data in {self._folder}'
-        return line + (f', {self.dropped} dropped' if self.dropped else '')
-
-    def _run(self) -> None:
-        while not (self._end.is_set() and self._queue.empty()):
-            try:
-                topic, time_ns, data = self._queue.get(timeout=0.1)
-            except Empty:
-                continue
-            try:
-                with self._lock:
-                    self._waiting -= len(data)
-                    self._writer.write(self._connections[topic], time_ns, data)
-            except OSError as error:
-                self.failure = f'recorder: cannot write to {self._folder}: {error}'
-                return
-            self._count += 1
-            self._written += len(data)
-            self.full = self._file_bytes() > self._max_bytes
-
-    def _file_bytes(self) -> int:
-        return self._writer.storage.bio.tell()
-
-
-def _open_bag(folder: Path, embodiment: Embodiment) -> tuple['Writer', Any]:
-    """Return an opened rosbag2 writer and the store of all message types, ours included."""
-    try:
-        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-    except ModuleNotFoundError as error:
-        raise QwenVlaError(f'recorder: {error}; pip install rosbags') from error
-    if folder.exists():
-        raise QwenVlaError(f'recorder: {folder} exists already; choose a new folder')
-    writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
-    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-    writer.set_custom_data('qwen_vla_contract', embodiment.text)
-    writer.set_custom_data('qwen_vla_contract_sha256', embodiment.fingerprint())
-    try:
-        writer.open()
-    except OSError as error:
-        raise QwenVlaError(f'recorder: cannot create {folder}: {error.strerror}') from error
-    return writer, bag_typestore()
-
-
-def bag_typestore() -> Any:
-    """Return rosbags' types of ROS 2 and our own, for writing and for reading our bags."""
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    store = get_typestore(Stores.ROS2_JAZZY)
-    for kind in (ActionChunk, PolicyStatus):
-        name = type_name(kind)
-        definition = _message_file(kind.__name__).read_text(encoding='utf-8')
-        store.register(get_types_from_msg(definition, name))
-    return store
-
-
-def _message_file(name: str) -> Path:
-    """Return the .msg file of the source tree or of the installation."""
-    import qwen_vla_ros.msg as messages
-
-    own = Path('msg', f'{name}.msg')
-    installed = [
-        parent / 'share' / 'qwen_vla_ros' / own for parent in Path(messages.__file__).parents
-    ]
-    for path in (Path(__file__).parents[2] / own, *installed):
-        if path.is_file():
-            return path
-    raise QwenVlaError(f'recorder: no {own}; install the package again')
 
 
 def _topics(
