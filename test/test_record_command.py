@@ -1,6 +1,5 @@
 """`qwen-vla record` over DDS with a robot: keys, services, labels, a kill, and what is read."""
 
-import array
 import os
 import pty
 import signal
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 pytest.importorskip('rosbags')
-from fake_robot import FakeRobot, small_contract
+from fake_robot import small_contract
 from ros_lab import Lab, wait_for
 from std_srvs.srv import SetBool, Trigger
 
@@ -23,14 +22,29 @@ from qwen_vla_ros.data.episode_notes import read_notes
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.errors import QwenVlaError
 
+ROBOT = """
+import array, os, sys, time
+sys.path.insert(0, 'test')
+import rclpy
+from fake_robot import FakeRobot
+
+def noisy(message):  # pictures that do not compress
+    if hasattr(message, 'encoding'):
+        message.data = array.array('B', os.urandom(len(message.data)))
+
+rclpy.init()
+robot = FakeRobot(rclpy.create_node('robot'))
+robot.spoil = noisy
+time.sleep(300)
+"""
+
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     lab = Lab(31, tmp_path_factory.mktemp('record'))
-    lab.robot = FakeRobot(lab.node)
+    lab.start('robot', '-c', ROBOT)  # a process: its reader is killed
     lab.contract = small_contract(lab.folder)
     yield lab
-    lab.robot.stop()
     lab.close()
 
 
@@ -79,7 +93,6 @@ def test_services_make_episodes_that_are_read_again(lab, tmp_path):
 
 
 def test_a_kill_loses_the_running_episode_at_most(lab, tmp_path, capsys):
-    lab.robot.spoil = noisy
     started(lab, tmp_path)
     lab.call(Trigger, 'recorder/start')
     time.sleep(0.5)
@@ -89,7 +102,6 @@ def test_a_kill_loses_the_running_episode_at_most(lab, tmp_path, capsys):
     running = tmp_path / 'episode_0001'
     wait_for(lambda: (running / 'episode_0001.mcap').stat().st_size > 1.05e6, 20.0, 'a chunk')
     lab.stop('record', signal.SIGKILL)
-    lab.robot.spoil = lambda message: None
     assert {file: file.read_bytes() for file in before} == before
     assert read_notes(running).state == 'recording'
     with open_bag(running) as reader:
@@ -105,12 +117,6 @@ def test_a_kill_loses_the_running_episode_at_most(lab, tmp_path, capsys):
     assert read_notes(running).state == 'kept'
     assert len(list(BagEpisodes([running], flawed=True).stream(0))) >= 1
     assert (running / 'episode_0001.mcap.cut').is_file()
-
-
-def noisy(message):
-    """Give pictures a content that does not compress."""
-    if hasattr(message, 'encoding'):
-        message.data = array.array('B', os.urandom(len(message.data)))
 
 
 def test_keys_start_label_discard_and_quit(lab, tmp_path):
