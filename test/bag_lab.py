@@ -117,7 +117,7 @@ class Lab:
         return self.types[TRAJECTORY](self.header(motion.now_ns), list(NAMES), points)
 
 
-def drive(seconds=6.0, policy=None, latency_s=0.1, robot=ROBOT):
+def drive(seconds=6.0, policy=None, latency_s=0.1, robot=ROBOT, sentence='swing', home=HOME):
     """
     Drive the robot in simulated time; return (time, topic, kind, message) in their order.
 
@@ -131,11 +131,11 @@ def drive(seconds=6.0, policy=None, latency_s=0.1, robot=ROBOT):
         *kinematics_of(robot, layout), replan_s=0.2, capsules=capsules_of(robot, layout),
         stopwatch=lambda: clock[0] * 1e-9,
     )  # fmt: skip
-    pilot.instruct('swing')
+    pilot.instruct(sentence)
     pilot.activate()
-    joints, plan = HOME.copy(), None
+    joints, plan = home.copy(), None
     again, asked = START, policy.infer
-    found.append((START, '/policy/instruction', 'text', 'swing'))
+    found.append((START, '/policy/instruction', 'text', sentence))
 
     def step():
         nonlocal joints

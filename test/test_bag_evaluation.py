@@ -52,6 +52,22 @@ def test_the_same_policy_says_the_same_to_the_bit(again):
     assert found['event_counts'] == {'stage': found['event_counts']['stage']}
 
 
+def test_a_checkpoint_says_the_same_to_the_bit(tmp_path):
+    torch = pytest.importorskip('torch')
+    from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint
+    from qwen_vla_ros.policy import load_policy
+
+    torch.set_num_threads(1)
+    policy = load_policy(bundled_checkpoint(), ROBOT, 'cpu')
+    ready = np.array([-0.085, -0.37, 0.32, 0.0, 1.588, 0.0, 0.029])  # where it was trained
+    messages = drive(3.0, policy, sentence='touch the red block', home=ready)
+    policy.reset()
+    _, found = run(write(tmp_path / 'bag', messages), policy)
+    same = found['same_as_recorded']
+    assert same['recorded'] == same['matched'] == same['equal'] >= 8
+    assert found['chunks'] > found['refused']
+
+
 def test_commands_are_the_recorded_ones_up_to_one_tick_of_the_executor(again):
     # A chunk is led in at the instant at which the recorder heard it, not that of the node: a
     # command may differ by what the joint travels in that time (here 20 ms at 0.4 rad/s).

@@ -126,7 +126,7 @@ class BagSource:
         """Return every chunk that the policy of that day said, refused ones too, as heard."""
         found: list[RecordedChunk] = []
         kinds = (CHUNK, REFUSED, STATUS)
-        for event in self.events(kinds) if self.has(CHUNK) else ():
+        for event in self.events(kinds) if self.has(CHUNK) or self.has(REFUSED) else ():
             if event.kind == STATUS:
                 inference_s = float(event.message.inference_s)
                 if found and found[-1].inference_s is None and inference_s > 0:
