@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bag_lab import NAMES, ROBOT, START, Lab, S, Wave, drive, write
+from fake_robot import small_contract
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from qwen_vla_ros.cli import main
@@ -217,15 +218,29 @@ def test_other_storages_give_the_same(driven, tmp_path, plugin, mode):
     assert same['equal'] == same['recorded'] >= 20
 
 
-def test_a_truncated_bag_is_told_in_one_line(bag, tmp_path, capsys):
-    cut = tmp_path / 'bag'
-    cut.mkdir()
-    for file in bag.iterdir():
-        data = file.read_bytes()
-        (cut / file.name).write_bytes(data[: len(data) // 2] if file.suffix == '.mcap' else data)
-    code = main(['eval', 'bag', str(cut), '--policy', 'constant', '--out', str(tmp_path / 'out')])
-    assert code == 2
-    assert str(cut) in capsys.readouterr().err
+def test_a_cut_bag_is_evaluated_as_far_as_it_goes_and_told(tmp_path, capsys):
+    bag, cut = write(tmp_path / 'bag', drive(7.0)), tmp_path / 'cut.mcap'
+    data = next(bag.glob('*.mcap')).read_bytes()
+    cut.write_bytes(data[: 3 * len(data) // 4])  # a file of two chunks
+    words = ['--robot', str(small_contract(tmp_path)), '--policy', 'constant', '--no-film']
+    code = main(['eval', 'bag', str(cut), *words, '--out', str(tmp_path / 'out')])
+    told = capsys.readouterr()
+    assert code == 1, told.err
+    assert 'not whole: cut.mcap: cut off' in told.out
+    found = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert 1.0 < found['seconds'] < 6.5
+    assert found['notices']
+    assert found['runs']['constant']['chunks'] > 2
+
+
+def test_files_of_one_bag_are_one_record(driven, tmp_path):
+    folder = tmp_path / 'split'
+    folder.mkdir()
+    for number, part in enumerate((driven[:300], driven[300:])):
+        written = write(tmp_path / f'part{number}', part)
+        next(written.glob('*.mcap')).rename(folder / f'bag_{number}.mcap')
+    same = run(folder)[1]['same_as_recorded']
+    assert same['equal'] == same['recorded'] >= 20
 
 
 def test_damage_inside_leaves_a_report_of_what_was_read(bag, tmp_path):

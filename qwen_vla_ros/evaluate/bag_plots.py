@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.evaluate.bag_measures import Measures
-from qwen_vla_ros.evaluate.plots import new_figure, save_figure
+from qwen_vla_ros.evaluate.plots import finish_panels, new_figure
 
 COLOURS = ('#dd6b20', '#2f855a', '#805ad5', '#d53f8c', '#319795', '#b7791f')
 MEASURED, GREY = '#2b6cb0', '#a0aec0'
@@ -31,14 +31,7 @@ def plot_joints(
             axis.plot(times, values, color=colour, lw=1.6, alpha=0.85, label=f'{label}, executed')
         times, values = _series(runs[0][1].joints, first_ns, column)
         axis.plot(times, values, color=MEASURED, lw=1.1, label='measured in the bag')
-    for axis in axes.flat[len(names) :]:
-        axis.set_axis_off()
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='lower right', ncols=2)
-    for axis in axes.flat[max(len(names) - 2, 0) : len(names)]:
-        axis.set_xlabel('time in the bag [s]')
-    figure.suptitle(title, x=0.01, ha='left', fontsize=12)
-    save_figure(figure, path)
+    finish_panels(figure, axes, len(names), 'time in the bag [s]', title, path)
 
 
 def plot_steps(
@@ -59,12 +52,8 @@ def plot_steps(
         if still is not None:
             axis.axhline(still, color=GREY, ls='--', lw=1.2, label='standing still')
         axis.set_ylim(bottom=0)
-    for axis in axes.flat[len(names) :]:
-        axis.set_axis_off()
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='lower right', ncols=2)
-    figure.suptitle('RMS error by time into the chunk [s]', x=0.01, ha='left', fontsize=12)
-    save_figure(figure, path)
+    told = 'time into the chunk [s]'
+    finish_panels(figure, axes, len(names), told, 'RMS error by step', path)
 
 
 def timeline(

@@ -187,7 +187,8 @@ class BagRun:
 
     @property
     def _last_ns(self) -> int:
-        return self.source.last_ns if not self.source.damage else self._now_ns
+        torn = self.source.damage and self._next is None
+        return self._now_ns if torn else self.source.last_ns
 
     # When to infer -------------------------------------------------------------------------------
 

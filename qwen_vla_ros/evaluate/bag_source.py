@@ -78,6 +78,7 @@ class BagSource:
         self.path, self.damage = path, ''
         self._shifts = shifts or Shifts()
         with open_bag(path) as reader:
+            self.damage = reader.lost
             if not reader.message_count:
                 raise QwenVlaError(f'{path}: the bag is empty')
             self.embodiment = embodiment or contract_of(path, reader)

@@ -44,14 +44,7 @@ def plot_tracking(trace: Mapping[str, np.ndarray], path: Path, title: str) -> No
         )  # fmt: skip
         unit = 'm' if 'finger' in name else 'rad'
         axis.set_title(f'{name} [{unit}]')
-    for axis in axes.flat[len(names) :]:
-        axis.set_axis_off()
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='lower right', ncols=2)
-    for axis in axes.flat[max(len(names) - 2, 0) : len(names)]:
-        axis.set_xlabel('time [s]')
-    figure.suptitle(title, x=0.01, ha='left', fontsize=12)
-    save_figure(figure, path)
+    finish_panels(figure, axes, len(names), 'time [s]', title, path)
 
 
 def plot_latency(
@@ -100,6 +93,20 @@ def plot_success(rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> N
     axis.set_xticks(np.linspace(0, 1, 6), [f'{percent} %' for percent in range(0, 101, 20)])
     axis.grid(axis='y', visible=False)
     axis.set_title('The named object touched first (bar: rate, line: 95 % interval)')
+    save_figure(figure, path)
+
+
+def finish_panels(
+    figure: Any, axes: np.ndarray, count: int, told: str, title: str, path: Path
+) -> None:
+    """Blank the axes beyond count, tell the lowest ones' x, add legend and title; save."""
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='lower right', ncols=2)
+    for axis in axes.flat[max(count - axes.shape[1], 0) : count]:
+        axis.set_xlabel(told)
+    figure.suptitle(title, x=0.01, ha='left', fontsize=12)
     save_figure(figure, path)
 
 
