@@ -98,14 +98,13 @@ class EpisodeAudit:
 
     def rates(self, now_ns: int) -> dict[str, tuple[float, float]]:
         """Return topic -> rate of the last seconds and the contract's, once there were some."""
-        window = min(RATE_WINDOW_NS, now_ns - self.start_ns)
-        if window < RATE_WINDOW_NS:
+        if now_ns - self.start_ns < RATE_WINDOW_NS:
             return {}
+        since, seconds = now_ns - RATE_WINDOW_NS, RATE_WINDOW_NS * 1e-9
         return {
-            topic: (sum(t > now_ns - window for t in stream.recent) / (window * 1e-9), s_rate)
+            topic: (sum(t > since for t in list(stream.recent)) / seconds, stream.rate_hz)
             for topic, stream in self._streams.items()
-            for s_rate in (stream.rate_hz,)
-        }
+        }  # a copy of `recent`: take() runs in the thread of the bag
 
     def slow(self, now_ns: int) -> dict[str, str]:
         """Return topic -> what is wrong with its rate at present."""

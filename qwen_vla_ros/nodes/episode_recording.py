@@ -116,7 +116,8 @@ class EpisodeRecording:
         for topic, data in self._latched.items():
             bag.put(topic, now_ns, data)
         self._bag, self._slow, self._warned_disk = bag, {}, False
-        return f'episode {self.notes.number} began: {instruction or "no instruction yet"}'
+        told = instruction or 'no instruction; give one (key i, --instruction) or readers ask'
+        return f'episode {self.notes.number} began: {told}'
 
     def put(self, topic: str, time_ns: int, data: bytes, latched: bool) -> None:
         """Record a message; the last one of a latched topic is told to later episodes too."""
