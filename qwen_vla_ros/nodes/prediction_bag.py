@@ -7,9 +7,9 @@ from rclpy.serialization import serialize_message
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.bag_thread import bag_typestore
 from qwen_vla_ros.nodes.marker_messages import MarkerWriter
 from qwen_vla_ros.nodes.policy_report import chunk_message
-from qwen_vla_ros.nodes.recorder_node import bag_typestore
 from qwen_vla_ros.seeing.intention import Intention
 
 CHUNKS, REFUSED, MARKERS = '/evaluation/chunk', '/evaluation/refused', '/evaluation/markers'
