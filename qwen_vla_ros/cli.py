@@ -10,6 +10,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -22,6 +24,22 @@ _INSTALL = {
     'torch': "the model: pip install 'qwen_vla_ros[train]'",
     'transformers': "the model: pip install 'qwen_vla_ros[train]'",
     'peft': 'LoRA adapters: pip install peft',
+}
+
+# Commands whose module declares its arguments and runs: name -> (what it is for, module).
+_MODULES = {
+    'train': ('train a stage or a named run', 'train.runs'),
+    'init': ('join a Qwen3.5 release and a fresh decoder', 'model.initialise'),
+    'plan': ('what training costs: memory, GPU hours, data', 'train.plan'),
+    'record': ("record a robot's topics, episode by episode", 'data.record_command'),
+    'convert': ('data sets into another format, cleaned', 'data.convert_command'),
+    'card': ('what is in a data set, as one HTML page', 'data.card'),
+    'data': ('one training batch of data sets, and its shapes', 'data.batch'),
+    'synthesise': ('make synthetic training sets', 'data.synthetic.command'),
+    'fit-hands': ('ten numbers for the pose of a hand', 'data.hand_pca'),
+    'tell': ('say something to the policy node, without ros2', 'nodes.tell'),
+    'check': ("an arm's home pose and signs, its camera's place", 'checks.command'),
+    'schema': ('the JSON Schema of robot contracts, for editors', 'contract_schema'),
 }
 
 
@@ -51,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
-    """Return the parser of all sub-commands; those of train and init load when asked."""
+    """Return the parser of all sub-commands; those with a module of their own load when asked."""
     parser = argparse.ArgumentParser(
         prog='qwen-vla', description='A vision-language-action policy for ROS 2 robots.'
     )
@@ -61,8 +79,6 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     )
     evaluation = _add(commands, 'eval', 'in the simulated world, from a bag, step by step', _eval)
     _serve_arguments(_add(commands, 'serve', 'serve a policy on a local socket', _serve))
-    train = _add(commands, 'train', 'train a named run', _train)
-    init = _add(commands, 'init', 'join a Qwen3.5 release and a fresh decoder', _init)
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ['eval'] and words[1:2] in (['bag'], ['replay']):
         from qwen_vla_ros.evaluate.bag_command import cli_arguments as bag_arguments
@@ -70,66 +86,12 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         bag_arguments(evaluation, words[1])
     else:
         _eval_arguments(evaluation)
-    if words[:1] == ['train']:
-        from qwen_vla_ros.train.runs import cli_arguments
-
-        cli_arguments(train)
-    plan = _add(commands, 'plan', 'what training costs: memory, GPU hours, data', _plan)
-    if words[:1] == ['plan']:
-        from qwen_vla_ros.train.plan import cli_arguments as plan_arguments
-
-        plan_arguments(plan)
-    if words[:1] == ['init']:
-        from qwen_vla_ros.model.initialise import cli_arguments as init_arguments
-
-        init_arguments(init)
+    for name, (text, module) in _MODULES.items():
+        command = _add(commands, name, text, partial(_run_module, module))
+        if words[:1] == [name]:  # others stay unimported: torch alone takes seconds
+            import_module(f'qwen_vla_ros.{module}').cli_arguments(command)
     _ask_arguments(_add(commands, 'ask', 'ask a checkpoint about images', _ask))
-    record = _add(commands, 'record', "record a robot's topics, episode by episode", _record)
-    if words[:1] == ['record']:
-        from qwen_vla_ros.data.record_command import cli_arguments as record_arguments
-
-        record_arguments(record)
-    convert = _add(commands, 'convert', 'data sets into another format, cleaned', _convert)
-    if words[:1] == ['convert']:
-        from qwen_vla_ros.data.convert_command import cli_arguments as convert_arguments
-
-        convert_arguments(convert)
-    card = _add(commands, 'card', 'what is in a data set, as one HTML page', _card)
-    if words[:1] == ['card']:
-        from qwen_vla_ros.data.card import cli_arguments as card_arguments
-
-        card_arguments(card)
-    data = _add(commands, 'data', 'one training batch of data sets, and its shapes', _data)
-    if words[:1] == ['data']:
-        from qwen_vla_ros.data.batch import cli_arguments as data_arguments
-
-        data_arguments(data)
-    check = _add(commands, 'check', "an arm's home pose and signs, its camera's place", _check)
-    if words[:1] == ['check']:
-        from qwen_vla_ros.checks.command import cli_arguments as check_arguments
-
-        check_arguments(check)
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
-    hands = _add(commands, 'fit-hands', 'ten numbers for the pose of a hand', _fit_hands)
-    if words[:1] == ['fit-hands']:
-        from qwen_vla_ros.data.hand_pca import cli_arguments as hand_arguments
-
-        hand_arguments(hands)
-    schema = _add(commands, 'schema', 'the JSON Schema of robot contracts, for editors', _schema)
-    if words[:1] == ['schema']:
-        from qwen_vla_ros.contract_schema import cli_arguments as schema_arguments
-
-        schema_arguments(schema)
-    synthesise = _add(commands, 'synthesise', 'make synthetic training sets', _synthesise)
-    if words[:1] == ['synthesise']:
-        from qwen_vla_ros.data.synthetic.command import cli_arguments as synthesise_arguments
-
-        synthesise_arguments(synthesise)
-    tell = _add(commands, 'tell', 'say something to the policy node, without ros2', _tell)
-    if words[:1] == ['tell']:
-        from qwen_vla_ros.nodes.tell import cli_arguments as tell_arguments
-
-        tell_arguments(tell)
     return parser
 
 
@@ -357,6 +319,11 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _run_module(module: str, args: argparse.Namespace) -> int:
+    """Run a command that has a module of its own."""
+    return import_module(f'qwen_vla_ros.{module}').run_from_arguments(args)
+
+
 def _demo(args: argparse.Namespace) -> int:
     """Run the demo."""
     from qwen_vla_ros.evaluate.demo import run_from_arguments
@@ -408,91 +375,9 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace) -> int:
-    """Train."""
-    from qwen_vla_ros.train.runs import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _plan(args: argparse.Namespace) -> int:
-    """Tell what training costs."""
-    from qwen_vla_ros.train.plan import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _init(args: argparse.Namespace) -> int:
-    """Write a checkpoint that waits for its training."""
-    from qwen_vla_ros.model.initialise import run_from_arguments
-
-    return run_from_arguments(args)
-
-
 def _ask(args: argparse.Namespace) -> int:
     """Answer a question about images."""
     from qwen_vla_ros.model.ask import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _record(args: argparse.Namespace) -> int:
-    """Record, list or mend episodes."""
-    from qwen_vla_ros.data.record_command import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _convert(args: argparse.Namespace) -> int:
-    """Convert data sets."""
-    from qwen_vla_ros.data.convert_command import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _card(args: argparse.Namespace) -> int:
-    """Write a data card."""
-    from qwen_vla_ros.data.card import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _data(args: argparse.Namespace) -> int:
-    """Draw a batch."""
-    from qwen_vla_ros.data.batch import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _check(args: argparse.Namespace) -> int:
-    """Never called: each check brings its own."""
-    raise QwenVlaError('check: choose home or hand-eye')
-
-
-def _fit_hands(args: argparse.Namespace) -> int:
-    """Fit the components of hand poses."""
-    from qwen_vla_ros.data.hand_pca import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _schema(args: argparse.Namespace) -> int:
-    """Print or write the schema of robot contracts."""
-    from qwen_vla_ros.contract_schema import run_from_arguments
-
-    return run_from_arguments(args)
-
-
-def _tell(args: argparse.Namespace) -> int:
-    """Say something to the policy node."""
-    from qwen_vla_ros.nodes.tell import tell
-
-    return tell(args)
-
-
-def _synthesise(args: argparse.Namespace) -> int:
-    """Make a synthetic set."""
-    from qwen_vla_ros.data.synthetic.command import run_from_arguments
 
     return run_from_arguments(args)
 

@@ -139,7 +139,7 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument('--follow', action='store_true', help='until Ctrl-C')
 
 
-def tell(args: argparse.Namespace) -> int:
+def run_from_arguments(args: argparse.Namespace) -> int:
     """Say it; return the exit code."""
     with Teller(args.node, args.timeout) as teller:
         if args.word == 'instruction':
