@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ifdef AMENT_PREFIX_PATH
-EXTRAS := sim,train,dev# a sourced ROS 2 is used, never shadowed by wheels
+EXTRAS := sim,train,data,dev# a sourced ROS 2 is used, never shadowed by wheels
 else
-EXTRAS := ros,ros-test,sim,train,dev,colcon
+EXTRAS := ros,ros-test,sim,train,data,dev,colcon
 endif
 SOURCES := $(shell find qwen_vla_ros config launch checkpoints msg srv cmake -type f -not -name '*.pyc' 2>/dev/null) \
            setup.py pyproject.toml constraints.txt CMakeLists.txt package.xml

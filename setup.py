@@ -102,7 +102,6 @@ EXTRAS = {
     # readers of data sets
     'data': [
         'rosbags>=0.11.9',  # brings zstd
-        'lz4>=4.0',
         'pyarrow>=26.0.1',
         'av>=18.1.0',
         'h5py>=3.10',
