@@ -216,14 +216,13 @@ def delta(side):
 
 
 def test_each_arm_of_a_cartesian_layout_moves_by_its_own_kinematics(tmp_path):
-    pytest.importorskip('rclpy')
-    from qwen_vla_ros.nodes.policy_node import _kinematics
+    from qwen_vla_ros.nodes.arm_models import kinematics_of
 
     path = tmp_path / 'aloha.yaml'
     layout = 'layouts:\n  delta_eef:\n' + delta('left') + delta('right')
     path.write_text(ROBOTS['aloha'].text.replace('layouts:\n', layout, 1))
     robot = Embodiment.load(path)
-    _, to_joints = _kinematics(robot, 'delta_eef')
+    _, to_joints = kinematics_of(robot, 'delta_eef')
     assert set(to_joints) == {'left_arm', 'right_arm'}
     parts = split_layout(robot, 'delta_eef')
     assert parts.joints == 'abs_joint'
