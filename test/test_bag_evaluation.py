@@ -77,6 +77,29 @@ def test_commands_are_the_recorded_ones_up_to_one_tick_of_the_executor(again):
     assert max(found['commands']['max'].values()) < 0.02 * 0.4
 
 
+def without_sentence(driven):
+    return [item for item in driven if not item[1].endswith('/instruction')]
+
+
+def test_the_sentence_may_be_known_from_the_status_alone(driven, tmp_path):
+    messages = [
+        (at, topic, kind, replace(message, instruction='swing') if kind == 'status' else message)
+        for at, topic, kind, message in without_sentence(driven)
+    ]
+    source = BagSource(write(tmp_path / 'bag', messages), ROBOT)
+    assert source.has_sentence
+    _, found = run(tmp_path / 'bag', schedule='free')
+    assert found['chunks'] > 10
+
+
+def test_a_bag_without_a_sentence_is_refused_in_words(driven, tmp_path):
+    bag = write(tmp_path / 'bag', without_sentence(driven))
+    with pytest.raises(QwenVlaError, match=r'no instruction in it; give --instruction'):
+        run(bag)
+    _, found = run(bag, options=replace(PLAIN, instruction='swing'))
+    assert found['chunks'] > 10
+
+
 def test_report_is_one_file_with_what_was_measured(bag, tmp_path):
     evaluate(BagSource(bag, ROBOT), {'wave': Wave()}, [PLAIN], tmp_path)
     page = (tmp_path / 'report.html').read_text()

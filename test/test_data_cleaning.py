@@ -68,6 +68,12 @@ def test_reasons(facts, wanted):
     assert reasons(facts) == wanted
 
 
+def test_noise_is_no_motion_however_small_the_range_of_the_set():
+    noise = moving(waist=1e-3, gripper=0.0)
+    report = judge([noise], {'waist': 1e-3, 'gripper': 0.04}, Thresholds())
+    assert [item.reason for item in report.rejected] == ['still']
+
+
 def test_lengths_far_from_the_median():
     usual = [moving(100, episode=i) for i in range(5)]
     assert reasons(*usual, moving(9), moving(1001)) == ['too short', 'too long']

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('rosbags')
 from fake_robot import small_contract
+from qwen_vla_ros.msg import PolicyStatus
 from ros_lab import Lab, wait_for
 from std_srvs.srv import SetBool, Trigger
 
@@ -21,6 +22,7 @@ from qwen_vla_ros.data.bag_files import open_bag
 from qwen_vla_ros.data.episode_notes import read_notes
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.nodes.qos import LATCHED
 
 ROBOT = """
 import array, os, sys, time
@@ -90,6 +92,19 @@ def test_services_make_episodes_that_are_read_again(lab, tmp_path):
     sample = next(episodes.stream(0))
     assert sample.instruction == "it's a test: yes"
     assert sample.images['ego'].shape == (48, 64, 3)
+
+
+def test_the_sentence_may_come_from_the_status_of_the_policy(lab, tmp_path):
+    status = lab.node.create_publisher(PolicyStatus, 'policy/status', LATCHED)
+    status.publish(PolicyStatus(stage='RUNNING', instruction='push the can'))
+    lab.start('record', *command(lab, tmp_path))
+    wait_for(status.get_subscription_count, 20.0, 'the recorder')
+    wait_for(lambda: lab.call(Trigger, 'recorder/start').success, 10.0, 'a start')
+    time.sleep(0.7)
+    assert '"push the can"' in lab.call(Trigger, 'recorder/stop').message
+    assert lab.stop('record') == 0
+    assert read_notes(tmp_path / 'episode_0000').instruction == 'push the can'
+    lab.node.destroy_publisher(status)
 
 
 def test_a_kill_loses_the_running_episode_at_most(lab, tmp_path, capsys):

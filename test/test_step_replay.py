@@ -126,6 +126,10 @@ def test_a_folder_with_steps_and_a_file_that_is_none_are_told(policy, log, tmp_p
         list(replay(policy, step_files(tmp_path)))
     with pytest.raises(QwenVlaError, match='no logged step'):
         step_files(tmp_path / 'none')
+    (tmp_path / 'above' / 'widowx').mkdir(parents=True)
+    (tmp_path / 'above' / 'widowx' / '1.safetensors').touch()
+    with pytest.raises(QwenVlaError, match=r'choose one of .*above/widowx'):
+        step_files(tmp_path / 'above')
 
 
 def test_nothing_but_numbers_is_in_a_step(log):

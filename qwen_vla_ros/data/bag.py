@@ -64,6 +64,9 @@ class BagEpisodes:
                 self.left_out[path] = reason
                 continue
             said = instruction or (notes.instruction if notes else '')
+            if notes is not None and not said:
+                self.left_out[path] = 'no instruction; give one with --instruction'
+                continue
             self._bags.append(_Bag(path, embodiment, said, layout, readers))
         if not self._bags:
             told = '; '.join(f'{path}: {reason}' for path, reason in self.left_out.items())
@@ -263,10 +266,12 @@ class _Bag:
 
 
 def _instruction(path: Path, reader: Any) -> str:
-    """Return the sentence that was published; several different ones are refused."""
-    wanted = [c for c in reader.connections if c.topic.endswith('/instruction')]
-    said = {message.data for _, _, message in read(path, reader, wanted)} - {''}
+    """Return the sentence that was published, or that the policy told it had; one, not several."""
+    said: set[str] = set()
+    for end, field in (('/instruction', 'data'), ('/status', 'instruction')):
+        wanted = [c for c in reader.connections if c.topic.endswith(end)]
+        said = said or {getattr(m, field, '') for _, _, m in read(path, reader, wanted)} - {''}
     if len(said) != 1:
         told = f'{len(said)} different instructions' if said else 'no instruction'
-        raise QwenVlaError(f'{path}: {told} in it; give one')
+        raise QwenVlaError(f'{path}: {told} in it; give one (--instruction)')
     return said.pop()

@@ -143,6 +143,9 @@ def open_bag(path: Path) -> Any:
     files = [path] if path.is_file() else _mcap_files(path)
     if files and all(file.suffix == '.mcap' for file in files):
         return McapBag(path, files)
+    kinds = {path.suffix} if path.is_file() else {file.suffix for file in path.iterdir()}
+    if not kinds & {'.mcap', '.db3', '.bag', '.zstd', '.yaml'}:
+        raise QwenVlaError(f'{path}: no bag in it (a file .mcap or .db3, or a folder of them)')
     return _Opened(path)
 
 

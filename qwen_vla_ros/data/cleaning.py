@@ -6,7 +6,8 @@ Which episodes are not trained on, and why (paper, section 3.2.1), decided over 
                   unbroken pieces are episodes of their own
   too short       fewer frames than min_frames, or than 1 / length_factor of the median
   too long        longer than max_seconds, or than length_factor times the median
-  still           no channel varies by more than still_share of the set's q99 - q01
+  still           no channel varies by more than still_share of the set's q99 - q01, or by more
+                  than still_spread
   instruction     the sentence names a motion that was not made, or its opposite
 
 An instruction is held only against what its words leave no doubt about: see contradiction().
@@ -47,6 +48,7 @@ class Thresholds:
     length_factor: float = 10.0
     max_missing_share: float = 0.1
     still_share: float = 0.01
+    still_spread: float = 5e-4  # in the channels' own units: rad, m, shares; less is noise
     check_instruction: bool = True
 
 
@@ -221,9 +223,13 @@ def _still(
         std / spread[name] if spread[name] > 0 else 0.0
         for name, std in zip(facts.names, facts.std, strict=True)
     ]
-    if not shares or max(shares) > limits.still_share:
+    moved = max(facts.std, default=0.0) > limits.still_spread
+    if not shares or (moved and max(shares) > limits.still_share):
         return None
-    return 'still', f'no action varies by more than {max(shares):.2g} of its range in the set'
+    return 'still', (
+        f'no action varies by more than {max(shares):.2g} of its range in the set, or '
+        f'{max(facts.std):.2g} in its unit'
+    )
 
 
 def _instruction(

@@ -17,6 +17,8 @@ NOTES = 'episode.json'
 RECORDING, KEPT, DISCARDED = 'recording', 'kept', 'discarded'
 FAULT, NOTE = 'fault', 'note'  # a fault marks the episode
 
+SAID = '/qwen_vla/instruction'  # the topic of an episode's sentence
+
 
 @dataclass(frozen=True)
 class Finding:

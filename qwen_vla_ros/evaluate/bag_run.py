@@ -175,6 +175,8 @@ class BagRun:
         self._next: Event | None = next(self._events, None)
         if self._next is None:
             raise QwenVlaError(f'{self.source.path}: {self.source.damage or "no message in it"}')
+        if not self.options.instruction and not self.source.has_sentence:
+            raise QwenVlaError(f'{self.source.path}: no instruction in it; give --instruction')
         self._now_ns = min(self.source.first_ns, self._next.time_ns)
         self._watch_at = self._command_at = self._now_ns
         self.pilot.instruct(self.options.instruction)

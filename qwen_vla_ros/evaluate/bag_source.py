@@ -3,17 +3,19 @@ A bag as a stream of events: the inputs of a contract, and what was done that da
 
 Topics are those of the contract, a namespace may stand before them. Messages keep the time at
 which the recorder heard them. One pass at a time, nothing is kept: memory does not grow with the
-bag.
+bag. Sentences come from policy/instruction or the recorder, or else from the policy's status.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qwen_vla_ros.data.bag import contract_of, open_bag, read
+from qwen_vla_ros.data.episode_notes import SAID
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.types import ActionChunk
@@ -90,6 +92,7 @@ class BagSource:
                 for connection in reader.connections
                 if connection.topic in self.topics
             }
+            self._said_by_status = not self.has(INSTRUCTION)
         self.seconds = (self.last_ns - self.first_ns) * 1e-9
 
     def _refuse_unknown(self) -> None:
@@ -105,6 +108,11 @@ class BagSource:
     def has(self, kind: str) -> bool:
         """Tell whether any message of a kind is in the bag."""
         return any(self.counts.get(t) for t, found in self.topics.items() if found[0] == kind)
+
+    @property
+    def has_sentence(self) -> bool:
+        """Tell whether anybody told the policy what to do."""
+        return any(event.message.data for event in self.events((INSTRUCTION,)))
 
     def events(self, kinds: tuple[str, ...] | None = None) -> Iterator[Event]:
         """Yield what the bag holds in the order in which it was heard, delays included."""
@@ -140,8 +148,11 @@ class BagSource:
         return sorted(unique.values(), key=lambda item: item.time_ns)
 
     def _read(self, kinds: tuple[str, ...] | None) -> Iterator[Event]:
+        heard = kinds
+        if kinds and INSTRUCTION in kinds and self._said_by_status:
+            heard = (*kinds, STATUS)
         wanted = {
-            topic: found for topic, found in self.topics.items() if not kinds or found[0] in kinds
+            topic: found for topic, found in self.topics.items() if not heard or found[0] in heard
         }
         swapped = {given: taken for taken, given in self._shifts.swap.items()}
         with open_bag(self.path) as reader:
@@ -158,6 +169,11 @@ class BagSource:
                 kind, source = wanted[item[0]]
                 source = swapped.get(source, source)
                 message = item[2]
+                if kind == STATUS and self._said_by_status and message.instruction:
+                    said = SimpleNamespace(data=message.instruction)
+                    yield Event(INSTRUCTION, source, item[1], said)
+                if kinds and kind not in kinds:
+                    continue
                 if source in self._shifts.stamp_s:
                     message = _restamped(message, self._shifts.stamp_s[source])
                 yield Event(kind, source, item[1], message)
@@ -178,6 +194,8 @@ class BagSource:
         for kind in (INSTRUCTION, CHUNK, REFUSED, STATUS):
             for topic in _ends(topics, f'{policy}/{kind}'):
                 found[topic] = kind, topic
+        if SAID in topics:  # the sentence of a recorded episode
+            found[SAID] = INSTRUCTION, SAID
         for group in robot.action_groups():
             for topic in _ends(topics, group.output.topic or '?'):
                 if topics[topic] == TRAJECTORY:

@@ -78,9 +78,11 @@ def run_from_arguments(args: argparse.Namespace) -> int:
 def step_files(path: Path) -> list[Path]:
     """Return the steps of a log in their order; QwenVlaError when there is none."""
     files = [path] if path.is_file() else sorted(path.glob('*.safetensors'))
-    if not files:
-        raise QwenVlaError(f'{path}: no logged step there; log with log_steps:=DIR of the node')
-    return files
+    if files:
+        return files
+    below = sorted({str(step.parent) for step in path.glob('*/*.safetensors')})
+    told = f'choose one of {", ".join(below)}' if below else 'log with log_steps:=DIR of the node'
+    raise QwenVlaError(f'{path}: no logged step there; {told}')
 
 
 def replay(policy: 'LocalPolicy', files: Any) -> Iterator[Replayed]:

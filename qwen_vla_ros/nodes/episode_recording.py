@@ -21,6 +21,7 @@ from qwen_vla_ros.data.episode_notes import (
     FAULT,
     KEPT,
     RECORDING,
+    SAID,
     EpisodeNotes,
     Finding,
     read_notes,
@@ -31,7 +32,6 @@ from qwen_vla_ros.nodes.bag_thread import BagThread
 
 FOLDER = 'episode_{:04d}'
 DISCARDED_FOLDER = 'discarded'
-SAID = '/qwen_vla/instruction'
 STRING = 'std_msgs/msg/String'
 Say = Callable[[str], object]
 

@@ -4,8 +4,9 @@ Everything that a policy sees and does, raw, into MCAP: one bag, or a bag an epi
 Without `episodes`, the bag `output` lasts from start to end of the node. With it, episodes begin
 and end by the services ~/start, ~/stop, ~/discard (std_srvs/Trigger) and ~/label (SetBool: true is
 success; it ends a running episode), in folders below `output`; the instruction of an episode is
-the parameter `instruction`, or else what was said on policy/instruction. The contract is in each
-bag as the topic /qwen_vla/contract and in metadata.yaml. SIGINT and SIGTERM close it properly.
+the parameter `instruction`, or else what the policy was told (policy/instruction, or its status).
+The contract is in each bag as the topic /qwen_vla/contract and in metadata.yaml. SIGINT and
+SIGTERM close it properly.
 """
 
 import sys
@@ -64,7 +65,10 @@ class RecorderNode(Node):
             (kind, self.resolve_topic_name(topic), qos)
             for kind, topic, qos in _topics(self._robot, self.settings.policy_node, warn)
         ]
-        self._said = self.resolve_topic_name(f'{self.settings.policy_node}/instruction')
+        self._said, self._status = (
+            self.resolve_topic_name(f'{self.settings.policy_node}/{name}')
+            for name in ('instruction', 'status')
+        )
         self.heard = ''
         self.silent = {self.resolve_topic_name(i.topic) for i in input_topics(self._robot)}
         self._bag: BagThread | None = None
@@ -168,10 +172,17 @@ class RecorderNode(Node):
             self.silent.discard(topic)
             self._episodes().put(topic, self._now_ns(), data, qos is LATCHED)
             if topic == self._said:
-                self.heard = deserialize_message(data, String).data
-                self._episodes().heard(self.heard)
+                self._hear(deserialize_message(data, String).data)
+            elif topic == self._status:
+                self._hear(deserialize_message(data, PolicyStatus).instruction)
 
         self.create_subscription(kind, topic, take, qos, raw=True)
+
+    def _hear(self, sentence: str) -> None:
+        """Take what the policy was told: heard itself, or by what the policy says of it."""
+        self.heard = sentence
+        if sentence:
+            self._episodes().heard(sentence)
 
     def _report(self) -> None:
         """Say once a second what went wrong since."""
@@ -209,6 +220,7 @@ def _topics(
         for group in groups
         if group.output.type != NOTHING
     }
+    used = {group.output.topic for group in embodiment.action_groups()}  # others are choices
     for kind, topic in sorted(outputs):
         output = output_of(kind)
         if output.is_action:  # it has no topic of its own; the joints tell what it did
@@ -216,7 +228,8 @@ def _topics(
         try:
             found.append((output.message_class(), topic, STREAM))
         except OutputUnavailable as error:
-            warn(f'{topic} is not recorded: {error}')
+            if topic in used:
+                warn(f'{topic} is not recorded: {error}')
     return [
         *found,
         (String, f'{policy}/instruction', LATCHED),

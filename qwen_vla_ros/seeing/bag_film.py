@@ -1,5 +1,5 @@
 """
-A recorded run as a film: `python -m qwen_vla_ros.seeing.bag_film BAG --out run.mp4`.
+A recorded run as a film: `python -m qwen_vla_ros.seeing.bag_film BAG --out out/run.mp4`.
 
 Reads what recorder_node wrote (rosbags; no ROS) and draws it from afar with the same code as rviz
 and the annotated images: where the robot meant to go, where it went, what was refused, why it
@@ -172,7 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the film; 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('bag', type=Path, help='folder that recorder_node wrote')
-    parser.add_argument('--out', type=Path, default=Path('run.mp4'), help='the film')
+    parser.add_argument(
+        '--out', type=Path, default=Path('out/run.mp4'), help='the film (default: out/run.mp4)'
+    )
     parser.add_argument('--policy', default='policy', help='name of the policy node')
     parser.add_argument('--rate', type=int, default=10, help='frames a second')
     args = parser.parse_args(arguments)
