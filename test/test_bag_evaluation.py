@@ -13,6 +13,7 @@ from qwen_vla_ros.cli import main
 from qwen_vla_ros.data.bag import open_bag, read
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.bag_command import evaluate, measure
+from qwen_vla_ros.evaluate.bag_report import verdict
 from qwen_vla_ros.evaluate.bag_run import Latency, RunOptions
 from qwen_vla_ros.evaluate.bag_source import BagSource, Shifts, chunk_of
 
@@ -107,10 +108,21 @@ def test_report_is_one_file_with_what_was_measured(bag, tmp_path):
     assert 'data:video/mp4;base64,' in page
     assert 'id="timeline"' in page
     assert '="http' not in page
+    assert '<b>wave foresees the motion with a skill of ' in page
     told = json.loads((tmp_path / 'summary.json').read_text())['runs']['wave']
     assert set(told['error']['rms']) == set(NAMES)
     assert len(told['error']['rms_by_step']['waist']) == ROBOT.horizon
     assert {'age_s', 'skew_s'} <= set(told['inputs']['sources']['ego'])
+
+
+def test_the_verdict_is_a_sentence(again):
+    _, found = again
+    assert verdict('it', {**found, 'refused': found['chunks']}).startswith('it would not have')
+    assert 'never asked' in verdict('it', {**found, 'chunks': 0})
+    stood = {**found, 'error': {**found['error'], 'skill': None}}
+    assert 'the robot stood still' in verdict('it', stood)
+    stopped = verdict('it', {**found, 'refused': 2, 'event_counts': {'latched': 1}})
+    assert 'chunks are refused, safety stops the robot 1 times' in stopped
 
 
 def test_another_policy_is_measured_against_the_recorded_motion(bag):

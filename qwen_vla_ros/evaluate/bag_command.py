@@ -22,6 +22,7 @@ from qwen_vla_ros.compatibility.training import Pairing
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.bag_measures import Measures
+from qwen_vla_ros.evaluate.bag_report import verdict
 from qwen_vla_ros.evaluate.bag_run import FREE, RECORDED, BagRun, Latency, RunOptions
 from qwen_vla_ros.evaluate.bag_source import INPUT, BagSource, Event, RecordedChunk, Shifts
 from qwen_vla_ros.policy import Policy
@@ -352,16 +353,9 @@ def _print(result: Mapping[str, Any]) -> None:
         if finding['level'] == REFUSE:
             print(f'refuse  {finding["subject"]}: {finding["found"]}')
     for name, run in result['runs'].items():
-        error, same = run['error'], run['same_as_recorded']
-        skill = '–' if error['skill'] is None else f'{error["skill"]:.3f}'
-        worst = max(error['rms'], key=error['rms'].__getitem__, default='')
-        told = f'{worst} {error["rms"][worst]:.3g} {run["units"][worst]} RMS' if worst else '–'
-        print(
-            f'{name}: {run["chunks"]} chunks ({run["refused"]} refused), skill {skill}, worst '
-            f'{told}, '
-            f'{same["equal"]} of {same["matched"]} equal to the recorded chunks, '
-            f'{run["event_counts"].get("latched", 0)} times latched'
-        )
+        same = run['same_as_recorded']
+        again = f' ({same["equal"]} of {same["matched"]} equal the recorded chunks)'
+        print(verdict(name, run) + (again if same['matched'] else ''))
     if result['damage']:
         print(f'not whole: {result["damage"]}')
     print(f'{result["speed"]:.1f} x real time')

@@ -24,6 +24,7 @@ from qwen_vla_ros.state_reading import state_reader
 SECOND_NS = 1_000_000_000
 DRAWN, EVENTS = 6000, 500
 EQUAL = 1e-6  # rad or m: two chunks that differ less are the same
+STILL = 1e-3  # rad or m, RMS: less is a robot that stands
 
 
 class Thinned:
@@ -75,7 +76,7 @@ class Deviation:
             tables = {k: {} for k in ('rms', 'mean', 'max', 'rms_by_step', 'still_rms')}
             return {**tables, 'rows': 0, 'skill': None}
         still = float(self.still.sum())
-        moved = still > 1e-9 * max(float(self.count.sum()), 1)
+        moved = still > STILL**2 * max(float(self.count.sum()), 1)
         return {
             'rows': int(self.count[:, 0].sum()),
             'rms': _by(names, np.sqrt(self.squared.sum(0) / total)),

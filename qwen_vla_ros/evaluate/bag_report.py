@@ -1,8 +1,9 @@
 """
 The result of a bag's evaluation as one HTML file that needs nothing else.
 
-First what is wrong (the doctor's findings, events of safety), then the runs side by side, the film
-with the timeline (a click seeks), the plots, and every joint. What was not measured is a dash.
+First a sentence for each policy, then what is wrong (the doctor's findings, events of safety), the
+runs side by side, the film with the timeline (a click seeks), the plots, and every joint. What was
+not measured is a dash.
 """
 
 import base64
@@ -33,9 +34,10 @@ def render(result: Mapping[str, Any], svg: str, plots: Rows, film: Path | None) 
     runs: Rows = [(name, run) for name, run in result['runs'].items()]
     sections = [
         _head(result),
+        *(f'<p><b>{html.escape(verdict(name, run))}</b></p>' for name, run in runs),
         _findings(result['findings']),
         _notices(result),
-        _compared(runs),
+        _compared(runs, result.get('schedule') == 'recorded'),
         _film(film),
         f'<h2>Timeline</h2><figure>{svg}</figure>',
         _events(runs, result['first_ns']),
@@ -50,6 +52,25 @@ def render(result: Mapping[str, Any], svg: str, plots: Rows, film: Path | None) 
         + ''.join(sections)
         + f'</main>{_SEEK}</body></html>\n'
     )
+
+
+def verdict(name: str, run: Mapping[str, Any]) -> str:
+    """Return in one sentence what a policy would have done: whether it moves, and how well."""
+    chunks, refused = run['chunks'], run['refused']
+    latched, skill = run['event_counts'].get('latched', 0), run['error']['skill']
+    if not chunks:
+        return f'{name} was never asked: no observation of this bag was whole'
+    if refused == chunks:
+        return f'{name} would not have moved the robot: all {chunks} chunks are refused'
+    if skill is None:
+        said = 'cannot be judged: the robot stood still in this bag'
+    elif skill <= 0.0:
+        said = 'foresees the motion no better than standing still would'
+    else:
+        said = f'foresees the motion with a skill of {skill:.2f} (1 is perfect, 0 standing still)'
+    stopped = f', safety stops the robot {latched} times' if latched else ''
+    some = f'; {refused} of {chunks} chunks are refused{stopped}' if refused or latched else ''
+    return f'{name} {said}; worst is {_worst(run["error"]["rms"], run)} RMS{some}'
 
 
 def _head(result: Mapping[str, Any]) -> str:
@@ -77,8 +98,9 @@ def _notices(result: Mapping[str, Any]) -> str:
     )
 
 
-def _compared(runs: Rows) -> str:
-    """Return the figures of all runs side by side."""
+def _compared(runs: Rows, recorded: bool) -> str:
+    """Return the figures of all runs side by side; recorded: latencies are that day's."""
+    that_day = ', as recorded that day' if recorded else ''
     lines = (
         ('skill against standing still', lambda r: _number(r['error']['skill'])),
         ('worst joint, RMS', lambda r: _worst(r['error']['rms'], r)),
@@ -93,7 +115,7 @@ def _compared(runs: Rows) -> str:
         ('SPARC of commands / measured', _sparc),
         ('path of commands / measured', _path),
         ('gripper flips, commands / measured', _flips),
-        ('inference p50 / p95', _latency),
+        (f'inference p50 / p95{that_day}', _latency),
     )
     head = ('', *(name for name, _ in runs))
     rows = ''.join(
