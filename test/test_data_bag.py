@@ -219,6 +219,16 @@ def test_what_the_recorder_marked_is_left_out_and_told(tmp_path):
         BagEpisodes([bags[1]], ROBOT)
 
 
+def test_an_episode_without_a_sentence_does_not_stop_the_others(tmp_path):
+    bags = [write(tmp_path / name) for name in ('told', 'silent')]
+    for bag, words in zip(bags, ('lift it', ''), strict=True):
+        EpisodeNotes(0, 'widowx', words, None, KEPT).save(bag)
+    episodes = BagEpisodes(bags, ROBOT)
+    assert episodes.bags == (bags[0],)
+    assert 'no instruction in it; give one (--instruction)' in episodes.left_out[bags[1]]
+    assert BagEpisodes(bags, ROBOT, 'touch it').bags == tuple(bags)
+
+
 def test_an_empty_bag_is_told(tmp_path):
     with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP):
         pass

@@ -235,7 +235,8 @@ def test_an_arm_that_rests_is_not_taken_for_that(tmp_path, monkeypatch):
 
     monkeypatch.setattr(robot, 'stream', stream, raising=False)
     monkeypatch.setattr(conversion, 'opened', lambda unit: robot)
-    assert lerobot(folder, tmp_path / 'out').rejected == ()
+    kept = Thresholds(min_frames=1, still_spread=0.0)
+    assert lerobot(folder, tmp_path / 'out', thresholds=kept).rejected == ()
 
 
 KILLED = """

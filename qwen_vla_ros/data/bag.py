@@ -31,6 +31,10 @@ KEPT_OPEN = 8  # bags
 WARM_NS = 1_000_000_000  # of messages, beyond the age limit, before a frame that is read alone
 
 
+class NoSentence(QwenVlaError):
+    """Nobody said what the robot was to do, or several things were said."""
+
+
 class BagEpisodes:
     """
     Bags of one robot; skipped counts, after stream(), why frames gave no observation.
@@ -64,10 +68,12 @@ class BagEpisodes:
                 self.left_out[path] = reason
                 continue
             said = instruction or (notes.instruction if notes else '')
-            if notes is not None and not said:
-                self.left_out[path] = 'no instruction; give one with --instruction'
-                continue
-            self._bags.append(_Bag(path, embodiment, said, layout, readers))
+            try:
+                self._bags.append(_Bag(path, embodiment, said, layout, readers))
+            except NoSentence as error:
+                if notes is None:
+                    raise
+                self.left_out[path] = str(error)
         if not self._bags:
             told = '; '.join(f'{path}: {reason}' for path, reason in self.left_out.items())
             raise QwenVlaError(told or 'no bag was given')
@@ -273,5 +279,5 @@ def _instruction(path: Path, reader: Any) -> str:
         said = said or {getattr(m, field, '') for _, _, m in read(path, reader, wanted)} - {''}
     if len(said) != 1:
         told = f'{len(said)} different instructions' if said else 'no instruction'
-        raise QwenVlaError(f'{path}: {told} in it; give one (--instruction)')
+        raise NoSentence(f'{path}: {told} in it; give one (--instruction)')
     return said.pop()
