@@ -1,0 +1,1 @@
+"""The data and the stages of the bundled checkpoint: `qwen-vla train bundled`."""
