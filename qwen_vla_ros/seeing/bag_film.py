@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ POSE = tuple(StateField(name, unit) for name, unit in (('x', 'm'), ('y', 'm'), (
 
 def film_of_bag(bag: Path, out: Path, policy: str = 'policy', rate_hz: int = 10) -> int:
     """Write the film of a bag; return the number of frames. QwenVlaError says what is wrong."""
+    shown = moments(bag, policy, rate_hz)
+    first = next(shown, None)  # a bag that is none of ours is told before a film is begun
+    if first is None:
+        raise QwenVlaError(f'{bag}: nothing of {policy}/status is in it')
+    out.parent.mkdir(parents=True, exist_ok=True)
     camera = None
     with Film(out, SIZE, _draw, rate_hz) as film:
-        for intention, now_ns in moments(bag, policy, rate_hz):
+        for intention, now_ns in chain([first], shown):
             camera = viewpoint(intention, camera)
             film.add(intention.picture(now_ns), camera, wait=True)
-    if not film.frames:
-        raise QwenVlaError(f'{bag}: nothing of {policy}/status is in it')
     return film.frames
 
 
