@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.evaluate import tasks
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.scene import AREA_LOWER, AREA_UPPER
-from qwen_vla_ros.sim.tasks.environment import ENVIRONMENT_ID, TasksEnv
+from qwen_vla_ros.sim.tasks.environment import ENVIRONMENT_ID, TasksEnv, run_episode
 from qwen_vla_ros.sim.tasks.expert import GRASP, LIFT, MOVE, REACH, RELEASE
 from qwen_vla_ros.sim.tasks.goals import KINDS, PICK, PLACE, PUSH, STACK, Goal, done, sample_goal
 from qwen_vla_ros.sim.tasks.scene import TEXTURES, sample_task_scene, texture_pixels
 from qwen_vla_ros.sim.tasks.world import TaskWorld
+from qwen_vla_ros.types import ActionChunk
 
 
 @pytest.fixture(scope='module')
@@ -145,6 +147,42 @@ def test_it_is_a_gymnasium_environment():
     with pytest.raises(QwenVlaError, match='bad action'):
         env.step(np.full(7, np.nan, np.float32))
     env.close()
+
+
+class Rows:
+    """A policy that does the phased teacher's rows, two an inference, with its eyes shut."""
+
+    def __init__(self, env):
+        self._env, self._rows, self.resets = env, None, 0
+
+    def reset(self):
+        self.resets += 1
+        self._rows = iter(self._env.expert())
+        self._last = self._env.world.positions()
+
+    def infer(self, observation):
+        rows = [observation.state]
+        for _ in range(2):
+            row = next(self._rows, None)
+            self._last = self._last if row is None else row.joints
+            rows.append(self._last)
+        return ActionChunk(np.stack(rows), arm.JOINT_NAMES, observation.stamp_ns, 0.2)
+
+
+def test_a_policy_is_run_in_closed_loop_seed_by_seed_and_kind_by_kind(env):
+    policy = Rows(env)
+    facts = run_episode(policy, 0, PUSH, env)
+    assert facts['success'] and facts['kind'] == PUSH and policy.resets == 1
+    assert facts['inferences'] == -(-round(facts['elapsed_s'] / 0.2) // 2)
+    assert facts['target'] in facts['instruction']
+    found = list(tasks.run(policy, [0, 1], (PICK, PUSH), 2, env))
+    assert [(row['seed'], row['kind']) for row in found] == [
+        (0, PICK),
+        (0, PUSH),
+        (1, PICK),
+        (1, PUSH),
+    ]
+    assert found[1] == facts
 
 
 def test_pictures_show_another_table_for_another_seed():

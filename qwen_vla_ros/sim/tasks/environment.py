@@ -11,8 +11,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim import arm
-from qwen_vla_ros.sim.environment import TabletopEnv
+from qwen_vla_ros.sim.environment import STEP_S, TabletopEnv, rows_in_order
 from qwen_vla_ros.sim.tasks.expert import TaskExpert
 from qwen_vla_ros.sim.tasks.goals import done, sample_goal
 from qwen_vla_ros.sim.tasks.world import TaskWorld
@@ -48,13 +49,15 @@ class TasksEnv(TabletopEnv):
         """
         Lay out the scene of a seed (without one: a random training scene) and draw a task.
 
-        options: goal (a Goal), scene (a TaskScene instead of the seed's).
+        options: goal (a Goal), kind (one of goals.KINDS, else the environment's own), scene (a
+        TaskScene instead of the seed's).
         """
         gymnasium.Env.reset(self, seed=seed)
         options = options or {}
         scene_seed = int(self.np_random.integers(1_000_000, 2**31)) if seed is None else seed
         scene = self.world.reset(scene_seed, options.get('scene'))
-        self.goal = options.get('goal') or sample_goal(scene, self.np_random, self._kind)
+        kind = options.get('kind') or self._kind
+        self.goal = options.get('goal') or sample_goal(scene, self.np_random, kind)
         self.target, self.instruction = self.goal.target, self.goal.instruction
         self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
         self._first = self.world.object_positions()
@@ -88,6 +91,41 @@ class TasksEnv(TabletopEnv):
             'objects': list(self.world.scene.names),
             'seed': self.world.scene.seed,
         }
+
+
+def run_episode(
+    policy: Policy,
+    seed: int,
+    kind: str = '',
+    env: TasksEnv | None = None,
+    replan_steps: int = 2,
+    further: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """
+    Run one episode synchronously (the world waits for the policy) and return its facts.
+
+    kind: one of goals.KINDS, '' for any. The first replan_steps rows of each chunk after its row 0
+    are executed; further are options of reset(). With the facts come the instruction and the
+    number of inferences.
+    """
+    own = env is None
+    env = env or TasksEnv()
+    try:
+        _, facts = env.reset(seed=seed, options={'kind': kind, **(further or {})})
+        policy.reset()
+        inferences, ended = 0, False
+        while not ended:
+            rows = rows_in_order(policy.infer(env.observation()), arm.JOINT_NAMES, STEP_S)
+            inferences += 1
+            for row in rows[1 : 1 + replan_steps]:
+                _, _, terminated, truncated, facts = env.step(row)
+                ended = terminated or truncated
+                if ended:
+                    break
+        return {**facts, 'instruction': env.instruction, 'inferences': inferences}
+    finally:
+        if own:
+            env.close()
 
 
 gymnasium.register(ENVIRONMENT_ID, entry_point='qwen_vla_ros.sim.tasks.environment:TasksEnv')
