@@ -12,6 +12,8 @@ The one sample that every data reader yields, and how a reader is asked for it.
   text         what a language head should say, or '' where there are actions
   stamp_ns     instant for which images and state hold; 0 where the data tell no time
   sources_ns   source -> its own time, where the data tell it
+  point        (u, v) in the first view, 0..1 from its upper left corner: where the thing lies that
+               the instruction is about; None where nobody tells
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +61,7 @@ class Sample:
     text: str = ''
     sources_ns: Mapping[str, int] = field(default_factory=dict)
     earlier: tuple[tuple[str, str], ...] = ()
+    point: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what nobody may train on; SampleError names episode, frame and key."""

@@ -94,12 +94,12 @@ def demo_sets(recipe: Recipe, folder: Path) -> list[DataSet]:
     }.get(recipe.stage)
     parts = list(wanted.items()) if wanted else [(BALANCED, table), (BALANCED, rooms)]
     return [
-        DataSet.of(family, ArrayEpisodes(name, robot, _kept(folder / f'{name}.npz', make)))
+        DataSet.of(family, ArrayEpisodes(name, robot, kept(folder / f'{name}.npz', make)))
         for family, (name, robot, make) in parts
     ]
 
 
-def _kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays of a file, written first where it is absent."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@ One forward pass of training: both losses from one VLM pass, sample by sample.
 
 It is a module with a forward() so that FSDP can gather the weights around it.
 
-Shapes: A rows with actions, B rows, D draws a sample, K action channels.
+Shapes: A rows with actions, B rows, D draws a sample, K action channels, R rows
+that point.
 """
 
 from collections.abc import Mapping
@@ -16,23 +17,26 @@ from qwen_vla_ros.model.answer import answer_losses
 from qwen_vla_ros.model.flow import FlowDraw, mean_of_channels
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.mixed_batch import acting_part
+from qwen_vla_ros.train.pointing import PointingHead, first_view
 
 
 class Losses(nn.Module):
     """The policy network and how it is trained."""
 
-    def __init__(self, model: QwenVLA, trains_backbone: bool) -> None:
-        """Freeze the VLM where only the decoder is trained."""
+    def __init__(self, model: QwenVLA, trains_backbone: bool, points: bool = False) -> None:
+        """Freeze the VLM where only the decoder is trained; points: with a head that points."""
         super().__init__()
+        width = model.backbone.config.text_config.hidden_size
+        self.pointing = PointingHead(width) if points else None
         self.model, self.trains_backbone = model, trains_backbone
         if not trains_backbone:
             model.backbone.requires_grad_(False)
 
     def forward(
         self, batch: Mapping[str, Tensor], drawn: FlowDraw | None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor] | Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor] | Tensor:
         """
-        Return action [A], channel [A, K] (-1 where a channel has no step), text [B].
+        Return action [A], channel [A, K] (-1 where a channel has no step), text [B], pointing [R].
 
         Rows of the text loss without an answer are 0. noise [A, H, K]: return the policy's
         normalised actions [A, H, K] instead.
@@ -49,7 +53,11 @@ class Losses(nn.Module):
             action = action + nothing
         if 'answer_ids' in batch:
             text = text + answer_losses(self.model, hidden, batch)
-        return action, channel, text
+        pointed = nothing.new_zeros(0)
+        if self.pointing is not None and 'point_row' in batch:
+            states = first_view(hidden, batch)
+            pointed = self.pointing.loss(states, batch['point_token'], batch['point'])
+        return action, channel, text, pointed
 
     def _action(
         self, batch: Mapping[str, Tensor], hidden: Tensor, drawn: FlowDraw

@@ -25,10 +25,21 @@ Encoded = Mapping[str, Any]
 
 
 def collate_mixed(
-    model: QwenVLA, acting: Sequence[Encoded], answering: Sequence[Encoded]
+    model: QwenVLA,
+    acting: Sequence[Encoded],
+    answering: Sequence[Encoded],
+    pictures: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the mixed batch of encoded samples on the model's device."""
-    batch = model.collate([{key: s[key] for key in READ} for s in (*acting, *answering)])
+    """
+    Return the mixed batch of encoded samples on the model's device.
+
+    pictures: a number for each sample, the same for those that show the same pictures, which are
+    then seen once; all must have equally many.
+    """
+    everyone = (*acting, *answering)
+    batch = model.collate([{key: s[key] for key in READ} for s in everyone], pictures is None)
+    if pictures is not None and len(everyone[0]['image_grid_thw']):
+        batch |= _seen_once(model, everyone, pictures)
     if acting:
         horizon = max(len(sample['actions']) for sample in acting)
         host = {
@@ -42,6 +53,20 @@ def collate_mixed(
     if answering:
         batch |= answer_places(answering, batch['input_ids'])
     return batch
+
+
+def _seen_once(
+    model: QwenVLA, samples: Sequence[Encoded], pictures: Sequence[int]
+) -> dict[str, Tensor]:
+    """Return pixel_values of distinct pictures, image_grid_thw of all, picture int64 [B]."""
+    _, first, which = np.unique(pictures, return_index=True, return_inverse=True)
+    pixels = np.concatenate([samples[index]['pixel_values'] for index in first])
+    grids = np.concatenate([sample['image_grid_thw'] for sample in samples])
+    return {
+        'pixel_values': torch.from_numpy(pixels).to(model.device),
+        'image_grid_thw': torch.from_numpy(grids),
+        'picture': torch.from_numpy(which.reshape(-1)),
+    }
 
 
 def acting_part(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

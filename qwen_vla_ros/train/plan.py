@@ -129,7 +129,7 @@ def training_tflop(config: QwenVLAConfig, recipe: Recipe, load: Load, images: in
         recompute_blocks(losses.model)
     batch, drawn = _meta_batch(losses, config, recipe, load, images)
     with FlopCounterMode(display=False) as counter:
-        action, _, _ = losses(batch, drawn)
+        action, *_ = losses(batch, drawn)
         action.sum().backward()
     return counter.get_total_flops() / 1e12
 

@@ -38,6 +38,10 @@ class Recipe:
     distribution    p(tau), see FlowConfig
     images          False: without (T2A); whole: samples may be of any length (T2A)
     families        family -> weight; empty: every embodiment alike, its sets alike (SFT)
+    sentences       of each drawn picture, where a set tells several (set_of_sentences); the batch
+                    counts samples
+    pointing_weight of the loss that teaches where in the first view the named thing lies
+                    (pointing.py); 0: none, as published
     """
 
     stage: str
@@ -63,11 +67,13 @@ class Recipe:
     images: bool = True
     whole: bool = False
     families: dict[str, float] = field(default_factory=dict)
+    sentences: int = 1
+    pointing_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        for name in ('steps', 'batch', 'passes', 'draws'):
+        for name in ('steps', 'batch', 'passes', 'draws', 'sentences'):
             if getattr(self, name) < 1:
                 raise QwenVlaError(f'train {self.stage}: {name} {getattr(self, name)}: at least 1')
         if not 0 <= self.ema < 1:

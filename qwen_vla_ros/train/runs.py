@@ -6,6 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import torch
+
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train import stage_command
 from qwen_vla_ros.train.recipe import RECIPES, RL
@@ -40,13 +42,14 @@ def tiny() -> TrainRun:
 
 
 RUNS = {'small': small, 'tiny': tiny}
+BUNDLED = 'bundled'
 
 
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla train`."""
     parser.add_argument(
         'name',
-        choices=[*RECIPES, RL, *sorted(RUNS)],
+        choices=[*RECIPES, RL, BUNDLED, *sorted(RUNS)],
         help='stage (docs/training.md), or a run of the bundled checkpoint (train/runs.py)',
     )
     parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
@@ -63,18 +66,43 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         return stage_command.run_rl_from_arguments(args)
     if args.name in RECIPES:
         return stage_command.run_from_arguments(args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(RUNS[args.name](), args.out, args.device, args.workers)
+    command = 'qwen-vla ' + shlex.join(sys.argv[1:])
+    if args.name == BUNDLED:
+        return _bundled(args, command)
+    folder = _run(RUNS[args.name](), args.out, args, command)
+    print(f'checkpoint: {folder}')
+    return 0
+
+
+def _bundled(args: argparse.Namespace, command: str) -> int:
+    """Train every stage of the bundled checkpoint that is not there yet."""
+    from qwen_vla_ros.train.bundle.stages import train_bundled
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    init = Path(args.init) if args.init else args.out / 'see' / 'checkpoint'
+    if not args.init and not init.is_dir():
+        _run(small(), args.out / 'see', args, command)
+    folder = train_bundled(args.out, init, command, args.workers)
+    if folder is None:
+        print('stopped; the same command goes on', file=sys.stderr)
+        return stage_command.INTERRUPTED
+    print(f'checkpoint: {folder}')
+    return 0
+
+
+def _run(run: TrainRun, out: Path, args: argparse.Namespace, command: str) -> Path:
+    """Run to the end, or go on where a killed run stopped; return the checkpoint's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(run, out, args.device, args.workers)
     if trainer.state_path.exists():
         trainer.load_state()
         print(f'going on at phase {trainer.phase_index}, step {trainer.step}')
     try:
         trainer.fit()
-        folder = trainer.finish('qwen-vla ' + shlex.join(sys.argv[1:]))
+        return trainer.finish(command)
     except OSError as error:
         raise QwenVlaError(
-            f'{args.out}: cannot write ({error}); what was saved before is intact, free space '
+            f'{out}: cannot write ({error}); what was saved before is intact, free space '
             'and run the same command again'
         ) from error
-    print(f'checkpoint: {folder}')
-    return 0

@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -37,6 +38,7 @@ from qwen_vla_ros.model.weights import fill, own_tensors
 from qwen_vla_ros.train import held_out
 from qwen_vla_ros.train.losses import Losses
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
+from qwen_vla_ros.train.pointing import pointing_part
 from qwen_vla_ros.train.ranks import Ranks, own_rows, shard, whole
 from qwen_vla_ros.train.recipe import Recipe
 from qwen_vla_ros.train.robots import Encoder, acts, driven
@@ -54,7 +56,8 @@ from qwen_vla_ros.train.supervised import machine
 from qwen_vla_ros.train.watch import Tally, Watch, git_state, memory_gb, peak_tflops
 
 BETAS = (0.9, 0.95)
-NOISE = 1  # told apart from the mixture's own draws of the same seed
+NOISE, SENTENCES = 1, 2  # told apart from the mixture's own draws of the same seed
+LOSSES = ('action', 'text', 'pointing')
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ class Taken:
     sample: Sample
     acting: Mapping[str, Any] | None
     answering: Mapping[str, Any] | None
+    sentence: int = 0  # of the draw's picture
+
+    @property
+    def form(self) -> tuple[int, ...]:
+        """Return what samples of one pass should have in common, so that little is padding."""
+        rows = 0 if self.acting is None else len(self.acting['actions'])
+        return rows, len(self.sample.images)
 
 
 @dataclass(frozen=True)
@@ -106,26 +116,36 @@ class StageRun:
 
         loader makes the samples ahead, from the mixture of the very sets (training_mixture)
         """
-        if recipe.batch % (ranks.world * recipe.passes):
+        if recipe.batch % (ranks.world * recipe.passes * recipe.sentences):
             raise QwenVlaError(
                 f'train {recipe.stage}: a batch of {recipe.batch} does not divide into '
                 f'{ranks.world} processes of {recipe.passes} passes'
+                + f' with {recipe.sentences} sentences a picture'
+                * (recipe.sentences > 1)
             )
         self.recipe, self.sets, self.out, self.ranks = recipe, sets, out, ranks
         self.every, self.begun = every, begun
         self.model = begun.model
         self.device = self.model.device
         self.encoder = Encoder(self.model.config, begun.tokenizer, begun.robots, recipe.images)
-        self.losses = Losses(self.model, recipe.trains_backbone).train()
+        self.losses = Losses(self.model, recipe.trains_backbone, recipe.pointing_weight > 0)
+        self.losses.train()
+        if self.losses.pointing is not None:
+            self.losses.pointing.to(self.device)
         self.sharded = ranks.world > 1 and not recipe.adapters
         if self.sharded:
             layers = list(self.model.backbone.model.language_model.layers)
             shard(self.losses, layers, ranks, DTYPES[recipe.dtype])
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if self.losses.pointing is not None:
+            self.trained |= {
+                f'pointing.{n}': p for n, p in self.losses.pointing.named_parameters()
+            }
         self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS)
         self.average = (
             {n: p.detach().clone() for n, p in self.trained.items()} if recipe.ema else {}
         )
+        self._episodes = {data.episodes.source: data.episodes for data in sets}
         sources, families, self.shares = weighed(sets, recipe)
         self.mixture = loader or Mixture(
             sources, recipe.seed, families, rank=ranks.rank, world=ranks.world
@@ -147,6 +167,7 @@ class StageRun:
         for prefix, peak in (
             ('backbone.', self.recipe.backbone_rate),
             ('decoder.', self.recipe.decoder_rate),
+            ('pointing.', self.recipe.backbone_rate),
         ):
             own = [p for name, p in self.trained.items() if name.startswith(prefix)]
             for decay, chosen in (
@@ -190,28 +211,48 @@ class StageRun:
         set_adam_step(self.trained, self.optimiser, self.step)
         if self.ranks.first:
             self.tally = Tally(facts['tally'])
-        place = self.step * self.recipe.batch // self.ranks.world
+        place = self.step * self._drawn
         self.mixture.resume(
             {'seed': self.recipe.seed, 'world': self.ranks.world, 'position': place}
         )
 
     # A step ------------------------------------------------------------------------------------
 
+    @property
+    def _drawn(self) -> int:
+        """Return how many draws a process takes for a step."""
+        return self.recipe.batch // (self.ranks.world * self.recipe.sentences)
+
     def _take(self, stream: Iterator[Sample]) -> list[Taken]:
         """Return this process's samples of the next step, encoded."""
         found = []
-        for _ in range(self.recipe.batch // self.ranks.world):
+        for _ in range(self._drawn):
             draw = self.mixture.position * self.ranks.world + self.ranks.rank
-            sample = next(stream)
-            acting = self.encoder.acting(sample) if acts(sample) else None
-            asked = sample.text and self.recipe.text_weight and self.recipe.trains_backbone
-            answering = self.encoder.answering(sample) if asked else None
-            if acting is None and answering is None:
-                raise sample.place.refuse(
-                    'sample', f'neither actions nor words to learn at {self.recipe.stage}'
-                )
-            found.append(Taken(draw, sample, acting, answering))
+            told = self._with_further_sentences(next(stream), draw)
+            found += [self._encoded(draw, sample, number) for number, sample in enumerate(told)]
         return found
+
+    def _encoded(self, draw: int, sample: Sample, sentence: int) -> Taken:
+        acting = self.encoder.acting(sample) if acts(sample) else None
+        asked = sample.text and self.recipe.text_weight and self.recipe.trains_backbone
+        answering = self.encoder.answering(sample) if asked else None
+        if acting is None and answering is None:
+            raise sample.place.refuse(
+                'sample', f'neither actions nor words to learn at {self.recipe.stage}'
+            )
+        return Taken(draw, sample, acting, answering, sentence)
+
+    def _with_further_sentences(self, sample: Sample, draw: int) -> list[Sample]:
+        """Return a sample and others of the same picture, where its set tells any."""
+        episodes = self._episodes[sample.place.source]
+        if self.recipe.sentences == 1 or not hasattr(episodes, 'same_picture'):
+            return [sample]
+        place = sample.place
+        others = episodes.same_picture(place.episode, place.frame)
+        others = np.random.default_rng((self.recipe.seed, SENTENCES, draw)).permutation(others)
+        chosen = others[: self.recipe.sentences - 1].tolist()
+        further = (episodes.sample(place.episode, number) for number in chosen)
+        return [sample, *(replace(one, images=sample.images) for one in further)]
 
     def train_step(self, taken: Sequence[Taken]) -> dict[str, float]:
         """Take one optimiser step; QwenVlaError when loss or gradient are not finite."""
@@ -220,6 +261,7 @@ class StageRun:
             [
                 float(sum(t.acting is not None for t in taken)),
                 float(sum(t.answering is not None for t in taken)),
+                float(sum(t.sample.point is not None for t in taken)) if self._points else 0.0,
             ],
             self.device,
         )
@@ -227,19 +269,18 @@ class StageRun:
         for group in self.optimiser.param_groups:
             group['lr'] = group['peak'] * factor
         self.optimiser.zero_grad(set_to_none=True)
-        part = len(taken) // recipe.passes
-        local = [0.0, 0.0]
-        for begin in range(0, len(taken), part):
-            for index, value in enumerate(self._pass(taken[begin : begin + part], counts)):
+        local = [0.0] * len(LOSSES)
+        for part in self._parts(taken):
+            for index, value in enumerate(self._pass(part, counts)):
                 local[index] += value
         squares = self._gradients()
         told = ranks.sums([*local, float(self.stopping)], self.device)
         if self.sharded:
             squares = ranks.sums(squares, self.device)
-        self.stopping = int(told[2] > 0) and (self.stopping or signal.SIGTERM)
+        self.stopping = int(told[-1] > 0) and (self.stopping or signal.SIGTERM)
         norm = math.sqrt(sum(squares))
         entry = {'gradient_norm': norm, 'rate': factor}
-        for name, total, count in zip(('action', 'text'), told, counts, strict=False):
+        for name, total, count in zip(LOSSES, told, counts, strict=False):
             if count:
                 entry[name] = total / count
         if not math.isfinite(sum(entry.values())):
@@ -260,29 +301,59 @@ class StageRun:
                 self.tally.add(f'gradient/{part_name}', math.sqrt(square))
         return entry
 
-    def _pass(self, taken: Sequence[Taken], counts: Sequence[float]) -> tuple[float, float]:
-        """Run samples forward and back; return the sums of both losses."""
+    @property
+    def _points(self) -> bool:
+        return self.losses.pointing is not None
+
+    def _parts(self, taken: Sequence[Taken]) -> list[Sequence[Taken]]:
+        """
+        Return the passes of a step, one after another on this process.
+
+        FSDP gathers weights pass by pass, so there every process has as many as the others;
+        alone, a pass holds what is alike.
+        """
+        part = len(taken) // self.recipe.passes
+        equal = [taken[begin : begin + part] for begin in range(0, len(taken), part)]
+        if self.ranks.world > 1:
+            return equal
+        forms = [sorted({one.form for one in some}) for some in equal]
+        return [
+            [one for one in some if one.form == form]
+            for some, own in zip(equal, forms, strict=True)
+            for form in own
+        ]
+
+    def _pass(self, taken: Sequence[Taken], counts: Sequence[float]) -> tuple[float, ...]:
+        """Run samples forward and back; return the sums of the losses."""
         recipe = self.recipe
         acting = [t for t in taken if t.acting is not None]
         answering = [t for t in taken if t.answering is not None]
+        pictures = [t.draw for t in (*acting, *answering)] if recipe.sentences > 1 else None
         batch = collate_mixed(
-            self.model, [t.acting for t in acting], [t.answering for t in answering]
+            self.model, [t.acting for t in acting], [t.answering for t in answering], pictures
         )
+        if self._points:
+            points = [t.sample.point for t in acting]
+            merge = self.model.backbone.model.visual.spatial_merge_size
+            found = pointing_part(points, [t.acting for t in acting], merge)
+            batch |= {key: value.to(self.device) for key, value in found.items()}
         drawn = None
         if acting:
-            seeds = [(recipe.seed, NOISE, t.draw) for t in acting]
+            seeds = [(recipe.seed, NOISE, t.draw, t.sentence) for t in acting]
             drawn = draw_each(self.model, [t.acting for t in acting], recipe.draws, seeds)
         narrow = recipe.dtype != 'float32'
         with torch.autocast(self.device.type, DTYPES[recipe.dtype], enabled=narrow):
-            action, channel, text = self.losses(batch, drawn)
+            action, channel, text, pointed = self.losses(batch, drawn)
         text = text[len(acting) :]
         # FSDP takes the mean over processes; ours is the mean over all samples of the step.
-        world = self.ranks.world
-        total = recipe.action_weight * action.sum() * world / max(1.0, counts[0])
-        total = total + recipe.text_weight * text.sum() * world / max(1.0, counts[1])
-        total.backward()
+        weights = (recipe.action_weight, recipe.text_weight, recipe.pointing_weight)
+        parts = [
+            (weight * loss.sum() * self.ranks.world / max(1.0, count))
+            for weight, loss, count in zip(weights, (action, text, pointed), counts, strict=True)
+        ]
+        sum(parts).backward()
         self._tally(acting, action, channel, answering, text)
-        return float(action.detach().sum()), float(text.detach().sum())
+        return tuple(float(loss.detach().sum()) for loss in (action, text, pointed))
 
     def _tally(
         self,
@@ -387,12 +458,12 @@ class StageRun:
         Counting takes operations apart and rounds otherwise, so it is never done in a real step.
         """
         held = {name: list(entry) for name, entry in self.tally.held.items()}
-        part = taken[: len(taken) // self.recipe.passes]
         with FlopCounterMode(display=False) as counter:
-            self._pass(part, [1.0, 1.0])
+            for part in self._parts(taken):
+                self._pass(part, [1.0] * len(LOSSES))
         self.optimiser.zero_grad(set_to_none=True)
         self.tally = Tally(held)
-        return counter.get_total_flops() * self.recipe.passes / 1e12
+        return counter.get_total_flops() / 1e12
 
     def _speed(self, took: float, waited: float) -> dict[str, float]:
         """Return figures of this process's last step."""

@@ -6,7 +6,7 @@ known robots keep their statistics. Those of T2A are of whole trajectories and m
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,13 @@ def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
         )
     robots = find_robots(parts)
     config = fit_robots(preset(recipe.preset), driven(robots))
-    tokenizer = train_tokenizer(_sentences(parts, robots), VOCABULARY, config.inputs.views)
+    tokenizer = train_tokenizer(sentences(parts, robots), VOCABULARY, config.inputs.views)
     backbone = with_vocabulary(config.backbone, tokenizer, len(tokenizer))
     torch.manual_seed(recipe.seed)
     return Start(QwenVLA(replace(config, backbone=backbone)), tokenizer, robots, None, False)
 
 
-def _sentences(parts: Sequence[Any], robots: dict[Key, TrainedRobot]) -> list[str]:
+def sentences(parts: Sequence[Any], robots: Mapping[Key, TrainedRobot]) -> list[str]:
     """Return words of the data: prompts as they will be written, and answers."""
     found: dict[str, None] = {}
     for part in parts:

@@ -1,0 +1,200 @@
+"""
+Frames of a family on disk: rendered in parallel, read back as episodes.
+
+A shard is one .npz (numpy arrays only, read without pickle) of EPISODES_A_SHARD seeds:
+  episode int32 [F]   view.NAME uint8 [F, h, w, 3]   state float32 [F, S]   of each frame
+  frame int32 [N]     instruction str [N]   text str [N]   actions float32 [N, H, A]
+  point float32 [N, 2] (NaN: not in the picture)           of each sentence
+Shades are varied frame by frame as they are written: another camera has another exposure.
+"""
+
+import importlib
+import multiprocessing
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from qwen_vla_ros.data.sample import Place, Sample, spoken
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.bundle.frames import Frame, Maker
+
+EPISODES_A_SHARD = 25
+Sizes = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """
+    What to render; equal orders give equal files.
+
+    maker: 'module:Class' of train/bundle; sizes: view -> (h, w); seeds first, first + 1, ...
+    """
+
+    maker: str
+    sizes: Sizes
+    first: int
+    episodes: int
+
+    @property
+    def kind(self) -> str:
+        """Return the maker's class in small letters, without its last word."""
+        return self.maker.partition(':')[2].removesuffix('Maker').lower()
+
+    def make(self) -> Maker:
+        """Return the maker, with the views that it shows."""
+        module, _, name = self.maker.partition(':')
+        found = importlib.import_module(f'qwen_vla_ros.train.bundle.{module}')
+        return getattr(found, name)(self.sizes)
+
+
+def render(order: Order, folder: Path, workers: int) -> list[Path]:
+    """Render what is not there yet, in `workers` processes; return the shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    last = order.first + order.episodes
+    jobs = []
+    for first in range(order.first, last, EPISODES_A_SHARD):
+        count = min(EPISODES_A_SHARD, last - first)
+        jobs.append((order, first, count, folder / f'{order.kind}-{first}-{count}.npz'))
+    todo = [job for job in jobs if not job[3].exists()]
+    if workers == 1:
+        for job in tqdm(todo, desc=order.kind, unit='shard', disable=not todo):
+            _render_shard(*job)
+    elif todo:
+        context = multiprocessing.get_context('spawn')
+        with context.Pool(min(workers, len(todo))) as pool:
+            results = [pool.apply_async(_render_shard, job) for job in todo]
+            for result in tqdm(results, desc=order.kind, unit='shard'):
+                result.get()
+    return [job[3] for job in jobs]
+
+
+_makers: dict[str, Maker] = {}  # of this process: worlds are dear to open
+
+
+def _render_shard(order: Order, first: int, count: int, path: Path) -> None:
+    maker = _makers.get(order.maker) or _makers.setdefault(order.maker, order.make())
+    frames = [
+        (seed, _shaded(frame, np.random.default_rng([seed, number, 3])))
+        for seed in range(first, first + count)
+        for number, frame in enumerate(maker.episode(seed))
+    ]
+    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    with beside.open('wb') as file:
+        np.savez(file, **_arrays(frames))
+    beside.rename(path)
+
+
+def _shaded(frame: Frame, rng: np.random.Generator) -> Frame:
+    """Return a frame with another gain, tint and offset."""
+    gain = rng.uniform(0.9, 1.1) * rng.uniform(0.97, 1.03, 3)
+    offset = rng.uniform(-8, 8)
+    images = {
+        view: np.clip(image * gain + offset, 0, 255).astype(np.uint8)
+        for view, image in frame.images.items()
+    }
+    return Frame(images, frame.state, frame.taught)
+
+
+def _arrays(frames: Sequence[tuple[int, Frame]]) -> dict[str, np.ndarray]:
+    taught = [(index, item) for index, (_, frame) in enumerate(frames) for item in frame.taught]
+    found = {
+        'episode': np.array([seed for seed, _ in frames], np.int64),
+        'frame': np.array([index for index, _ in taught], np.int64),
+        'instruction': np.array([item.instruction for _, item in taught]),
+        'text': np.array([item.text for _, item in taught]),
+        'actions': np.stack([item.actions for _, item in taught]).astype(np.float32),
+        'point': np.array([item.point or (np.nan, np.nan) for _, item in taught], np.float32),
+    }
+    for view in frames[0][1].images:
+        found[f'view.{view}'] = np.stack([frame.images[view] for _, frame in frames])
+    if frames[0][1].state is not None:
+        found['state'] = np.stack([frame.state for _, frame in frames]).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class ShardEpisodes:
+    """A family's shards as episodes; a frame of an episode is one sentence about a picture."""
+
+    source: str
+    embodiment: Embodiment | None
+    layout: str
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def load(cls, order: Order, paths: Sequence[Path]) -> 'ShardEpisodes':
+        """Read shards; a broken one is named."""
+        parts: dict[str, list[np.ndarray]] = {}
+        pictures = 0
+        for path in paths:
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    found = {key: stored[key] for key in stored.files}
+            except (OSError, ValueError, zipfile.BadZipFile) as error:
+                raise QwenVlaError(f'{path}: broken ({error}); delete it and run again') from error
+            found['frame'] += pictures
+            pictures += len(found['episode'])
+            for key, value in found.items():
+                parts.setdefault(key, []).append(value)
+        maker = order.make()
+        robot = Embodiment.load(maker.embodiment) if maker.embodiment else None
+        arrays = {key: np.concatenate(values) for key, values in parts.items()}
+        return cls(order.kind, robot, maker.layout, arrays)
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        """Return where each episode's sentences begin [E + 1]; they lie in order."""
+        seeds = self.arrays['episode'][self.arrays['frame']]
+        return np.append(np.flatnonzero(np.diff(seeds, prepend=-1)), len(seeds))
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._bounds) - 1
+
+    def frames(self, episode: int) -> int:
+        """Return the number of sentences of an episode."""
+        return int(self._bounds[episode + 1] - self._bounds[episode])
+
+    def sample(self, episode: int, frame: int) -> Sample:
+        """Return one sentence about a picture."""
+        data, row = self.arrays, int(self._bounds[episode]) + frame
+        picture = int(data['frame'][row])
+        images = {key[5:]: data[key][picture] for key in data if key.startswith('view.')}
+        place = Place(self.source, episode, frame)
+        words, text = str(data['instruction'][row]), str(data['text'][row])
+        if self.embodiment is None:
+            return spoken(place, images, words, text)
+        actions, point = data['actions'][row], data['point'][row]
+        return Sample(
+            place=place,
+            images=images,
+            instruction=words,
+            embodiment=self.embodiment.name,
+            actions=actions,
+            mask=np.ones(actions.shape, bool),
+            action_names=self.embodiment.action_names(self.layout),
+            stamp_ns=frame,
+            state=data['state'][picture] if 'state' in data else None,
+            state_names=self.embodiment.state_names if 'state' in data else (),
+            text=text,
+            point=None if np.isnan(point).any() else (float(point[0]), float(point[1])),
+        )
+
+    def same_picture(self, episode: int, frame: int) -> np.ndarray:
+        """Return the other frames of an episode that say something of the same picture."""
+        begin, end = self._bounds[episode : episode + 2]
+        pictures = self.arrays['frame'][begin:end]
+        same = np.flatnonzero(pictures == pictures[frame])
+        return same[same != frame]
+
+    def stream(self, episode: int) -> Iterator[Sample]:
+        """Yield an episode's sentences in order."""
+        for frame in range(self.frames(episode)):
+            yield self.sample(episode, frame)

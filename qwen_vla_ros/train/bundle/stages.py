@@ -1,0 +1,221 @@
+"""
+The bundled checkpoint: one set of weights for every family, by the stages of the paper.
+
+  see   a model that begins from nothing first learns to see (train/runs.py `small`: the named
+        block in the picture); it stands in for the released VLM that other sizes begin with
+  t2a   words to motion, without pictures; the decoder alone
+  cpt   all families, everything trains
+  sft   the same families, weighed by what a robot is asked to do
+  rl    train/rl_loop.py from there (`qwen-vla train rl --world tasks`)
+
+A stage whose checkpoint is there is not run again, so the same command goes on after any kill.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qwen_vla_ros.data.sample import Episodes
+from qwen_vla_ros.embodiment import Embodiment
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
+from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
+from qwen_vla_ros.model.processor import train_tokenizer
+from qwen_vla_ros.model.qwen_vla import QwenVLA
+from qwen_vla_ros.train.bundle.frames import TRAINING
+from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
+from qwen_vla_ros.train.curves import draw_log
+from qwen_vla_ros.train.demo_data import ArrayEpisodes, kept, make_words
+from qwen_vla_ros.train.recipe import CPT, SFT, T2A, Recipe
+from qwen_vla_ros.train.robots import Key, driven, find_robots
+from qwen_vla_ros.train.sources import DataSet
+from qwen_vla_ros.train.stage_loop import Every, StageRun
+from qwen_vla_ros.train.start import Start, sentences
+
+SIZES = {
+    'ego': (96, 128),
+    'cam_left_wrist': (48, 64),
+    'cam_right_wrist': (48, 64),
+}
+VOCABULARY = 768
+# family of the mixture -> its sets: maker, episodes, share
+SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
+    'robot manipulation': (('tabletop:TabletopMaker', 3000), ('aloha:AlohaMaker', 700)),
+    'navigation': (('rooms:RoomsMaker', 700),),
+    'synthetic': (('traces:Trace2DMaker', 400), ('traces:Trace3DMaker', 400)),
+    'vision-language': (('questions:QuestionsMaker', 700),),
+}
+SCRATCH = {
+    'preset': 'small',
+    'backbone_rate': 6e-4,
+    'decoder_rate': 1e-3,
+    'warm_up': 50,
+    'batch': 36,
+    'draws': 2,
+    'sentences': 3,
+    'pointing_weight': 0.3,
+}
+RECIPES = (
+    Recipe(
+        T2A,
+        **{**SCRATCH, 'backbone_rate': 0.0, 'sentences': 1, 'pointing_weight': 0.0},
+        steps=300,
+        text_weight=0.0,
+        distribution='logit_normal',
+        images=False,
+        whole=True,
+        families={'synthetic': 0.5, 'real': 0.5},
+    ),
+    Recipe(
+        CPT,
+        **SCRATCH,
+        steps=1800,
+        families={
+            'robot manipulation': 70,
+            'navigation': 12,
+            'synthetic': 8,
+            'vision-language': 10,
+        },
+    ),
+    Recipe(
+        SFT,
+        **{**SCRATCH, 'backbone_rate': 2e-4, 'decoder_rate': 5e-4, 'pointing_weight': 0.1},
+        steps=900,
+        families={
+            'robot manipulation': 80,
+            'navigation': 12,
+            'synthetic': 4,
+            'vision-language': 4,
+        },
+    ),
+)
+
+
+def orders(scale: float = 1.0) -> dict[str, list[Order]]:
+    """Return what to render by family; scale: another number of episodes."""
+    return {
+        family: [
+            Order(maker, SIZES, TRAINING, max(2, round(episodes * scale)))
+            for maker, episodes in sets
+        ]
+        for family, sets in SETS.items()
+    }
+
+
+def load_sets(folder: Path, workers: int, scale: float = 1.0) -> list[DataSet]:
+    """Return every family's sets, rendered where they are not there yet."""
+    return [
+        DataSet.of(family, ShardEpisodes.load(order, render(order, folder / order.kind, workers)))
+        for family, sets in orders(scale).items()
+        for order in sets
+    ]
+
+
+def stage_sets(stage: str, sets: Sequence[DataSet], folder: Path) -> list[DataSet]:
+    """Return a stage's sets: T2A has motions in words, and the robots' chunks without pictures."""
+    if stage != T2A:
+        return list(sets)
+    words = ArrayEpisodes(
+        'words', Embodiment.load('widowx'), kept(folder / 'words.npz', make_words)
+    )
+    real = [
+        DataSet('real', data.episodes, data.training, data.held_out)
+        for data in sets
+        if data.family in ('robot manipulation', 'navigation')
+    ]
+    return [DataSet.of('synthetic', words), *real]
+
+
+def begin(before: Path, sets: Sequence[DataSet], first: bool) -> Start:
+    """
+    Return where a stage starts: the weights of a checkpoint, and the robots of the sets.
+
+    first: the checkpoint is of the seeing stage: it gets the words, views and statistics of all
+    families; later ones keep theirs.
+    """
+    parts = [data.training for data in sets]
+    model, tokenizer = from_pretrained(before, 'cpu', 'float32'), load_tokenizer(before)
+    robots = find_robots(parts, () if first else read_robots(before))
+    if first:
+        tokenizer = _with_words(model, tokenizer, parts, robots)
+    return Start(model.train(), tokenizer, robots, before, not first)
+
+
+def _with_words(
+    model: QwenVLA, tokenizer: Any, parts: Sequence[Episodes], robots: Mapping[Key, Any]
+) -> Any:
+    """
+    Give a model the views, the horizon and a tokenizer of the families' own words.
+
+    A token that the former tokenizer had keeps its embedding; a new one begins as the mean of
+    what the former made of it. Return the tokenizer.
+    """
+    config = fit_robots(model.config, driven(robots))
+    inputs = replace(config.inputs, image_sizes=dict(SIZES))
+    words = train_tokenizer(sentences(parts, robots), VOCABULARY, inputs.views)
+    old, known = (
+        model.backbone.get_input_embeddings().weight.detach().clone(),
+        tokenizer.get_vocab(),
+    )
+    torch.manual_seed(0)
+    model.backbone.resize_token_embeddings(len(words), mean_resizing=False)
+    weight = model.backbone.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, row in words.get_vocab().items():
+            if token in known:
+                weight[row] = old[known[token]]
+            else:
+                text = words.convert_tokens_to_string([token])
+                pieces = tokenizer(text, add_special_tokens=False)['input_ids']
+                weight[row] = old[pieces].mean(0)
+    backbone = with_vocabulary(config.backbone, words, len(words))
+    model.config = replace(config, inputs=inputs, backbone=backbone)
+    return words
+
+
+def run_stage(
+    recipe: Recipe, before: Path, sets: Sequence[DataSet], out: Path, command: str, first: bool
+) -> Path | None:
+    """Train one stage to its end and return its checkpoint; None when a signal stopped it."""
+    folder = out / recipe.stage
+    done = folder / 'checkpoint'
+    if done.is_dir():
+        return done
+    begun = begin(before, sets, first)
+    model = begun.model
+    flow = replace(model.config.flow, distribution=recipe.distribution)
+    model.config = replace(model.config, flow=flow)
+    own = stage_sets(recipe.stage, sets, out / 'data')
+    run = StageRun(recipe, own, begun, folder, every=Every(save=100, look=400))
+    finished = run.fit()
+    draw_log(folder / 'log.jsonl', folder / 'curves.png')
+    return run.finish(command) if finished else None
+
+
+def train_bundled(
+    out: Path,
+    init: Path,
+    command: str,
+    workers: int = os.cpu_count() or 1,
+    recipes: Sequence[Recipe] = RECIPES,
+    scale: float = 1.0,
+) -> Path | None:
+    """
+    Train the supervised stages one after another from a checkpoint that can see.
+
+    Return the last one's checkpoint, or None when a signal stopped it.
+    """
+    if not (init / 'config.json').is_file():
+        raise QwenVlaError(f'{init}: no checkpoint to begin with; `qwen-vla train small` makes it')
+    sets = load_sets(out / 'data', workers, scale)
+    before: Path | None = init
+    for number, recipe in enumerate(recipes):
+        before = run_stage(recipe, before, sets, out, command, first=number == 0)
+        if before is None:
+            return None
+        print(f'{recipe.stage}: {before}')
+    return before

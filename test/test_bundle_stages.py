@@ -1,0 +1,106 @@
+"""The bundled checkpoint's stages, with families of a few grey pictures."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
+from qwen_vla_ros.train.bundle import stages
+from qwen_vla_ros.train.bundle.frames import Frame, Taught
+from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
+
+CHECKPOINT = Path(__file__).parents[1] / 'checkpoints' / 'small'
+SIZES = {'ego': (96, 128), 'cam_right_wrist': (48, 64)}
+
+
+class GreyMaker:
+    """Grey tables: 'lift it' raises the shoulder, 'lower it' lowers it."""
+
+    embodiment, layout, views = 'widowx', 'abs_joint', ('ego', 'cam_right_wrist')
+
+    def __init__(self, sizes):
+        """Take the sizes of the pictures."""
+        self.sizes = {view: sizes[view] for view in self.views}
+
+    def episode(self, seed):
+        """Return two frames of two sentences."""
+        rng = np.random.default_rng(seed)
+        frames = []
+        for _ in range(2):
+            shade = int(rng.integers(60, 200))
+            images = {v: np.full((*size, 3), shade, np.uint8) for v, size in self.sizes.items()}
+            state = np.array([0, 0, 0, 0, 1.2, 0, 0.02], np.float32)
+            taught = []
+            for sign, words in ((1, 'lift it'), (-1, 'lower it')):
+                rows = np.tile(state, (16, 1))
+                rows[:, 1] += sign * np.linspace(0, 0.3, 16)
+                point = (0.25, 0.75) if sign > 0 else None
+                taught.append(Taught(words, rows.astype(np.float32), point))
+            frames.append(Frame(images, state, tuple(taught)))
+        return frames
+
+
+class GreyQuestionsMaker(GreyMaker):
+    """The same tables and what may be asked of them."""
+
+    embodiment, layout, views = '', '', ('ego',)
+
+    def episode(self, seed):
+        """Return a frame of one question."""
+        frame = super().episode(seed)[0]
+        nothing = np.zeros((0, 0), np.float32)
+        return [Frame(frame.images, None, (Taught('what is it', nothing, text='grey'),))]
+
+
+@pytest.fixture
+def grey(monkeypatch):
+    """Put the families of this file where the stages look for theirs."""
+    module = ModuleType('qwen_vla_ros.train.bundle.grey')
+    module.GreyMaker, module.GreyQuestionsMaker = GreyMaker, GreyQuestionsMaker
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_sentences_of_one_picture_belong_together(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 3)
+    paths = render(order, tmp_path, 1)
+    again = [path.read_bytes() for path in render(order, tmp_path / 'again', 1)]
+    assert [path.read_bytes() for path in paths] == again
+    episodes = ShardEpisodes.load(order, paths)
+    assert (len(episodes), episodes.frames(2)) == (3, 4)
+    assert episodes.same_picture(1, 2).tolist() == [3]
+    one, other = episodes.sample(1, 2), episodes.sample(1, 3)
+    assert (one.images['ego'] == other.images['ego']).all()
+    assert (one.instruction, other.instruction) == ('lift it', 'lower it')
+    assert (one.point, other.point) == ((0.25, 0.75), None)
+    assert one.actions[-1, 1] == pytest.approx(0.3)
+
+
+def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, grey, monkeypatch):
+    sets = {
+        'robot manipulation': (('grey:GreyMaker', 22),),
+        'vision-language': (('grey:GreyQuestionsMaker', 22),),
+    }
+    monkeypatch.setattr(stages, 'SETS', sets)
+    short = [
+        replace(recipe, steps=2, batch=6, families=dict.fromkeys(families, 1.0))
+        for recipe, families in zip(
+            stages.RECIPES, (('synthetic', 'real'), sets, sets), strict=True
+        )
+    ]
+    init = CHECKPOINT
+    folder = stages.train_bundled(tmp_path, init, 'test', 1, short)
+    model, tokenizer = from_pretrained(folder, 'cpu', 'float32'), load_tokenizer(folder)
+    assert list(model.config.inputs.image_sizes) == list(stages.SIZES)
+    assert len(tokenizer) == model.config.backbone['text_config']['vocab_size']
+    assert [robot.embodiment.name for robot in read_robots(folder)] == ['widowx']
+    logs = [(tmp_path / stage / 'log.jsonl').read_text() for stage in ('t2a', 'cpt', 'sft')]
+    assert '"pointing"' not in logs[0]
+    assert '"pointing"' in logs[1] and '"text"' in logs[1] and '"action"' in logs[1]
+    # What is there is not trained again.
+    before = (folder / 'model.safetensors').stat().st_mtime_ns
+    assert stages.train_bundled(tmp_path, init, 'test', 1, short) == folder
+    assert (folder / 'model.safetensors').stat().st_mtime_ns == before
