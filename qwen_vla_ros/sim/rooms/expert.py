@@ -26,7 +26,7 @@ ON_THE_SPOT = 0.7  # rad; further off its way than that, it turns before it goes
 TIGHT = 0.15  # rad, the same where it is narrow
 FACING = 0.12  # rad
 COMFORT = 0.45  # m from what stands, where there is so much room
-_DEEPER = 0.12  # m past the edge of the goal's floor
+DEEPER = 0.12  # m past the edge of the goal's floor
 
 
 class RoomsExpert:
@@ -51,29 +51,42 @@ class RoomsExpert:
         goal = parse_goal(observation.instruction, house)
         rows = np.zeros((HORIZON, 3))
         if goal is not None:
-            self._learn(house, goal)
-            rows = self._waypoints(joined(odom, pose_of(observation)))
+            if self._known != (house, goal):
+                self._way, self._known = way_to(house, goal), (house, goal)
+            rows = self._way.rows(joined(odom, pose_of(observation)))
         return ActionChunk(rows.astype(np.float32), NAMES, observation.stamp_ns, STEP_S)
 
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def _learn(self, house: House, goal: Goal) -> None:
-        """Work out the ways to a goal, once."""
-        if self._known == (house, goal):
-            return
-        self._floor: FreeFloor = floor_of(house)
-        self._region = _inner(self._floor, goal_region(self._floor, goal))
-        self._distances = self._floor.distances(self._region, COMFORT)
-        self._face = None
-        if goal.piece:
-            piece = house.piece(goal.piece)
-            self._face = np.array([piece.x, piece.y])
-        self._known = (house, goal)
 
-    def _waypoints(self, pose: Pose) -> np.ndarray:
-        """Return rows [8, 3] in the base at a pose on the map."""
-        path = self._floor.path(self._distances, *pose[:2])
+class Way:
+    """The ways from everywhere to a part of the floor, worked out once."""
+
+    def __init__(
+        self,
+        floor: FreeFloor,
+        region: np.ndarray,
+        face: tuple[float, float] | None = None,
+        creep: float = 0.0,
+    ) -> None:
+        """
+        Take the free cells [ny, nx] to stop on and, where it matters, a point to turn to.
+
+        creep: m that a step goes forward while it turns onto the way.
+        """
+        self._floor, self._creep = floor, creep
+        self._face = None if face is None else np.array(face)
+        self.region = region
+        self.distances = floor.distances(region, COMFORT)
+
+    def path(self, pose: Pose) -> np.ndarray:
+        """Return the way [N, 2] in m on the map from a pose; the point alone without one."""
+        return self._floor.path(self.distances, *pose[:2])
+
+    def rows(self, pose: Pose) -> np.ndarray:
+        """Return waypoints [8, 3] in the base at a pose on the map."""
+        path = self.path(pose)
         back, at, rows = inverted(pose), pose, []
         for _ in range(HORIZON):
             way, turn = self._drive(at, path)
@@ -97,7 +110,7 @@ class RoomsExpert:
         bearing = _bearing(pose, point)
         tight = clearance(self._floor.house, *here[:, None])[0] < GAP + 0.1
         if abs(bearing) > (TIGHT if tight else ON_THE_SPOT):
-            return 0.0, float(np.clip(bearing, -most, most))
+            return self._creep, float(np.clip(bearing, -most, most))
         distance = max(float(np.linalg.norm(point - here)), 1e-6)
         way = min(SPEED * STEP_S, left * np.cos(bearing))
         turn = way * 2.0 * np.sin(bearing) / distance
@@ -130,6 +143,14 @@ class StandingPolicy:
         """Nothing to forget."""
 
 
+def way_to(house: House, goal: Goal, deeper: float = DEEPER, creep: float = 0.0) -> Way:
+    """Return the ways to a goal's floor, to deeper m past its edge where it is that deep."""
+    floor = floor_of(house)
+    piece = house.piece(goal.piece) if goal.piece else None
+    region = _inner(floor, goal_region(floor, goal), deeper)
+    return Way(floor, region, (piece.x, piece.y) if piece else None, creep)
+
+
 def pose_of(observation: Observation) -> Pose:
     """Return x, y in m and yaw in rad of an observation's odometry; QwenVlaError without it."""
     absent = {'x', 'y', 'yaw'} - set(observation.state_names)
@@ -139,13 +160,13 @@ def pose_of(observation: Observation) -> Pose:
     return float(state['x']), float(state['y']), float(state['yaw'])
 
 
-def _inner(floor: FreeFloor, region: np.ndarray) -> np.ndarray:
-    """Return the part of a region that lies _DEEPER from its edge, or its middle."""
+def _inner(floor: FreeFloor, region: np.ndarray, deeper: float) -> np.ndarray:
+    """Return the part of a region that lies deeper m from its edge, or its middle."""
     outside = floor.free & ~region
     if not outside.any():
         return region
     depth = floor.distances(outside)
-    return region & (depth >= min(_DEEPER, float(depth[region].max())))
+    return region & (depth >= min(deeper, float(depth[region].max())))
 
 
 def _bearing(pose: Pose, point: np.ndarray) -> float:

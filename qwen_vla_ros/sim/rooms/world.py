@@ -91,6 +91,11 @@ class RoomsWorld:
             self.time = self.ticks * TICK_S
         self._put(self.base.pose)
 
+    def put(self, pose: Pose) -> None:
+        """Set the base down elsewhere on the map, at rest; its odometry begins anew there."""
+        self.base = DifferentialBase(pose, None, self.house.seed)
+        self._put(pose)
+
     @property
     def odom_on_map(self) -> Pose:
         """Return where the frame odom is on the map now: its drift moves it."""

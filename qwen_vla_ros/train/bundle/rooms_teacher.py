@@ -1,0 +1,184 @@
+"""
+A teacher for a student with one picture, the odometry and no memory: what to do is seen.
+
+A goal that the picture shows is driven to along the expert's way, deeper past the edge of its
+floor, so that a student who stops a little early has arrived. What is not in the picture is looked
+for by rules that need no map: turn left on the spot, at the start once round, then through a
+doorway that shows. A goal leaves the picture too where the way to it bends, so the speed serves as
+memory: on ways even turns go forward a little, and a base that drives goes on along its way while
+the goal is in its room. Nearly at rest is at rest: STOP stands apart from the smallest motion.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.sim.rooms.drive import Pose, joined
+from qwen_vla_ros.sim.rooms.expert import HORIZON, NAMES, STEP_S, TURN, Way, pose_of, way_to
+from qwen_vla_ros.sim.rooms.house import Doorway, House
+from qwen_vla_ros.sim.rooms.sight import Seen, Sight
+from qwen_vla_ros.sim.rooms.tasks import Goal, floor_of, parse_goal
+from qwen_vla_ros.types import ActionChunk, Observation
+
+PIECE_DEEPER, ROOM_DEEPER = 0.25, 0.60  # m past the edge of the goal's floor
+AT_START = 0.25  # m of odometry
+LOOKED_AROUND = (-1.2, -0.02)  # rad, yaw of odometry at the start after the turn to the left
+COMMITTED = (1.5, 0.35)  # m and rad: a doorway so near and straight ahead is always taken
+LEAVE = 0.35  # how often a doorway that shows is taken before all was looked at
+REST_M, REST_RAD = 0.08, 0.12
+CREEP = 0.05  # m that a step of a turn goes forward
+DRIVING = 0.05  # m/s
+OWN_SHARE = 0.3  # of the picture that shows the room where the base is
+_BEYOND, _DOOR_HEIGHT = 0.9, 0.5  # m
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A goal, and whether the sentence says its room."""
+
+    goal: Goal
+    with_room: bool = False
+
+
+class RoomsTeacher:
+    """The teacher of one house; ways are worked out when first asked for."""
+
+    def __init__(self, house: House) -> None:
+        """Take the map."""
+        self.house, self.floor, self.sight = house, floor_of(house), Sight(house)
+        self._ways: dict[Goal | tuple[Doorway, str], Way] = {}
+
+    def way(self, goal: Goal) -> Way:
+        """Return the ways to a goal."""
+        if goal not in self._ways:
+            deeper = PIECE_DEEPER if goal.piece else ROOM_DEEPER
+            self._ways[goal] = way_to(self.house, goal, deeper, CREEP)
+        return self._ways[goal]
+
+    def rows(
+        self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen, rng: np.random.Generator
+    ) -> np.ndarray:
+        """
+        Return waypoints [8, 3] in the base at a pose on the map, its angles unwrapped.
+
+        state: x, y, yaw of odometry, forward speed and turning speed, as the contract has it.
+        """
+        driving = state[3] > DRIVING and self._at_hand(pose, asked)
+        if driving or self.evident(pose, asked, seen):
+            rows = self.way(asked.goal).rows(pose)
+        else:
+            rows = self._search(pose, state, asked, rng)
+        rows[:, 2] = np.unwrap(rows[:, 2], axis=0)
+        far, turned = np.linalg.norm(rows[:, :2], axis=1).max(), np.abs(rows[:, 2]).max()
+        return np.zeros_like(rows) if far < REST_M and turned < REST_RAD else rows
+
+    def evident(self, pose: Pose, asked: Asked, seen: Seen) -> bool:
+        """Return whether the picture shows where to go."""
+        goal, here = asked.goal, self.house.room_at(*pose[:2])
+        inside = here is not None and here.name == goal.room
+        if not goal.piece and inside:
+            return goal.room in seen.rooms and seen.rooms[goal.room].share >= OWN_SHARE
+        if asked.with_room and not inside and seen.shows(Goal(goal.room)):
+            return True
+        return seen.shows(goal) is not None
+
+    def _at_hand(self, pose: Pose, asked: Asked) -> bool:
+        """Return whether the goal is in the base's room, or is named by a room next to it."""
+        here = self.house.room_at(*pose[:2])
+        if here is None or here.name == asked.goal.room:
+            return True
+        if asked.goal.piece and not asked.with_room:
+            return False
+        there = self.house.room(asked.goal.room).box.grown(0.1)
+        beside = here.box.grown(0.1)
+        return any(
+            there.contains(d.x, d.y) and beside.contains(d.x, d.y) for d in self.house.doorways
+        )
+
+    def _search(
+        self, pose: Pose, state: np.ndarray, asked: Asked, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return rows that look for what is not in the picture."""
+        x, y, yaw = state[:3]
+        here = self.house.room_at(*pose[:2])
+        stay = here is not None and here.name == asked.goal.room
+        stay &= asked.with_room or not asked.goal.piece
+        start = bool(np.hypot(x, y) < AT_START)
+        door = self._doorway(pose)
+        if door is None or stay:
+            return _turn_left()
+        doorway, distance, bearing = door
+        if distance < COMMITTED[0] and abs(bearing) < COMMITTED[1] and not start:
+            share = 1.0
+        elif start:
+            share = float(LOOKED_AROUND[0] < yaw < LOOKED_AROUND[1])
+        else:
+            share = LEAVE
+        return self._through(doorway, pose) if rng.random() < share else _turn_left()
+
+    def _doorway(self, pose: Pose) -> tuple[Doorway, float, float] | None:
+        """Return the doorway nearest to the middle of the picture, its distance and bearing."""
+        found = []
+        for door in self.house.doorways:
+            away = float(np.hypot(door.x - pose[0], door.y - pose[1]))
+            bearing = np.arctan2(door.y - pose[1], door.x - pose[0]) - pose[2]
+            bearing = float(np.arctan2(np.sin(bearing), np.cos(bearing)))
+            if away < 0.5:
+                across = np.pi / 2 if door.along == 'x' else 0.0
+                if abs(np.cos(pose[2] - across)) > 0.7:
+                    return door, away, 0.0
+            elif self.sight.point(pose, (door.x, door.y, _DOOR_HEIGHT)) is not None:
+                found.append((abs(bearing), door, away, bearing))
+        return min(found, key=lambda item: item[0])[1:] if found else None
+
+    def _through(self, door: Doorway, pose: Pose) -> np.ndarray:
+        """Return rows through a doorway, to the side to which the base looks or is not."""
+        ahead = np.array([np.cos(pose[2]), np.sin(pose[2])])
+        across = np.array([0.0, 1.0] if door.along == 'x' else [1.0, 0.0])
+        middle = np.array([door.x, door.y])
+        side = float((middle - pose[:2]) @ across)
+        if abs(side) < 0.5 and np.hypot(*(middle - pose[:2])) < 0.7:
+            side = float(ahead @ across)
+        goal = middle + _BEYOND * np.sign(side) * across
+        key = (door, 'beyond' if side > 0 else 'before')
+        if key not in self._ways:
+            away = np.hypot(self.floor.x - goal[0], self.floor.y - goal[1])
+            region = self.floor.free & (away <= max(0.25, float(away[self.floor.free].min())))
+            self._ways[key] = Way(self.floor, region, creep=CREEP)
+        return self._ways[key].rows(pose)
+
+
+def _turn_left() -> np.ndarray:
+    """Return rows [8, 3] that turn on the spot, to 3 rad at most."""
+    rows = np.zeros((HORIZON, 3))
+    rows[:, 2] = np.minimum(TURN * STEP_S * np.arange(1, HORIZON + 1), 3.0)
+    return rows
+
+
+class RoomsTeacherPolicy:
+    """The teacher as a policy in a closed loop, told where it is: what a student can reach."""
+
+    def __init__(self, where: Callable[[], tuple[House, Pose]]) -> None:
+        """Take what returns the house and the pose of odom on its map."""
+        self._where, self._teacher = where, None
+        self.metadata: Mapping[str, Any] = {'checkpoint': 'expert'}
+
+    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
+        """Return eight waypoints for the sentence's goal; QwenVlaError where it names none."""
+        house, odom = self._where()
+        goal = parse_goal(observation.instruction, house)
+        if goal is None:
+            raise QwenVlaError(f'rooms teacher: {observation.instruction!r} names no goal')
+        if self._teacher is None or self._teacher.house is not house:
+            self._teacher, self._rng = RoomsTeacher(house), np.random.default_rng(house.seed)
+        pose = joined(odom, pose_of(observation))
+        asked = Asked(goal, bool(goal.piece) and f' {goal.room} ' in observation.instruction)
+        seen = self._teacher.sight.look(pose)
+        rows = self._teacher.rows(pose, observation.state, asked, seen, self._rng)
+        return ActionChunk(rows.astype(np.float32), NAMES, observation.stamp_ns, STEP_S)
+
+    def reset(self) -> None:
+        """Nothing to forget."""

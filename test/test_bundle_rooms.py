@@ -1,0 +1,111 @@
+"""The navigation family: what is seen, what is taught, and how far the teacher gets."""
+
+import numpy as np
+import pytest
+
+from qwen_vla_ros.sim.graphics import load_mujoco
+from qwen_vla_ros.sim.rooms.environment import RoomsEnv, run_episode
+from qwen_vla_ros.sim.rooms.house import sample_house
+from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_INSIDE
+from qwen_vla_ros.sim.rooms.sight import Sight, in_sight
+from qwen_vla_ros.sim.rooms.tasks import parse_goal, sample_task
+from qwen_vla_ros.sim.rooms.world import RoomsWorld
+from qwen_vla_ros.train.bundle.frames import TRAINING
+from qwen_vla_ros.train.bundle.rooms import RoomsMaker
+from qwen_vla_ros.train.bundle.rooms_teacher import RoomsTeacherPolicy
+
+mujoco = load_mujoco()
+SIZE, FRAMES = (96, 128), 10
+
+
+@pytest.fixture(scope='module')
+def episode():
+    return RoomsMaker({'ego': SIZE}, FRAMES).episode(TRAINING)
+
+
+def test_what_is_seen_by_rays_is_what_is_drawn():
+    world = RoomsWorld(5)
+    task = sample_task(5)
+    world.reset(task.house, task.start)
+    seen = Sight(task.house).look(task.start)
+    renderer = mujoco.Renderer(world.model, *SIZE)
+    renderer.enable_segmentation_rendering()
+    option = mujoco.MjvOption()
+    option.geomgroup[:] = SEEN_INSIDE
+    renderer.update_scene(world.data, camera='ego', scene_option=option)
+    bodies = world.model.geom_bodyid[renderer.render()[..., 0]]
+    renderer.close()
+    world.close()
+    assert set(seen.pieces) == {'green chair', 'red plant'}
+    for name, part in seen.pieces.items():
+        drawn = bodies == world.model.body(name).id
+        v, u = int(part.point[1] * SIZE[0]), int(part.point[0] * SIZE[1])
+        assert drawn[v - 2 : v + 3, u - 2 : u + 3].any()
+        assert part.share == pytest.approx(drawn.mean(), abs=0.03)
+
+
+def test_a_wall_hides_what_is_behind_it():
+    house = sample_house(5)
+    door = house.doorways[0]
+    across = np.pi / 2 if door.along == 'x' else 0.0
+    before = np.array([door.x, door.y]) - 1.0 * np.array([np.cos(across), np.sin(across)])
+    place = (door.x, door.y, 0.5)
+    sight = Sight(house)
+    assert sight.point((*before, across), place) == pytest.approx((0.5, 0.5), abs=0.35)
+    assert sight.point((*before, across + np.pi), place) is None
+    aside = np.array([-np.sin(across), np.cos(across)])
+    assert sight.point((*before, across), (*(np.array(place[:2]) + 0.7 * aside), 0.5)) is None
+
+
+def test_an_episode_is_the_same_again(episode):
+    again = RoomsMaker({'ego': SIZE}, FRAMES).episode(TRAINING)
+    assert len(episode) == len(again) == FRAMES
+    for one, other in zip(episode, again, strict=True):
+        np.testing.assert_array_equal(one.images['ego'], other.images['ego'])
+        np.testing.assert_array_equal(one.state, other.state)
+        for a, b in zip(one.taught, other.taught, strict=True):
+            assert (a.instruction, a.point) == (b.instruction, b.point)
+            np.testing.assert_array_equal(a.actions, b.actions)
+
+
+def test_every_sentence_names_a_goal_of_the_house(episode):
+    house = sample_house(TRAINING)
+    sentences = [taught.instruction for frame in episode for taught in frame.taught]
+    assert all(parse_goal(sentence, house) for sentence in sentences)
+    assert len(sentences) >= 3 * FRAMES
+
+
+def test_stop_is_frequent_and_stands_apart(episode):
+    actions = np.array([taught.actions for frame in episode for taught in frame.taught])
+    assert actions.shape[1:] == (8, 3)
+    assert actions.dtype == np.float32
+    stop = ~actions.any((1, 2))
+    assert 0.05 < stop.mean() < 0.4
+    far = np.linalg.norm(actions[..., :2], axis=-1).max(1)
+    turned = np.abs(actions[..., 2]).max(1)
+    assert ((far >= 0.08) | (turned >= 0.12))[~stop].all()
+
+
+@pytest.fixture(scope='module')
+def env():
+    made = RoomsEnv(images=False)
+    yield made
+    made.close()
+
+
+def _succeeds(env, seed):
+    policy = RoomsTeacherPolicy(lambda: (env.task.house, env.world.odom_on_map))
+    return run_episode(policy, seed, env=env)['success']
+
+
+def test_the_teacher_finds_what_a_turn_on_the_spot_shows(env):
+    seeds = [seed for seed in range(8) if in_sight(sample_task(seed), turning=True)]
+    assert seeds
+    assert all(_succeeds(env, seed) for seed in seeds[:2])
+
+
+@pytest.mark.slow
+def test_the_teacher_finds_nineteen_of_twenty_in_sight(env):
+    seeds = (seed for seed in range(300) if in_sight(sample_task(seed), turning=True))
+    outcomes = [_succeeds(env, seed) for seed, _ in zip(seeds, range(60), strict=False)]
+    assert np.mean(outcomes) >= 0.95
