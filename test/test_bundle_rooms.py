@@ -101,7 +101,7 @@ def _succeeds(env, seed):
 def test_the_teacher_finds_what_a_turn_on_the_spot_shows(env):
     seeds = [seed for seed in range(8) if in_sight(sample_task(seed), turning=True)]
     assert seeds
-    assert all(_succeeds(env, seed) for seed in seeds[:2])
+    assert all(_succeeds(env, seed) for seed in seeds[:1])
 
 
 @pytest.mark.slow

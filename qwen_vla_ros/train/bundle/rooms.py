@@ -33,7 +33,7 @@ class RoomsMaker:
     embodiment, layout, views = 'mobile_base', 'cmd_vel', (VIEW,)
 
     def __init__(self, sizes: Mapping[str, tuple[int, int]], frames: int = FRAMES) -> None:
-        """Take the sizes (h, w) of the model's pictures by view, and how many frames of a house."""
+        """Take the sizes (h, w) of the model's pictures by view, and the frames a house."""
         self._size, self._frames = sizes[VIEW], frames
         self._world = RoomsWorld()
 
