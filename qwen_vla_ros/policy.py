@@ -229,7 +229,7 @@ class LocalPolicy:
         sample = self._pipeline.forward(given)
         if self._model.config.inputs.history_frames:
             self._history.push(observation.stamp_ns, sample['images'][self._view])
-        noise = torch.randn(self._model.noise_shape(1), generator=self._generator)
+        noise = _noise(sample, self._generator)
         self._calls += 1
         frozen = None if prefix is None or self._trained else len(prefix)
         trace = self._begin_trace()
@@ -273,7 +273,7 @@ class LocalPolicy:
         sample = self._pipeline.forward(dict(given))
         generator = torch.Generator().manual_seed(seed)
         for _ in range(call):
-            noise = torch.randn(self._model.noise_shape(1), generator=generator)
+            noise = _noise(sample, generator)
         prefix = given['prefix']
         frozen = None if prefix is None or self._trained else len(prefix)
         self._engine.trace = trace = Trace()
@@ -321,6 +321,13 @@ class LocalPolicy:
             'checkpoint': str(self._metadata.get('checkpoint', '')),
         }
         self._log.write({**tensors, **trace.tensors()}, facts)
+
+
+def _noise(sample: Mapping[str, Any], generator: Any) -> Any:
+    """Return noise [1, H, K] for a transformed sample: as many rows as its robot's chunks have."""
+    import torch
+
+    return torch.randn(1, *sample['action_mask'].shape, generator=generator)
 
 
 class ModelPolicies:

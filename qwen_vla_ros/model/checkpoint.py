@@ -118,7 +118,7 @@ def build_pipeline(
         steps.append(WriteState(statistics['state']))
     steps += [
         NormaliseActions(statistics['actions']),
-        PadActions(rows, len(names), max(rows, decoder.horizon), decoder.action_dim),
+        PadActions(rows, len(names), rows, decoder.action_dim),
         Tokenise(processor),
     ]
     return Pipeline(steps)

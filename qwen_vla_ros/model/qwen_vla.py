@@ -183,7 +183,7 @@ class QwenVLA(nn.Module):
         steps = steps or flow.denoising_steps
         context = self.context(batch)
         if noise is None:
-            noise = torch.randn(self.noise_shape(len(batch['input_ids'])))
+            noise = torch.randn(batch['action_mask'].shape)
         noise = noise.to(self.device)
         mask = batch['action_mask'].to(noise.dtype)
         prefix = None if prefix is None else prefix.to(noise)
@@ -210,7 +210,8 @@ class QwenVLA(nn.Module):
         steps = steps or flow.denoising_steps
         context = self.context(batch) if context is None else context
         count = len(batch['input_ids'])
-        noise = torch.randn(self.noise_shape(count), generator=generator).to(self.device)
+        shape = batch['action_mask'].shape
+        noise = torch.randn(shape, generator=generator).to(self.device)
         index = torch.randint(steps, (count,), generator=generator)
         mask = batch['action_mask'].to(noise.dtype)
         return flow_sde(
