@@ -44,7 +44,7 @@ class DemonstrationPlan:
     step_s: float = 0.2
 
 
-def _start(rng: np.random.Generator, scene_posture: np.ndarray) -> np.ndarray:
+def start_posture(rng: np.random.Generator, scene_posture: np.ndarray) -> np.ndarray:
     """Return a first posture: the scene's own, or anywhere over the table, also low."""
     if rng.random() < 0.4:
         return scene_posture
@@ -86,7 +86,7 @@ def render_shard(plan: DemonstrationPlan, first: int, count: int, path: Path) ->
         scene = world.reset(seed)
         xyz = np.array([item.position for item in scene.objects])
         pixel = world.project('ego', xyz)[0] / (640, 480)
-        for posture in walk(rng, _start(rng, np.array(scene.posture)), xyz, plan):
+        for posture in walk(rng, start_posture(rng, np.array(scene.posture)), xyz, plan):
             world.set_posture(posture)
             images = {view: world.render(view) for view in plan.image_sizes}
             frame = {
