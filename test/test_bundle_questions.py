@@ -30,7 +30,7 @@ def _asked(world, objects):
     posture = world.reset(0).posture
     world.reset(0, Scene(0, objects, Surroundings(), posture))
     return [
-        pair for seed in range(8) for pair in table_questions(world, np.random.default_rng(seed))
+        pair for seed in range(40) for pair in table_questions(world, np.random.default_rng(seed))
     ]
 
 
