@@ -52,6 +52,12 @@ class Cameras:
             renderer.close()
         self._renderers.clear()
 
+    def send_texture(self, texture: int) -> None:
+        """Send a texture whose pixels were changed to OpenGL, which keeps its own copy."""
+        for renderer in self._renderers.values():
+            renderer._gl_context.make_current()
+            mujoco.mjr_uploadTexture(self._model, renderer._mjr_context, texture)
+
     def render(
         self, view: str, size: tuple[int, int] = SIZE, groups: Sequence[int] | None = None
     ) -> np.ndarray:

@@ -48,7 +48,7 @@ def expert_chunk(
     residual = q[..., None, :6] - joints[..., :1, :]
     joints = joints + residual * decay[:, None]
     finger = FINGER_CLOSED + (q[..., 6:] - FINGER_CLOSED) * decay
-    return _within_limits(np.concatenate([joints, finger[..., None]], -1), step_s)
+    return within_limits(np.concatenate([joints, finger[..., None]], -1), step_s)
 
 
 def tip_path(start: np.ndarray, target: np.ndarray, horizon: int, step_s: float) -> np.ndarray:
@@ -80,8 +80,8 @@ def _tip_velocity(tip: np.ndarray, goal: np.ndarray) -> np.ndarray:
     return velocity / (1.0 + (speed / TOP_SPEED) ** 4) ** 0.25
 
 
-def _within_limits(rows: np.ndarray, step_s: float) -> np.ndarray:
-    """Hold rows [..., H, 7] inside the joint ranges and 0.9 of the joint speeds; row 0 stays."""
+def within_limits(rows: np.ndarray, step_s: float) -> np.ndarray:
+    """Hold rows [..., H, 7] within the joints' ranges and 0.9 of their speeds; row 0 stays."""
     most = 0.9 * arm.VELOCITY * step_s
     kept = [rows[..., 0, :]]
     for row in np.moveaxis(rows, -2, 0)[1:]:

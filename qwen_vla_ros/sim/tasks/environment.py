@@ -60,17 +60,22 @@ class TasksEnv(TabletopEnv):
         self.goal = options.get('goal') or sample_goal(scene, self.np_random, kind)
         self.target, self.instruction = self.goal.target, self.goal.instruction
         self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
-        self._first = self.world.object_positions()
+        self.first = self.world.object_positions()
         self._held = 0
         return self._observe(), self._facts()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Move for 0.2 s towards an action [7]."""
         self._drive(action)
-        self._held = self._held + 1 if done(self.world, self.goal, self._first) else 0
+        self._held = self._held + 1 if done(self.world, self.goal, self.first) else 0
         terminated = self._held >= HELD_ROWS
         truncated = not terminated and self.world.time >= TASK_LIMIT_S - 1e-9
         return self._observe(), float(terminated), terminated, truncated, self._facts()
+
+    def place_arm(self, posture: np.ndarray) -> None:
+        """Put the arm at a posture [7], at rest; what is to be done and all things stay."""
+        self.world.set_posture(posture)
+        self._controller.hold(posture)
 
     def _halts(self) -> bool:
         """Go on when things are touched."""

@@ -6,7 +6,7 @@ with the hand straight down; the fingers close across a block's sides. Every row
 with a text, so an episode can be cut into subtasks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.environment import STEP_S
 from qwen_vla_ros.sim.tasks.goals import PICK, PLACE, PUSH, Goal
-from qwen_vla_ros.sim.tasks.scene import HEIGHTS, WIDTH
+from qwen_vla_ros.sim.tasks.scene import WIDTH, height_of
 from qwen_vla_ros.sim.tasks.world import TaskWorld
 
 REACH, GRASP, LIFT, MOVE, RELEASE = 'reach', 'grasp', 'lift', 'move', 'release'
@@ -60,11 +60,11 @@ class TaskExpert:
             under, where = 0.0, f'beside the {reference}'
         else:
             below = self._world.object_positions()[reference]
-            goal, under = below[:2], below[2] + _height(reference) / 2
+            goal, under = below[:2], below[2] + height_of(reference) / 2
             where = f'over the {reference}'
         carried = self._offset()
         over = np.array([*goal, TRAVEL_M + under]) + carried
-        down = np.array([*goal, under + _grip_height(target) + 0.002]) + carried
+        down = np.array([*goal, under + grip_height(target) + 0.002]) + carried
         yield from self._go(over, self._turn, SPEED, MOVE, f'move the {target} {where}')
         text = f'release the {target}'
         yield from self._go(down, self._turn, SLOW, RELEASE, text)
@@ -75,11 +75,11 @@ class TaskExpert:
         """Reach over the target, close around it, lift it."""
         target = self._goal.target
         place = self._world.object_positions()[target]
-        turn = self._across(place, self._world.object_yaw(target))
+        turn = turn_across(place, self._world.object_yaw(target))
         above = np.array([*place[:2], TRAVEL_M])
         yield from self._go(above, turn, SPEED, REACH, f'reach for the {target}', OPEN)
         place = self._world.object_positions()[target]
-        down = np.array([*place[:2], _grip_height(target)])
+        down = np.array([*place[:2], grip_height(target)])
         yield from self._go(down, turn, SLOW * 1.6, GRASP, f'grasp the {target}', OPEN)
         yield from self._fingers(CLOSED, GRASP, f'grasp the {target}')
         yield from self._go(down + [0, 0, 0.10], turn, SPEED, LIFT, f'lift the {target}')
@@ -91,7 +91,7 @@ class TaskExpert:
         way = (goal - place) / np.linalg.norm(goal - place)
         behind = place - way * (WIDTH / 2 + BEHIND_M)
         last = goal - way * (WIDTH / 2 + TOUCH_M)
-        turn = self._across(behind, float(np.arctan2(way[1], way[0])), np.pi)
+        turn = turn_across(behind, float(np.arctan2(way[1], way[0])), np.pi)
         text = f'push the {target}'
         reach = f'reach behind the {target}'
         yield from self._go(np.array([*behind, TRAVEL_M]), turn, SPEED, REACH, reach, CLOSED)
@@ -139,22 +139,20 @@ class TaskExpert:
         place = self._world.object_positions()[self._goal.target]
         return np.array([*(self._tip[:2] - place[:2]), 0.0])
 
-    def _across(self, place: np.ndarray, yaw: float, period: float = np.pi / 2) -> float:
-        """
-        Return the wrist's turn that brings the fingers' way along yaw, the nearest to its middle.
 
-        Straight down, the wrist turns against the sense of z; at zero the fingers move across the
-        direction in which the arm points.
-        """
-        waist = np.arctan2(place[1], place[0])
-        turn = waist + np.pi / 2 - yaw
-        return float((turn + period / 2) % period - period / 2)
+def turn_across(
+    place: Sequence[float], yaw: float, period: float = np.pi / 2, near: float = 0.0
+) -> float:
+    """
+    Return the wrist's turn that brings the fingers' way along yaw, of those the one next to near.
+
+    Straight down over a place, the wrist turns against the sense of z; at zero the fingers move
+    across the direction in which the arm points. period: how often a thing looks the same.
+    """
+    turn = float(np.arctan2(place[1], place[0])) + np.pi / 2 - yaw
+    return float((turn - near + period / 2) % period - period / 2) + near
 
 
-def _grip_height(name: str) -> float:
+def grip_height(name: str) -> float:
     """Return how high over what it stands on an object is held, in m."""
-    return max(_height(name) / 2, LOWEST_M)
-
-
-def _height(name: str) -> float:
-    return HEIGHTS[name.rpartition(' ')[2]]
+    return max(height_of(name) / 2, LOWEST_M)

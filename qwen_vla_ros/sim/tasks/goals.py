@@ -13,7 +13,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.scene import AREA_LOWER, AREA_UPPER
-from qwen_vla_ros.sim.tasks.scene import HEIGHTS, TaskScene
+from qwen_vla_ros.sim.tasks.scene import TaskScene, height_of
 
 if TYPE_CHECKING:
     from qwen_vla_ros.sim.tasks.world import TaskWorld
@@ -75,7 +75,7 @@ def sample_goal(scene: TaskScene, rng: np.random.Generator, kind: str = '') -> G
             PUSH: places[target] + PUSH_M * np.array(WAYS[way]),
         }.get(chosen)
         template = str(rng.choice(TEMPLATES[chosen]))
-        if goal is not None and not _has_room(chosen, target, goal, places):
+        if goal is not None and not has_room(chosen, target, goal, places):
             continue
         text = template.format(a=target, b=reference, side=side, way=way)
         named = reference if chosen in (PLACE, STACK) else ''
@@ -93,7 +93,7 @@ def done(world: 'TaskWorld', goal: Goal, first: Mapping[str, np.ndarray]) -> boo
         return False
     if goal.kind == STACK:
         below = now[goal.reference]
-        high = (_height(goal.target) + _height(goal.reference)) / 2
+        high = (height_of(goal.target) + height_of(goal.reference)) / 2
         aside = np.linalg.norm(place[:2] - below[:2])
         return bool(aside <= STACK_M and abs(place[2] - below[2] - high) <= LEVEL_M)
     if abs(place[2] - before[2]) > LEVEL_M:
@@ -108,8 +108,12 @@ def done(world: 'TaskWorld', goal: Goal, first: Mapping[str, np.ndarray]) -> boo
     return bool(along >= PUSHED_M and np.linalg.norm(moved - along * wanted) <= ASIDE_M)
 
 
-def _has_room(kind: str, target: str, goal: np.ndarray, places: Mapping[str, np.ndarray]) -> bool:
-    """Tell whether a goal lies in the area, and no other object near it or on a push's way."""
+def has_room(kind: str, target: str, goal: np.ndarray, places: Mapping[str, np.ndarray]) -> bool:
+    """
+    Tell whether a goal [2] lies in the area, and no other object near it or on a push's way.
+
+    places: x, y [2] of the objects by name, in m.
+    """
     if (goal < np.array(AREA_LOWER)).any() or (goal > np.array(AREA_UPPER)).any():
         return False
     start = places[target]
@@ -118,7 +122,3 @@ def _has_room(kind: str, target: str, goal: np.ndarray, places: Mapping[str, np.
     )
     others = [place for name, place in places.items() if name != target]
     return all(np.linalg.norm(way - other, axis=1).min() >= CLEAR_M for other in others)
-
-
-def _height(name: str) -> float:
-    return HEIGHTS[name.rpartition(' ')[2]]

@@ -77,6 +77,11 @@ def sample_task_scene(seed: int) -> TaskScene:
     )
 
 
+def height_of(name: str) -> float:
+    """Return the height in m of an object by its name: colour and shape."""
+    return HEIGHTS[name.rpartition(' ')[2]]
+
+
 def texture_pixels(scene: TaskScene, size: int) -> np.ndarray:
     """Return the table's texture uint8 [size, size, 3], grey: the table's colour multiplies it."""
     rng = np.random.default_rng((scene.seed, 8))

@@ -38,6 +38,15 @@ class TaskWorld(TabletopWorld):
         """Lay out the scene of a seed (or a given scene), the arm at its first posture."""
         return super().reset(seed, sample_task_scene(seed) if scene is None else scene)
 
+    def step(self, duration_s: float) -> None:
+        """Advance the physics; touches are looked for at its end."""
+        if self._drifts:
+            super().step(duration_s)
+            return
+        mujoco.mj_step(self.model, self.data, max(1, round(duration_s / self.model.opt.timestep)))
+        if self.data.ncon:
+            self._note_touches()
+
     def object_speeds(self) -> dict[str, float]:
         """Return how fast each object's centre moves, in m/s."""
         found = {}
@@ -50,6 +59,10 @@ class TaskWorld(TabletopWorld):
         """Return how far an object is turned about z, in rad."""
         matrix = self.data.geom_xmat[self._object_geoms[self._index(name)]].reshape(3, 3)
         return float(np.arctan2(matrix[1, 0], matrix[0, 0]))
+
+    def object_upright(self, name: str) -> bool:
+        """Tell whether an object stands as it was laid out."""
+        return bool(self.data.geom_xmat[self._object_geoms[self._index(name)]][8] > 0.97)
 
     def finger_opening(self) -> float:
         """Return the left finger's joint in m."""
@@ -75,7 +88,7 @@ class TaskWorld(TabletopWorld):
         pixels = texture_pixels(self.scene, size).reshape(-1)
         first = int(texture.adr[0])
         self.model.tex_data[first : first + pixels.size] = pixels
-        self._cameras.close()  # a texture is sent to OpenGL when a renderer is opened
+        self._cameras.send_texture(texture.id)
 
     def _dress_distractor(self, index: int) -> None:
         name, model = f'distractor{index}', self.model

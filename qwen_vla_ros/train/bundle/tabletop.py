@@ -1,0 +1,145 @@
+"""
+The WidowX' family: touch, pick, place, push and stack, with the teachers' chunks.
+
+A third of the episodes are tables of the touching task with the arm led over them kinematically
+(train/demonstrations.py). In the others the memoryless teacher (sim/tasks/reactive.py) does tasks
+in physics, with errors: it is told of places that are some millimetres off, its commands are
+noisy, it begins anywhere (also with a thing in its hand) and changes its mind. A frame is
+labelled from the true state, for the task under way and for others that its picture allows.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qwen_vla_ros.sim.expert import expert_chunk
+from qwen_vla_ros.sim.scene import instruction_for
+from qwen_vla_ros.sim.tasks.environment import TasksEnv
+from qwen_vla_ros.sim.tasks.goals import KINDS
+from qwen_vla_ros.sim.tasks.reactive import Task, Thing, chunk, things_of
+from qwen_vla_ros.sim.world import VIEWS, TabletopWorld
+from qwen_vla_ros.train.bundle.frames import Frame, Taught
+from qwen_vla_ros.train.bundle.tabletop_starts import put_somewhere
+from qwen_vla_ros.train.bundle.tabletop_tasks import drawn, possible_tasks, sentence_of
+from qwen_vla_ros.train.demonstrations import DemonstrationPlan, start_posture, walk
+from qwen_vla_ros.transforms import ResizeImages
+
+HORIZON = 16
+TOUCH_SHARE = 0.35
+TOUCH_FRAMES, FRAMES = 6, 8
+ROWS = 26  # of a walk
+CHANGE = 0.03  # chance a row of another task
+STILL_ROWS, STILL_RAD = 3, 0.006  # after so long at rest there is another task
+PLACE_ERROR_M, YAW_ERROR_RAD = 0.006, 0.1  # of what a walk's teacher is told
+COMMAND_ERROR = np.array([0.008] * 3 + [0.006] * 3 + [0.0003])  # rad, m
+
+
+class Tabletop:
+    """A Maker of frames.py: the simulated WidowX."""
+
+    embodiment, layout, views = 'widowx', 'abs_joint', VIEWS
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Compile the worlds; sizes are the model's pictures (h, w) by view."""
+        self._resize = ResizeImages({view: sizes[view] for view in self.views})
+        self._table = TabletopWorld()
+        self._env = TasksEnv(render_mode='rgb_array', images=False)
+
+    def episode(self, seed: int) -> list[Frame]:
+        """Return the frames of a seed."""
+        rng = np.random.default_rng((seed, 21))
+        return self._touches(seed, rng) if rng.random() < TOUCH_SHARE else self._tasks(seed, rng)
+
+    def close(self) -> None:
+        """Free the GL contexts."""
+        self._table.close()
+        self._env.close()
+
+    def _touches(self, seed: int, rng: np.random.Generator) -> list[Frame]:
+        """Return frames of the touching task: a sentence for each object."""
+        world = self._table
+        scene = world.reset(seed)
+        places = np.array([item.position for item in scene.objects])
+        plan = DemonstrationPlan(self._resize.sizes, 1, seed, TOUCH_FRAMES, HORIZON)
+        frames = []
+        for posture in walk(rng, start_posture(rng, np.array(scene.posture)), places, plan):
+            world.set_posture(posture)
+            chunks = expert_chunk(posture, places, HORIZON).astype(np.float32)
+            taught = tuple(
+                Taught(instruction_for(item, rng), rows, _point(world, item.position))
+                for item, rows in zip(scene.objects, chunks, strict=True)
+            )
+            frames.append(self._frame(world, taught))
+        return frames
+
+    def _tasks(self, seed: int, rng: np.random.Generator) -> list[Frame]:
+        """Return frames of an erring teacher's way through one task or several."""
+        env = self._env
+        env.reset(seed=seed)
+        task = Task.of(env.goal, env.first)
+        put_somewhere(env, task, rng)
+        noise = COMMAND_ERROR * rng.uniform(0, 1)
+        blur = rng.uniform(0, 1) * rng.integers(2)
+        wanted = set(rng.choice(ROWS, FRAMES, replace=False).tolist())
+        frames, errors, still = [], _errors(rng, env, blur), 0
+        for row in range(ROWS):
+            things, joints = things_of(env.world), env.world.positions()
+            possible = possible_tasks(env.world, things)
+            if not possible:
+                break
+            if task not in possible or still >= STILL_ROWS or rng.random() < CHANGE:
+                task = drawn(possible, rng)
+            if row in wanted:
+                taught = self._taught(joints, things, task, possible, rng)
+                frames.append(self._frame(env.world, taught))
+            if rng.random() < 0.15:
+                errors = _errors(rng, env, blur)
+            told = {name: _mistaken(thing, errors[name]) for name, thing in things.items()}
+            ahead = chunk(joints, told, task, 2)[1]
+            still = still + 1 if np.abs(ahead - joints)[:6].max() < STILL_RAD else 0
+            env.step(ahead + rng.normal(0, noise))
+        return frames
+
+    def _taught(
+        self,
+        joints: np.ndarray,
+        things: Mapping[str, Thing],
+        task: Task,
+        possible: list[Task],
+        rng: np.random.Generator,
+    ) -> tuple[Taught, ...]:
+        """Return the present task's sentence, and one of each other kind that is possible."""
+        others = (kind for kind in KINDS if kind != task.kind)
+        found = (drawn([one for one in possible if one.kind == kind], rng) for kind in others)
+        chosen = [task, *(one for one in found if one is not None)]
+        return tuple(
+            Taught(
+                sentence_of(one, rng),
+                chunk(joints, things, one, HORIZON).astype(np.float32),
+                _point(self._env.world, things[one.target][:3]),
+            )
+            for one in chosen
+        )
+
+    def _frame(self, world: TabletopWorld, taught: tuple[Taught, ...]) -> Frame:
+        images = {view: world.render(view) for view in self.views}
+        seen = self._resize.forward({'images': images})['images']
+        return Frame(seen, world.positions().astype(np.float32), taught)
+
+
+def _errors(rng: np.random.Generator, env: TasksEnv, share: float) -> dict[str, np.ndarray]:
+    """Return by how much each object is believed elsewhere: x, y in m and yaw in rad."""
+    spread = share * np.array([PLACE_ERROR_M, PLACE_ERROR_M, YAW_ERROR_RAD])
+    return {name: rng.normal(0, spread) for name in env.world.scene.names}
+
+
+def _mistaken(thing: Thing, error: np.ndarray) -> Thing:
+    x, y, yaw = error.tolist()
+    return thing._replace(x=thing.x + x, y=thing.y + y, yaw=thing.yaw + yaw)
+
+
+def _point(world: TabletopWorld, place: tuple[float, ...]) -> tuple[float, float] | None:
+    """Return where a place [3] is in `ego`, 0..1; None outside the picture."""
+    width, height = 640, 480
+    u, v = world.project('ego', np.array([place]))[0][0] / (width, height)
+    return (float(u), float(v)) if 0 <= u <= 1 and 0 <= v <= 1 else None
