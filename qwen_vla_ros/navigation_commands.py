@@ -9,7 +9,7 @@ A chunk that moves less than stop_m and turns less than stop_rad in all, from th
 every waypoint, is STOP: zero velocity, and the running goal is cancelled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,9 @@ from qwen_vla_ros.output_kinds import (
     output,
     set_stamp,
 )
+from qwen_vla_ros.types import ActionChunk
 
+Pose = tuple[float, float, float]
 STOP = 'STOP: the policy asks the base to stand'
 WAYPOINTS = {
     'relative_to': Option('choice', 'previous', known=('previous', 'first')),
@@ -107,7 +109,7 @@ def twist_stamped_plan(rows: BaseRows, options: Mapping[str, Any]) -> Plan:
         _set_speed(message.twist, speed)
         return message
 
-    return _velocities(rows, options, made)
+    return velocities(rows, options, made)
 
 
 @output('Twist', 'geometry_msgs/msg/Twist', BASE, VELOCITIES, mode=CHUNK)
@@ -120,7 +122,21 @@ def twist_plan(rows: BaseRows, options: Mapping[str, Any]) -> Plan:
         _set_speed(message, speed)
         return message
 
-    return _velocities(rows, options, made)
+    return velocities(rows, options, made)
+
+
+def rows_of_chunk(
+    chunk: ActionChunk,
+    names: Sequence[str],
+    pose: Pose,
+    frame: str,
+    now_ns: int,
+    speed: Pose = (0.0, 0.0, 0.0),
+) -> BaseRows:
+    """Return a chunk's waypoints: the first is reached a step after the pose was observed."""
+    values = chunk.actions[:, [chunk.names.index(name) for name in names]].astype(np.float64)
+    times = chunk.step_s * np.arange(1, len(values) + 1)
+    return BaseRows(frame, pose, times, values, chunk.start_ns, now_ns, speed)
 
 
 def waypoint_poses(rows: BaseRows, relative_to: str) -> np.ndarray:
@@ -197,8 +213,12 @@ def _towards(start: np.ndarray, goal: np.ndarray, linear: float, angular: float)
     return goal.copy() if share <= 1.0 + 1e-9 else start + change / share
 
 
-def _velocities(rows: BaseRows, options: Mapping[str, Any], made: Any) -> Plan:
-    """Return the speeds over the waypoints that are still ahead, ending with zero."""
+def velocities(rows: BaseRows, options: Mapping[str, Any], made: Any) -> Plan:
+    """
+    Return the speeds over the waypoints that are still ahead, ending with zero.
+
+    made(at_ns, speed [3]) builds the message of one instant.
+    """
     poses = waypoint_poses(rows, options['relative_to'])
     stop = is_stop(rows, poses, options)
     period_s = 1.0 / options['rate_hz']

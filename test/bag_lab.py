@@ -21,7 +21,12 @@ WIDOWX = Embodiment.load('widowx')
 ROBOT = replace(WIDOWX, cameras=tuple(replace(c, width=64, height=48) for c in WIDOWX.cameras))
 NAMES = ROBOT.action_names()
 HOME = np.array([0.0, -1.0, 0.9, 0.0, -0.3, 0.0, 0.03])
-CONNECTIONS = {'image': 'sensor_msgs/msg/Image', 'joints': 'sensor_msgs/msg/JointState'}
+CONNECTIONS = {
+    'image': 'sensor_msgs/msg/Image',
+    'joints': 'sensor_msgs/msg/JointState',
+    'odometry': 'nav_msgs/msg/Odometry',
+    'velocity': 'geometry_msgs/msg/TwistStamped',
+}
 CHUNK, STATUS = 'qwen_vla_ros/msg/ActionChunk', 'qwen_vla_ros/msg/PolicyStatus'
 TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 

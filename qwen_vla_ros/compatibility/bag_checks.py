@@ -28,6 +28,7 @@ LAGS_S = np.arange(-0.4, 0.401, 0.01)
 SURE, LEAST_S = 0.35, 3.0  # correlation, and s of motion, below which nothing is said
 AGAINST = -0.35
 SECOND_NS = 1_000_000_000
+NEEDS = {'first rows': 'first_row', 'directions': 'agreement'}  # check -> key of the prediction
 RAW = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8')
 
 
@@ -89,7 +90,11 @@ class BagEars:
                 self._rows.append((stamp_ns - offset, row))
 
     def findings(self, prediction: Mapping[str, Any] | None = None) -> list[Finding]:
-        """Return the findings; prediction: 'first_row' and 'agreement' of an evaluation."""
+        """
+        Return the findings; prediction: 'first_row' and 'agreement' of an evaluation.
+
+        A check whose part of the prediction is not there is left out.
+        """
         if not self._windows:
             self._ask(self._now_ns)
         found = [
@@ -101,7 +106,7 @@ class BagEars:
         named = {f.subject for f in found}
         found += [f for subject, f in self._passed.items() if subject not in named]
         facts = Moved(self._pair, self._seen, *self._speeds(), prediction or {})
-        wanted = BAG if prediction else BAG[:2]
+        wanted = [check for check in BAG if NEEDS.get(check.subject) in (None, *facts.prediction)]
         return found + [f for check in wanted for f in check.findings(facts)]
 
     def _ask(self, now_ns: int) -> None:
@@ -194,8 +199,8 @@ def against(facts: Moved) -> Iterator[Problem]:
         if value is not None and value < AGAINST:
             yield Problem(
                 REFUSE,
-                f'{name} goes against what is predicted (correlation {value:.2f}); the joint is '
-                'flipped',
+                f'{name} goes against what is predicted (correlation {value:.2f}); its sign is '
+                'turned',
             )
 
 

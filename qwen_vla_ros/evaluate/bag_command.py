@@ -25,6 +25,7 @@ from qwen_vla_ros.evaluate.bag_measures import Measures
 from qwen_vla_ros.evaluate.bag_report import verdict
 from qwen_vla_ros.evaluate.bag_run import FREE, RECORDED, BagRun, Latency, RunOptions
 from qwen_vla_ros.evaluate.bag_source import INPUT, BagSource, Event, RecordedChunk, Shifts
+from qwen_vla_ros.evaluate.base_measures import BaseMeasures
 from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.splice import MODES
 
@@ -52,6 +53,9 @@ def cli_arguments(parser: argparse.ArgumentParser, where: str) -> None:
     parser.add_argument('--robot', help='contract, name or file (default: the one in the bag)')
     parser.add_argument(
         '--splice', action='append', default=[], choices=MODES, help='may be repeated'
+    )
+    parser.add_argument(
+        '--house', type=int, default=0, help='of --policy expert of a simulated base: its map'
     )
     parser.add_argument('--layout', default='', help='action layout of the contract')
     parser.add_argument('--instruction', default='', help='instead of those in the bag')
@@ -137,7 +141,7 @@ def measure(
     out: Path | None = None,
     film: bool = False,
     write_bag: bool = False,
-) -> tuple[dict[str, Any], list[tuple[str, Measures]]]:
+) -> tuple[dict[str, Any], list[tuple[str, Measures | BaseMeasures]]]:
     """
     Run every policy in every manner; return the summary and what is drawn of each run.
 
@@ -146,7 +150,7 @@ def measure(
     recorded = source.recorded() if schedule != FREE else []
     schedule = (RECORDED if recorded else FREE) if schedule == 'auto' else schedule
     results: dict[str, Any] = {}
-    drawn: list[tuple[str, Measures]] = []
+    drawn: list[tuple[str, Measures | BaseMeasures]] = []
     findings: list[Finding] = []
     began = time.perf_counter()
     for name, policy in policies.items():
@@ -166,6 +170,7 @@ def measure(
         'robot': source.embodiment.name,
         'first_ns': source.first_ns,
         'seconds': source.seconds,
+        'step_s': source.embodiment.step_s,
         'speed': source.seconds * len(results) / max(wall_s, 1e-9),
         'schedule': schedule,
         'damage': source.damage,
@@ -177,17 +182,24 @@ def measure(
 
 
 def write_results(
-    result: dict[str, Any], drawn: Sequence[tuple[str, Measures]], out: Path, step_s: float
+    result: dict[str, Any],
+    drawn: Sequence[tuple[str, Measures | BaseMeasures]],
+    out: Path,
+    step_s: float,
 ) -> None:
     """Write summary.json, the plots and report.html; each beside, then renamed."""
-    from qwen_vla_ros.evaluate import bag_plots, bag_report
+    from qwen_vla_ros.evaluate import bag_plots, bag_report, base_report
 
     runs = list(result['runs'].items())
-    joints, steps = out / 'joints.png', out / 'steps.png'
-    bag_plots.plot_joints(drawn, result['first_ns'], joints, 'Joints in time')
+    steps, base = out / 'steps.png', runs[0][1]['of'] == 'base'
+    over, title = (out / 'way.png', 'Way') if base else (out / 'joints.png', 'Joints')
+    if base:
+        base_report.plot_ways(drawn, over, 'Waypoints and the way that was driven, from above')
+    else:
+        bag_plots.plot_joints(drawn, result['first_ns'], over, 'Joints in time')
     bag_plots.plot_steps(runs, step_s, steps)
     svg = bag_plots.timeline(runs, result['first_ns'], result['seconds'])
-    plots = [('Joints', {'path': joints}), ('Error by step', {'path': steps})]
+    plots = [(title, {'path': over}), ('Error by step', {'path': steps})]
     film = out / 'strip.mp4'
     page = bag_report.render(result, svg, plots, film if film.is_file() else None)
     for name, text in (('summary.json', json.dumps(result, indent=1)), ('report.html', page)):
@@ -204,13 +216,16 @@ def _one(
     out: Path | None,
     film: bool,
     write_bag: bool,
-) -> tuple[Measures, list[Finding]]:
+) -> tuple[Measures | BaseMeasures, list[Finding]]:
     """Make one run with everybody who looks on."""
     from contextlib import ExitStack
 
     run = BagRun(source, policy, options, recorded=recorded)
     robot, layout = source.embodiment, options.layout or source.embodiment.default_layout
-    measures = Measures(robot, run.pilot, recorded)
+    if run.base is None:
+        measures = Measures(robot, run.pilot, recorded)
+    else:
+        measures = BaseMeasures(robot, run, recorded)
     pair = Pairing(policy.metadata, robot, layout)
     ears = _Ears(BagEars(pair))
     with ExitStack() as stack:
@@ -291,7 +306,7 @@ def _policies(args: argparse.Namespace, embodiment: Embodiment) -> dict[str, Pol
     for name in args.policy:
         if name not in SCRIPTED and '://' not in name:
             raise QwenVlaError(f"--policy {name}: choose 'expert', 'constant' or ws://host:port")
-        found[name] = choosing.named_policy(name, embodiment)
+        found[name] = choosing.named_policy(name, embodiment, args.house)
     for place in checkpoints:
         from qwen_vla_ros.policy import load_policy
 

@@ -79,11 +79,11 @@ class Deviation:
         moved = still > STILL**2 * max(float(self.count.sum()), 1)
         return {
             'rows': int(self.count[:, 0].sum()),
-            'rms': _by(names, np.sqrt(self.squared.sum(0) / total)),
-            'mean': _by(names, self.summed.sum(0) / total),
-            'max': _by(names, self.most.max(0)),
-            'rms_by_step': _by(names, np.sqrt(self.squared / rows).T),
-            'still_rms': _by(names, np.sqrt(self.still.sum(0) / total)),
+            'rms': by_name(names, np.sqrt(self.squared.sum(0) / total)),
+            'mean': by_name(names, self.summed.sum(0) / total),
+            'max': by_name(names, self.most.max(0)),
+            'rms_by_step': by_name(names, np.sqrt(self.squared / rows).T),
+            'still_rms': by_name(names, np.sqrt(self.still.sum(0) / total)),
             'skill': 1 - float(self.squared.sum()) / still if moved else None,
         }
 
@@ -241,9 +241,10 @@ class Measures:
     def _compare_command(self, event: Event) -> None:
         """Compare the first point of a recorded trajectory with the motion at its instant."""
         message, arm = event.message, self._pilot.arm
-        if not arm.moving or not len(message.points):
+        points = getattr(message, 'points', ())  # a base's velocities have none
+        if not arm.moving or not len(points):
             return
-        point = message.points[0]
+        point = points[0]
         due = point.time_from_start
         at_ns = (stamp_ns(message.header) or event.time_ns) + due.sec * SECOND_NS + due.nanosec
         found = arm.executor.motion(arm.clock.at(at_ns))
@@ -266,6 +267,7 @@ class Measures:
         known = self.command_error.count.sum() > 0
         commands = self.command_error.as_dict(self.names)
         return {
+            'of': 'joints',
             'units': self.units,
             'inferences': self.calls,
             'chunks': self.chunks,
@@ -273,14 +275,14 @@ class Measures:
             'error': self.future.as_dict(self.names),
             'first_row': {
                 **{k: self.first.as_dict(self.names)[k] for k in ('rms', 'mean', 'max')},
-                'limit': _by(self.names, self._jump),
+                'limit': by_name(self.names, self._jump),
             },
             'agreement': self._agreement(),
             'same_as_recorded': {
                 'recorded': len(self._recorded),
                 'matched': self._matched,
                 'equal': self._same,
-                'max': _by(self.names, self._told.most[0]) if self._matched else {},
+                'max': by_name(self.names, self._told.most[0]) if self._matched else {},
             },
             'commands': {
                 'compared': int(self.command_error.count.max()),
@@ -289,12 +291,12 @@ class Measures:
             },
             'seams': {
                 'count': len(seams),
-                'p95': _by(self.names, np.percentile(seams, 95, axis=0)) if len(seams) else {},
-                'max': _by(self.names, seams.max(0)) if len(seams) else {},
+                'p95': by_name(self.names, np.percentile(seams, 95, axis=0)) if len(seams) else {},
+                'max': by_name(self.names, seams.max(0)) if len(seams) else {},
             },
             'commanded': self.smooth.as_dict(),
             'measured': self.smooth_recorded.as_dict(),
-            'latency_s': _percentiles(self.inference_s),
+            'latency_s': percentiles(self.inference_s),
             'inputs': self._pilot.buffer.statistics(),
             'event_counts': dict(self.event_counts),
             'events': self.events,
@@ -313,12 +315,13 @@ class Measures:
         }
 
 
-def _by(names: Sequence[str], values: np.ndarray) -> Mapping[str, Any]:
+def by_name(names: Sequence[str], values: np.ndarray) -> Mapping[str, Any]:
     """Return name -> number or list."""
     return {name: np.asarray(value).tolist() for name, value in zip(names, values, strict=True)}
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return p50, p95 and p99; empty where there is nothing."""
     if not seconds:
         return {}
     p50, p95, p99 = np.percentile(list(seconds), (50, 95, 99))

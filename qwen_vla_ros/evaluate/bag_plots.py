@@ -45,9 +45,9 @@ def plot_steps(
         axis.set_title(f'{name} [{results[0][1]["units"][name]}]')
         for (label, result), colour in zip(results, COLOURS * len(results), strict=False):
             values = result['error']['rms_by_step'].get(name, [])
-            axis.plot(
-                step_s * np.arange(len(values)), values, color=colour, marker='.', label=label
-            )
+            first = int(result['of'] == 'base')  # a base is at its first waypoint a step later
+            times = step_s * (first + np.arange(len(values)))
+            axis.plot(times, values, color=colour, marker='.', label=label)
         still = results[0][1]['error']['still_rms'].get(name)
         if still is not None:
             axis.axhline(still, color=GREY, ls='--', lw=1.2, label='standing still')

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qwen_vla_ros.evaluate.base_report import compared_lines, stop_words, waypoint_tables
 from qwen_vla_ros.evaluate.report import STYLE
 
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
@@ -42,7 +43,7 @@ def render(result: Mapping[str, Any], svg: str, plots: Rows, film: Path | None) 
         f'<h2>Timeline</h2><figure>{svg}</figure>',
         _events(runs, result['first_ns']),
         *(_plot(title, Path(item['path'])) for title, item in plots),
-        *(_joints(name, run) for name, run in runs),
+        *(_channels(name, run, result['step_s']) for name, run in runs),
         _inputs(runs),
     ]
     return (
@@ -69,6 +70,8 @@ def verdict(name: str, run: Mapping[str, Any]) -> str:
     else:
         said = f'foresees the motion with a skill of {skill:.2f} (1 is perfect, 0 standing still)'
     stopped = f', safety stops the robot {latched} times' if latched else ''
+    if run['of'] == 'base':
+        said += stop_words(run)
     some = f'; {refused} of {chunks} chunks are refused{stopped}' if refused or latched else ''
     return f'{name} {said}; worst is {_worst(run["error"]["rms"], run)} RMS{some}'
 
@@ -101,20 +104,15 @@ def _notices(result: Mapping[str, Any]) -> str:
 def _compared(runs: Rows, recorded: bool) -> str:
     """Return the figures of all runs side by side; recorded: latencies are that day's."""
     that_day = ', as recorded that day' if recorded else ''
+    own = compared_lines(_number) if runs[0][1]['of'] == 'base' else _OF_JOINTS
     lines = (
         ('skill against standing still', lambda r: _number(r['error']['skill'])),
-        ('worst joint, RMS', lambda r: _worst(r['error']['rms'], r)),
+        ('worst, RMS', lambda r: _worst(r['error']['rms'], r)),
         ('chunks (refused)', lambda r: f'{r["chunks"]} ({r["refused"]})'),
         ('safety latched', lambda r: str(r['event_counts'].get('latched', 0))),
         ('equal to the recorded chunks', _same),
         ('worst difference to them', lambda r: _worst(r['same_as_recorded']['max'], r)),
-        ('commands against recorded, RMS', lambda r: _worst(r['commands']['rms'], r)),
-        ('seam, p95', lambda r: _worst(r['seams']['p95'], r)),
-        ('seam, most', lambda r: _worst(r['seams']['max'], r)),
-        ('jerk of the commands, RMS', lambda r: _worst(r['commanded']['jerk_rms'], r, '/s³')),
-        ('SPARC of commands / measured', _sparc),
-        ('path of commands / measured', _path),
-        ('gripper flips, commands / measured', _flips),
+        *own,
         (f'inference p50 / p95{that_day}', _latency),
     )
     head = ('', *(name for name, _ in runs))
@@ -125,6 +123,13 @@ def _compared(runs: Rows, recorded: bool) -> str:
         for told, show in lines
     )
     return _table('Runs', head, rows)
+
+
+def _channels(name: str, run: Mapping[str, Any], step_s: float) -> str:
+    """Return the tables of every joint, or of a base's waypoints."""
+    if run['of'] == 'joints':
+        return _joints(name, run)
+    return ''.join(_table(*table) for table in waypoint_tables(name, run, step_s, _number))
 
 
 def _joints(name: str, run: Mapping[str, Any]) -> str:
@@ -248,3 +253,14 @@ def _latency(run: Mapping[str, Any]) -> str:
 
 def _milliseconds(values: Sequence[float] | None) -> str:
     return ' / '.join(f'{1e3 * v:.1f}' for v in values) + ' ms' if values else '–'
+
+
+_OF_JOINTS = (
+    ('commands against recorded, RMS', lambda r: _worst(r['commands']['rms'], r)),
+    ('seam, p95', lambda r: _worst(r['seams']['p95'], r)),
+    ('seam, most', lambda r: _worst(r['seams']['max'], r)),
+    ('jerk of the commands, RMS', lambda r: _worst(r['commanded']['jerk_rms'], r, '/s³')),
+    ('SPARC of commands / measured', _sparc),
+    ('path of commands / measured', _path),
+    ('gripper flips, commands / measured', _flips),
+)

@@ -24,10 +24,12 @@ from qwen_vla_ros.evaluate.bag_source import (
     Event,
     RecordedChunk,
 )
+from qwen_vla_ros.evaluate.base_drive import BaseDrive
 from qwen_vla_ros.image_decoding import InputError
 from qwen_vla_ros.nodes.arm_models import capsules_of, kinematics_of
 from qwen_vla_ros.nodes.pilot import Arming, Pilot
 from qwen_vla_ros.nodes.timed_policy import WARM_UP_CALLS
+from qwen_vla_ros.output_kinds import CommandRefused
 from qwen_vla_ros.policy import Policy, refuse_mismatch
 from qwen_vla_ros.stages import FULL, SCALED, SHADOW
 from qwen_vla_ros.types import ActionChunk, Observation
@@ -82,9 +84,10 @@ class Said:
     """
     What became of one inference.
 
-    joints       the chunk in joints [H, A] as it was judged; None where it was not used
+    joints       the chunk in joints [H, A] as it was judged, of a base its waypoints [H, 3]; None
+                 where it was not used
     refused      why it may not run; '' where it may
-    measured     where the joints were at its first row [A]
+    measured     where the joints were at its first row [A]; the base: x, y in m, yaw in rad
     departed_ns  when the observation went to the policy; arrived_ns: when the chunk was there
     """
 
@@ -106,7 +109,11 @@ class Onlooker(Protocol):
         """See a chunk."""
 
     def commanded(self, now_ns: int, motion: Any, pilot: Pilot) -> None:
-        """See where the joints are sent, every 20 ms; motion is None where nothing runs."""
+        """
+        See where the joints are sent, every 20 ms; motion is None where nothing runs.
+
+        Of a base motion is its speed (vx, vy in m/s, wz in rad/s).
+        """
 
     def happened(self, now_ns: int, kind: str, text: str) -> None:
         """See 'stage', 'refused', 'latched', 'input' or 'policy' and why."""
@@ -149,16 +156,32 @@ class BagRun:
             capsules=capsules_of(robot, layout),
             stopwatch=lambda: self._now_ns * 1e-9,
         )
-        if self.pilot.arm is None:
-            raise QwenVlaError(
-                f'{robot.name}, layout {layout}: it moves no joints; a bag is compared joint by '
-                'joint'
-            )
+        self.base = self._base_drive(layout) if self.pilot.arm is None else None
         self._sources = {c.view: c.topic for c in robot.cameras}
         self._rng = np.random.default_rng(options.latency.seed)
         self._command_ns = round(SECOND_NS / robot.safety.command_rate_hz)
         self._arrives_ns: int | None = None
         self._fresh, self._told = False, ('', '')
+
+    def _base_drive(self, layout: str) -> BaseDrive:
+        """Return what a robot without joints drives with; QwenVlaError where it is no base."""
+        robot, groups = self.source.embodiment, self.pilot.parts.followers
+        if [group.kind for group in groups] != ['waypoint']:
+            raise QwenVlaError(
+                f'{robot.name}, layout {layout}: a bag is compared joint by joint, or a base by '
+                'its waypoints; this layout has neither'
+            )
+        if self.pilot.base.pose_names is None:
+            raise QwenVlaError(
+                f'{robot.name}: no Odometry with x, y and yaw in its state; the way of the base '
+                'is not known'
+            )
+        if self.options.splice:
+            raise QwenVlaError(
+                f'{robot.name}: chunks of a base are not spliced, a new one replaces the running '
+                'one; leave --splice out'
+            )
+        return BaseDrive(groups[0])
 
     @property
     def now_ns(self) -> int:
@@ -241,12 +264,23 @@ class BagRun:
         self._tell(chunk, calls)
         if chunk is not None:
             self.pilot.command()
-            self.pilot.take_follow()
+            self._lead_base()
         self._settle()
         if not self._recorded and self._policy.calls > calls:
             again_ns = began_ns + round(self.options.replan_s * SECOND_NS)
             pause_ns = PAUSE_NS if chunk is not None else POLL_NS
             self._advance(max(self._now_ns + pause_ns, again_ns if chunk is not None else 0))
+
+    def _lead_base(self) -> None:
+        """Hand the waypoints to the base's output; what it refuses is a fault, as in the node."""
+        follow = self.pilot.take_follow()
+        if follow is None or self.base is None:
+            return
+        try:
+            self.base.follow(follow)
+        except CommandRefused as error:
+            self.pilot.fault(str(error))
+            self.base.hold(self._now_ns)
 
     def _tell(self, chunk: ActionChunk | None, calls: int) -> None:
         """Tell the onlookers of one inference."""
@@ -260,7 +294,8 @@ class BagRun:
             self._happened('refused', reason)
         elif chunk is not None:
             joints = self.pilot.chunk
-        measured = self.pilot.arm.measured(seen)
+        arm, base = self.pilot.arm, self.pilot.base
+        measured = np.array(base.pose(seen)) if arm is None else arm.measured(seen)
         said = Said(joints, reason, measured, departed_ns, self._now_ns, seen)
         for onlooker in self._onlookers:
             onlooker.said(said)
@@ -312,16 +347,24 @@ class BagRun:
                 self._happened('input', str(error))
 
     def _watch(self) -> None:
-        self.pilot.watch()
+        stop = self.pilot.watch()
+        if stop is not None and self.base is not None:
+            self.base.hold(self._now_ns)
         self._settle()
         told = self.pilot.stage, self.pilot.reason.split(':')[0]
         if told != self._told:
             self._told = told
             self._happened('stage', f'{self.pilot.stage} {self.pilot.reason}'.strip())
-        arm = self.pilot.arm
-        motion = arm.executor.motion(arm.clock.at(self._now_ns)) if arm.moving else None
+        motion = self._motion()
         for onlooker in self._onlookers:
             onlooker.commanded(self._now_ns, motion, self.pilot)
+
+    def _motion(self) -> Any:
+        arm = self.pilot.arm
+        if arm is None:
+            self.base.advance(self._now_ns)
+            return self.base.speed_at(self._now_ns)
+        return arm.executor.motion(arm.clock.at(self._now_ns)) if arm.moving else None
 
     def _settle(self) -> None:
         """Note a latched gate and release it at once: the bag's robot is not in danger."""

@@ -29,7 +29,11 @@ INPUT, INSTRUCTION, CHUNK, REFUSED, STATUS, COMMAND = (
     'command',
 )
 SECOND_NS = 1_000_000_000
-TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+COMMANDS = (
+    'trajectory_msgs/msg/JointTrajectory',
+    'geometry_msgs/msg/TwistStamped',
+    'geometry_msgs/msg/Twist',
+)
 
 
 class Event(NamedTuple):
@@ -198,7 +202,7 @@ class BagSource:
             found[SAID] = INSTRUCTION, SAID
         for group in robot.action_groups():
             for topic in _ends(topics, group.output.topic or '?'):
-                if topics[topic] == TRAJECTORY:
+                if topics[topic] in COMMANDS:
                     found[topic] = COMMAND, topic
         return found
 

@@ -1,4 +1,4 @@
-"""The film of an evaluation: every camera, and the arm with its predicted and its made path."""
+"""The film of an evaluation: every camera, and the robot with its predicted and its made path."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,8 +67,11 @@ class Strip:
 
     def commanded(self, now_ns: int, motion: Any, pilot: Pilot) -> None:
         """Follow the measured joints; film a frame when one is due."""
-        measured = pilot.buffer.newest_state(now_ns, pilot.names)
-        if measured is not None:
+        base = pilot.base.pose_names if pilot.arm is None else None
+        measured = pilot.buffer.newest_state(now_ns, base or pilot.names)
+        if measured is not None and base:
+            self.intention.take_pose('', tuple(measured.tolist()), now_ns)
+        elif measured is not None:
             row = dict(zip(pilot.names, measured.tolist(), strict=True))
             self.intention.take_joints(row, now_ns)
         if now_ns < self._due_ns:
@@ -84,7 +87,9 @@ class Strip:
         parts = [self._picture(view) for view in self._cameras]
         self._camera = viewpoint(self.intention, self._camera, self._afar)
         picture = self.intention.picture(now_ns)
-        parts.append(render(picture, self._camera, lambda frame: np.eye(4), 0.7, caption=False))
+        floor = 6.0 if picture.frame == 'odom' else 0.7
+        view = render(picture, self._camera, lambda frame: np.eye(4), floor, caption=False)
+        parts.append(view)
         return np.concatenate(parts, axis=1)
 
     def _picture(self, view: str) -> np.ndarray:

@@ -26,7 +26,7 @@ class BasePart:
     def __init__(self, embodiment: 'Embodiment', groups: 'tuple[ActionGroup, ...]') -> None:
         """Find where the pose comes from: the Odometry source of the contract."""
         self._embodiment, self._groups = embodiment, groups
-        self._pose_names = _pose_names(embodiment)
+        self.pose_names = _pose_names(embodiment)
         self._frame = next((group.frame for group in groups if group.frame), 'odom')
         self._newest: Follow | None = None
         self._end_ns: int | None = None
@@ -52,7 +52,7 @@ class BasePart:
             raise ChunkRefused(f'chunk refused: it starts {age_s:.3f} s before now')
         if chunk.end_ns <= now_ns:
             raise ChunkRefused('chunk refused: its last row is over')
-        return Follow(chunk, now_ns, self._pose(observation), self._frame)
+        return Follow(chunk, now_ns, self.pose(observation), self._frame)
 
     def lead(self, follow: Follow, speed: float) -> None:
         """Make a chunk the one that runs; at a share of the speed its rows lie further apart."""
@@ -82,11 +82,12 @@ class BasePart:
         """Allow motion again."""
         self.latched = ''
 
-    def _pose(self, observation: Observation) -> tuple[float, float, float] | None:
-        if self._pose_names is None:
+    def pose(self, observation: Observation) -> tuple[float, float, float] | None:
+        """Return (x, y in m, yaw in rad) of the base at an observation; None without odometry."""
+        if self.pose_names is None:
             return None
         names = observation.state_names
-        x, y, yaw = (float(observation.state[names.index(name)]) for name in self._pose_names)
+        x, y, yaw = (float(observation.state[names.index(name)]) for name in self.pose_names)
         return x, y, yaw
 
 

@@ -21,6 +21,7 @@ from rclpy.node import Node
 from qwen_vla_ros.clock_watch import ClockWatch
 from qwen_vla_ros.command import output_of
 from qwen_vla_ros.embodiment import ActionGroup
+from qwen_vla_ros.navigation_commands import rows_of_chunk
 from qwen_vla_ros.nodes.goals import GoalClient
 from qwen_vla_ros.nodes.motion import CHUNK, LOOKAHEAD, STOP, Motion
 from qwen_vla_ros.nodes.qos import COMMAND
@@ -249,22 +250,19 @@ class Outputs:
         for output in self._outputs:
             if output.kind.rows == JOINTS:
                 continue
-            columns = [chunk.names.index(name) for name in output.group.names]
-            values = chunk.actions[:, columns].astype(np.float64)
-            times = chunk.step_s * np.arange(len(values))
+            names = output.group.names
             if output.kind.rows == TIP:
-                frame = output.group.frame
+                values = chunk.actions[:, [chunk.names.index(name) for name in names]]
+                times = chunk.step_s * np.arange(len(values))
+                values, frame = values.astype(np.float64), output.group.frame
                 made: Any = TipRows(frame, times, values, chunk.start_ns, now_ns)
             elif base_pose is None:
                 raise CommandRefused(
                     f'{output.group.name}: waypoints need the pose of the base at the observation'
                 )
             else:
-                times = times + chunk.step_s  # the first waypoint is a step ahead of the pose
                 speed = output.timeline.speed
-                made = BaseRows(
-                    base_frame, base_pose, times, values, chunk.start_ns, now_ns, speed
-                )
+                made = rows_of_chunk(chunk, names, base_pose, base_frame, now_ns, speed)
             rows.append((output, made))
         return rows
 
