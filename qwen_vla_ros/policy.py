@@ -7,6 +7,7 @@ interchangeable. What a policy needs and gives stands in its metadata, which com
 checkpoint and is compared with the robot's contract by name before anything moves.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # What a policy of another make may leave unsaid.
 OPTIONAL = {'action_kinds'}
-SEED = 0  # of the noise after a reset
+SEED = 0  # of the noise, with the observation's stamp
 
 
 class PolicyMismatch(QwenVlaError):
@@ -193,7 +194,7 @@ class LocalPolicy:
         self.reset()
 
     def open(self, robot: str = '') -> 'LocalPolicy':
-        """Return the same policy for another client: its own noise and history, one engine."""
+        """Return the same policy for another client: its own history, one engine."""
         return LocalPolicy(
             self._model, self._pipeline, self._metadata, engine=self._engine, log=self._log
         )
@@ -215,7 +216,7 @@ class LocalPolicy:
         return self._metadata
 
     def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
-        """Run the policy once; the noise of the n-th call after a reset is always the same."""
+        """Run the policy once; the noise of an observation's stamp is always the same."""
         import torch
 
         torch.get_num_threads()  # in a thread new to torch this makes set_num_threads() hold
@@ -229,14 +230,16 @@ class LocalPolicy:
         sample = self._pipeline.forward(given)
         if self._model.config.inputs.history_frames:
             self._history.push(observation.stamp_ns, sample['images'][self._view])
-        noise = _noise(sample, self._generator)
+        seed = noise_seed(observation.stamp_ns)
+        noise = _noise(sample, seed)
         self._calls += 1
         frozen = None if prefix is None or self._trained else len(prefix)
         trace = self._begin_trace()
         actions = self._engine.sample_actions([sample], noise, frozen)
         rows = self._pipeline.inverse({**sample, 'actions': actions[0].float().cpu().numpy()})
         if trace is not None:
-            self._write_step(given, sample, noise, trace, actions, rows['actions'], observation)
+            tensors = {'noise': noise, 'actions': actions, 'rows': rows['actions']}
+            self._write_step(given, sample, tensors, trace, observation, seed)
         chunk = np.asarray(rows['actions'], np.float32)
         if not np.isfinite(chunk).all():
             raise QwenVlaError('policy: the model returned a number that is not finite')
@@ -249,31 +252,25 @@ class LocalPolicy:
         )
 
     def reset(self) -> None:
-        """Start the noise sequence and the history anew, so an episode is repeatable."""
-        import torch
-
+        """Start the history anew, so an episode is repeatable."""
         self._history.clear()
-        self._generator, self._calls = torch.Generator().manual_seed(SEED), 0
+        self._calls = 0
 
     @property
     def model(self) -> 'QwenVLA':
         """Return the model."""
         return self._model
 
-    def again(self, given: Mapping[str, Any], seed: int, call: int) -> dict[str, np.ndarray]:
+    def again(self, given: Mapping[str, Any], seed: int, draw: int) -> dict[str, np.ndarray]:
         """
         Make a logged call once more and return its stages, by the names of the log.
 
-        given: what the transforms take; the noise is that of the call-th call after a reset.
+        given: what the transforms take; the noise is the draw-th of the seed's generator.
         """
-        import torch
-
         from qwen_vla_ros.model.step_log import Trace, arrays
 
         sample = self._pipeline.forward(dict(given))
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(call):
-            noise = _noise(sample, generator)
+        noise = _noise(sample, seed, draw)
         prefix = given['prefix']
         frozen = None if prefix is None or self._trained else len(prefix)
         self._engine.trace = trace = Trace()
@@ -299,35 +296,49 @@ class LocalPolicy:
         self,
         given: Mapping[str, Any],
         sample: Mapping[str, Any],
-        noise: Any,
+        came: Mapping[str, Any],
         trace: Any,
-        actions: Any,
-        rows: np.ndarray,
         observation: Observation,
+        seed: int,
     ) -> None:
         """Log a call: what went in, what came out, and what lay between."""
         self._engine.trace = None
         tensors = {f'images.{view}': image for view, image in sample['images'].items()}
         tensors |= {f'history.{i:02d}': image for i, image in enumerate(given['history'])}
         tensors |= {name: sample.get(name) for name in ('input_ids', 'pixel_values')}
-        tensors |= {'state': given['state'], 'prefix': given['prefix'], 'noise': noise}
-        tensors |= {'model_state': sample.get('state'), 'actions': actions, 'rows': rows}
+        tensors |= {'state': given['state'], 'prefix': given['prefix'], **came}
+        tensors |= {'model_state': sample.get('state')}
         facts = {
             'instruction': observation.instruction,
             'embodiment': observation.embodiment,
             'stamp_ns': observation.stamp_ns,
-            'seed': SEED,
+            'seed': seed,
+            'draw': 1,
             'call': self._calls,
             'checkpoint': str(self._metadata.get('checkpoint', '')),
         }
         self._log.write({**tensors, **trace.tensors()}, facts)
 
 
-def _noise(sample: Mapping[str, Any], generator: Any) -> Any:
-    """Return noise [1, H, K] for a transformed sample: as many rows as its robot's chunks have."""
+def _noise(sample: Mapping[str, Any], seed: int, draw: int = 1) -> Any:
+    """Return the draw-th noise [1, H, K] of a seed: as many rows as the sample's robot has."""
     import torch
 
-    return torch.randn(1, *sample['action_mask'].shape, generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draw):
+        noise = torch.randn(1, *sample['action_mask'].shape, generator=generator)
+    return noise
+
+
+def noise_seed(stamp_ns: int) -> int:
+    """
+    Return the seed of the noise for an observation's stamp, in [0, 2**63).
+
+    A call that was discarded or lost so changes nothing for those after it: whoever asks again
+    for an observation of that day gets its chunk again.
+    """
+    told = f'{SEED} {stamp_ns}'.encode()
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), 'big') >> 1
 
 
 class ModelPolicies:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,11 +86,19 @@ def test_policy_answers_in_robot_order_from_the_observations_stamp(saved):
 
 def test_an_episode_repeats_after_reset(saved):
     policy = load_policy(saved[0], WIDOWX, 'cpu')
-    first = [policy.infer(observation()).actions for _ in range(2)]
+    moments = [replace(observation(), stamp_ns=stamp) for stamp in (1, 2)]
+    first = [policy.infer(moment).actions for moment in moments]
     policy.reset()
-    again = [policy.infer(observation()).actions for _ in range(2)]
+    again = [policy.infer(moment).actions for moment in moments]
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first[0], first[1])
+
+
+def test_a_call_that_was_discarded_changes_nothing_for_those_after_it(saved):
+    policy = load_policy(saved[0], WIDOWX, 'cpu')
+    wanted = policy.infer(observation()).actions
+    policy.infer(replace(observation(), stamp_ns=1))
+    np.testing.assert_array_equal(policy.infer(observation()).actions, wanted)
 
 
 def test_given_prefix_comes_back_as_the_first_rows(saved):

@@ -63,6 +63,18 @@ def test_every_step_is_the_same_to_the_bit(policy, log):
     assert found[0].machine == ()
 
 
+def test_a_log_of_one_seed_whose_nth_call_took_the_nth_noise_is_replayed(policy, log, tmp_path):
+    _, facts = read_step(step_files(log[0])[-1])
+    generator = torch.Generator().manual_seed(7)
+    noise = [torch.randn(policy.model.noise_shape(1), generator=generator) for _ in range(3)][-1]
+    files = changed(log[0], tmp_path, noise=noise.numpy(), seed=7)
+    tensors, told = read_step(files[0])
+    told.pop('draw')
+    save_file(tensors, files[0], {'step': json.dumps(told)})
+    (found,) = replay(policy, files)
+    assert (facts['call'], found.difference.stage) == (3, 'denoising step 1')
+
+
 def test_the_log_holds_what_the_robot_got(log):
     tensors, facts = read_step(step_files(log[0])[1])
     np.testing.assert_array_equal(tensors['rows'].astype(np.float32), log[1][1].actions)

@@ -109,7 +109,9 @@ def _first_difference(
     """Make a step again and return the first stage that is not as logged."""
     if facts['weights'] != weights:
         return Difference('weights', None, f'{weights}, logged {facts["weights"]}')
-    made = policy.again(_given(tensors, facts), int(facts['seed']), int(facts['call']))
+    # A log without 'draw' is of one seed: its n-th call took the n-th noise.
+    draw = int(facts.get('draw', facts['call']))
+    made = policy.again(_given(tensors, facts), int(facts['seed']), draw)
     stages = [
         ('pixels', 'pixel_values'),
         ('prompt ids', 'input_ids'),
