@@ -99,11 +99,11 @@ def plot_success(rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> N
 def finish_panels(
     figure: Any, axes: np.ndarray, count: int, told: str, title: str, path: Path
 ) -> None:
-    """Blank the axes beyond count, tell the lowest ones' x, add legend and title; save."""
+    """Blank the axes beyond count, tell the lowest ones' x, add a legend below and title; save."""
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='lower right', ncols=2)
+    figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 4))
     for axis in axes.flat[max(count - axes.shape[1], 0) : count]:
         axis.set_xlabel(told)
     figure.suptitle(title, x=0.01, ha='left', fontsize=12)
