@@ -51,7 +51,7 @@ class BimanualExpert:
 
     def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
         """Return the part of the plan that begins where the arms are."""
-        q = _joints_of(observation)
+        q = joints_of(observation)
         if observation.instruction != self._sentence:
             self.reset()
         if self._rows is None:
@@ -104,7 +104,7 @@ def _place(pose: np.ndarray) -> Place:
     return Place(pose[0, 3], pose[1, 3], float(np.arctan2(pose[1, 0], pose[0, 0])))
 
 
-def _joints_of(observation: Observation) -> np.ndarray:
+def joints_of(observation: Observation) -> np.ndarray:
     """Return the observed joints float64 [14] in the order of JOINT_NAMES."""
     absent = set(vx300s.JOINT_NAMES) - set(observation.state_names)
     if absent:

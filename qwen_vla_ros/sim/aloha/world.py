@@ -147,6 +147,14 @@ class AlohaWorld:
         self._place(self.scene.named(name).body, position, yaw)
         mujoco.mj_forward(self.model, self.data)
 
+    def set_object_pose(self, name: str, pose: np.ndarray) -> None:
+        """Put an object at a pose [4, 4] in table, at rest; set_posture() then brings it about."""
+        body = self.scene.named(name).body
+        self._place(body, pose[:3, 3])
+        address, turn = self.model.joint(body).qposadr[0], np.empty(4)
+        mujoco.mju_mat2Quat(turn, pose[:3, :3].flatten())
+        self.data.qpos[address + 3 : address + 7] = turn
+
     def object_poses(self) -> dict[str, np.ndarray]:
         """Return the present pose [4, 4] in table of each object of the scene by name."""
         return {item.name: self._pose(item.body) for item in self.scene.objects}
@@ -187,6 +195,14 @@ class AlohaWorld:
         """Return pixels [N, 2] and depths [N] in m of points [N, 3] in table."""
         return self._cameras.project(view, points, size)
 
+    def sees(self, view: str, name: str) -> bool:
+        """Return whether a ray from a view to an object's middle meets it first."""
+        body = self.model.body(self.scene.named(name).body).id
+        eye, first = self._cameras.info(view).position, np.zeros(1, np.int32)
+        way = self.data.xpos[body] - eye
+        mujoco.mj_ray(self.model, self.data, eye, way, None, 1, -1, first)
+        return first[0] >= 0 and int(self.model.geom_bodyid[first[0]]) == body
+
     # Inside ------------------------------------------------------------------------------------
 
     def _look(self) -> None:
@@ -226,7 +242,7 @@ class AlohaWorld:
         pose[:3, 3] = self.data.xpos[index]
         return pose
 
-    def _place(self, body: str, position: Sequence[float], yaw: float) -> None:
+    def _place(self, body: str, position: Sequence[float], yaw: float = 0.0) -> None:
         joint = self.model.joint(body)
         address, velocity = joint.qposadr[0], joint.dofadr[0]
         self.data.qpos[address : address + 7] = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
