@@ -88,6 +88,10 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         from qwen_vla_ros.evaluate.bag_command import cli_arguments as bag_arguments
 
         bag_arguments(evaluation, words[1])
+    elif words[:2] == ['eval', 'skills']:
+        from qwen_vla_ros.evaluate.skills import cli_arguments as skills_arguments
+
+        skills_arguments(evaluation)
     else:
         _eval_arguments(evaluation)
     for name, (text, module) in _MODULES.items():
@@ -196,10 +200,10 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla eval`."""
     parser.add_argument(
         'where',
-        choices=('sim', 'suite', 'bag', 'replay'),
+        choices=('sim', 'suite', 'skills', 'bag', 'replay'),
         help="sim: the simulated robot (widowx: touch an object; aloha: two arms' tasks; "
         'mobile_base: furnished houses), with baselines; suite: as trained and under shifts; '
-        'bag, replay: see `eval bag --help`, `eval replay --help`',
+        'skills, bag, replay: see `eval skills --help`, `eval bag --help`, `eval replay --help`',
     )
     _policy_arguments(parser)
     parser.add_argument('--seeds', default='0:50', help='scenes, e.g. 0:50 (default: 0:50)')
@@ -341,6 +345,10 @@ def _eval(args: argparse.Namespace) -> int:
         from qwen_vla_ros.evaluate.suite import run_from_arguments as run_suite
 
         return run_suite(args)
+    if args.where == 'skills':
+        from qwen_vla_ros.evaluate.skills import run_from_arguments as run_skills
+
+        return run_skills(args)
     if args.where in ('bag', 'replay'):
         from qwen_vla_ros.evaluate.bag_command import run_from_arguments as run_bag
 

@@ -40,10 +40,15 @@ from qwen_vla_ros.evaluate.processes import (
     interrupted_by_signals,
 )
 from qwen_vla_ros.nodes.ros_environment import ros_environment
+from qwen_vla_ros.sim.tasks.goals import TASK_LIMIT_S
 
 SHORT_EPISODES = 8
 MODEL_START_S = 120.0
 EPISODE_SILENCE_S = 120.0
+JUDGED = {
+    'task': 'pick, place, push or stack, as the sentence says (simulated WidowX, over ROS 2)',
+    'counted': 'done, as the world judges',
+}
 _ADDRESS = re.compile(r'ws://[\w.]+:\d+')
 
 
@@ -84,15 +89,21 @@ class Demo:
     """One run; results go into args.out."""
 
     def __init__(self, args: argparse.Namespace, tasks: list[Task], domain_id: int) -> None:
-        """Make the folder; what an earlier run left there is replaced."""
+        """
+        Make the folder; what an earlier run left there is replaced.
+
+        Tasks are all to touch something, or all of a kind of the world `tasks`.
+        """
         self.args, self.tasks, self.domain_id = args, tasks, domain_id
+        self._judged = any(task.kind for task in tasks)
         self.out: Path = args.out.resolve()
         try:
             (self.out / 'traces').mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise QwenVlaError(f'--out {self.out}: cannot be written ({error})') from error
         self.words = policy_words(self.args)
-        self.result = DemoResult(self.out, len(self.tasks), name_policy(self.args))
+        words = JUDGED if self._judged else {}
+        self.result = DemoResult(self.out, len(self.tasks), name_policy(self.args), **words)
         self.result.clear()
         write_tasks(self.tasks, self.out / 'tasks.json')
 
@@ -130,7 +141,8 @@ class Demo:
             family.start(
                 'model', [*_python('qwen_vla_ros.cli'), 'serve', '--port', '0', *self.words]
             )
-            family.start('robot', self._node('robot_sim_node', robot=robot))
+            world = {'world': 'tasks'} if self._judged else {}
+            family.start('robot', self._node('robot_sim_node', robot=robot, **world))
             address = self._model_address(family)
             family.start(
                 'recorder', self._node('recorder_node', output=self.out / 'bag', robot=robot)
@@ -160,8 +172,13 @@ class Demo:
 
     def _follow(self, family: ProcessFamily) -> None:
         """Start the episode node and take what it tells, until its end."""
+        limit = {'limit_s': TASK_LIMIT_S} if self._judged else {}
         node = self._node(
-            'episode_node', tasks=self.out / 'tasks.json', out=self.out, live=bool(self.args.live)
+            'episode_node',
+            tasks=self.out / 'tasks.json',
+            out=self.out,
+            live=bool(self.args.live),
+            **limit,
         )
         child = family.start('episodes', node, pipe_output=True)
         with (

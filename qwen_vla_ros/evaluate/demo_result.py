@@ -23,9 +23,10 @@ _OWN_FILES = ('summary.json', 'report.html', 'video.mp4', '*.png', 'tasks.json')
 class DemoResult:
     """Collects episodes and writes summary.json, plots and report.html."""
 
-    def __init__(self, folder: Path, planned: int, policy: str) -> None:
-        """Results of one run go into an existing folder."""
+    def __init__(self, folder: Path, planned: int, policy: str, **told: str) -> None:
+        """Results of one run go into an existing folder; told: `task` and `counted`, in words."""
         self._folder, self._planned, self._policy = folder, planned, policy
+        self._task, self._told = told.pop('task', TASK), told
         self._date = time.strftime('%Y-%m-%d %H:%M')
         self.episodes: list[Episode] = []
         self.durations_s: dict[str, float] = {}
@@ -67,10 +68,11 @@ class DemoResult:
         whole = round(time.monotonic() - self._begin, 1)
         summary = summarise(
             self.episodes,
-            TASK,
+            self._task,
             'ros',
             self._planned,
             policy=self._policy,
+            **self._told,
             date=self._date,
             peak_memory_mb=self.peak_memory_mb,
             film=self.film,

@@ -80,16 +80,26 @@ class EpisodeTrace:
         self._commanded.append(((stamp_s or time_s) + after_s - self.start_s, row))
 
     def finish(
-        self, first_touched: str | None, touched: tuple[str, ...], elapsed_s: float, note: str = ''
+        self,
+        first_touched: str | None,
+        touched: tuple[str, ...],
+        elapsed_s: float,
+        note: str = '',
+        done: bool | None = None,
     ) -> Episode:
-        """Return the episode; success is that the object last asked for was touched first."""
+        """
+        Return the episode.
+
+        done: what the world says of its task; None: to touch the object last asked for first.
+        """
         swap = self.task.swap
+        named = first_touched is not None and first_touched == self.task.final_target
         first, last = self._refusals or (0, 0)
         return Episode(
             seed=self.task.seed,
             instruction=swap.instruction if swap else self.task.instruction,
             target=self.task.final_target,
-            success=first_touched is not None and first_touched == self.task.final_target,
+            success=named if done is None else done,
             first_touched=first_touched,
             touched=touched,
             elapsed_s=elapsed_s,

@@ -16,6 +16,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.scene import instruction_for, sample_scene
+from qwen_vla_ros.sim.tasks.goals import goal_of_seed
 
 SWAP_AFTER_S = 0.6  # an undisturbed episode lasts 1 to 3 s
 EVALUATION_SEEDS = 100_000
@@ -32,12 +33,17 @@ class Swap:
 
 @dataclass(frozen=True)
 class Task:
-    """One episode to run: scene of the seed, the sentence, the object it means."""
+    """
+    One episode to run: scene of the seed, the sentence, the object it means.
+
+    kind: '' to touch it; else that of sim/tasks, whose world says when it is done.
+    """
 
     seed: int
     instruction: str
     target: str
     swap: Swap | None = None
+    kind: str = ''
 
     @property
     def final_target(self) -> str:
@@ -112,6 +118,12 @@ def task_of_seed(seed: int, swap: bool = False) -> Task:
     return Task(seed, instruction, order[0], other)
 
 
+def table_task(seed: int, kind: str) -> Task:
+    """Return the task of a seed to pick, place, push or stack."""
+    goal = goal_of_seed(seed, kind)
+    return Task(seed, goal.instruction, goal.target, kind=kind)
+
+
 def plan_tasks(seeds: Sequence[int], swap: bool, showcase: bool = True) -> list[Task]:
     """Return one task a seed, all swapped or none, and then one swapped showcase."""
     tasks = [task_of_seed(seed, swap) for seed in seeds]
@@ -135,6 +147,7 @@ def read_tasks(path: Path) -> list[Task]:
                 row['instruction'],
                 row['target'],
                 Swap(**row['swap']) if row['swap'] else None,
+                row['kind'],
             )
             for row in rows
         ]

@@ -14,6 +14,7 @@ from qwen_vla_ros.seeing.intention import Intention
 from qwen_vla_ros.seeing.links import RobotLinks
 from qwen_vla_ros.seeing.picture import Picture
 from qwen_vla_ros.sim import arm
+from qwen_vla_ros.sim.tasks.scene import sample_task_scene
 from qwen_vla_ros.sim.world import TabletopWorld
 from qwen_vla_ros.types import ActionChunk
 
@@ -31,9 +32,9 @@ class SceneView:
         self.reset(0)
         self._window = _open_window(self._world) if live else None
 
-    def reset(self, seed: int) -> None:
-        """Lay out the scene of a seed."""
-        self._world.reset(seed)
+    def reset(self, seed: int, kind: str = '') -> None:
+        """Lay out the scene of a seed, to touch a thing or for a task of a kind."""
+        self._world.reset(seed, sample_task_scene(seed) if kind else None)
         info = self._world.camera_info('ego')
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = info.rotation, info.position
@@ -87,8 +88,10 @@ def facts_of(status: Any, elapsed_s: float) -> tuple[str, ...]:
     )
 
 
-def outcome_of(episode: Episode) -> str:
-    """Return an episode's outcome in words."""
+def outcome_of(episode: Episode, kind: str = '') -> str:
+    """Return an episode's outcome in words; kind: of a task that the world judges."""
+    if kind:
+        return f'{kind}: {"done" if episode.success else "not done"}, {episode.elapsed_s:.1f} s'
     if episode.success:
         return f'touched the {episode.first_touched} after {episode.elapsed_s:.1f} s'
     if episode.first_touched:

@@ -9,8 +9,7 @@ where it was; suite.json says of what it is, and another policy's folder is refu
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import choose_policy, name_policy
 from qwen_vla_ros.evaluate.episodes import parse_seeds, write_json
+from qwen_vla_ros.evaluate.kept_episodes import EPISODES, append_row, read_rows, run_cases
 from qwen_vla_ros.evaluate.manipulation_metrics import ManipulationScore, summarise_manipulation
 from qwen_vla_ros.evaluate.navigation_metrics import NavigationScore, summarise_navigation
 from qwen_vla_ros.evaluate.paired import compare_paired
@@ -30,8 +30,9 @@ from qwen_vla_ros.evaluate.statistics import success_rate
 from qwen_vla_ros.evaluate.suite_report import write_suite_report
 from qwen_vla_ros.evaluate.suite_worlds import World, open_world
 from qwen_vla_ros.evaluate.summary import tell_partial
+from qwen_vla_ros.policy import Policy
 
-EPISODES, FACTS, SUMMARY = 'episodes.jsonl', 'suite.json', 'summary.json'
+FACTS, SUMMARY = 'suite.json', 'summary.json'
 Case = tuple[str, str, int]  # task, shift, seed
 
 
@@ -53,10 +54,11 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         with interrupted_by_signals():
-            rows = _rows(args, robot, missing)
+            given = argparse.Namespace(**{k: v for k, v in vars(args).items() if not callable(v)})
+            rows = run_cases(_Runner, (given, robot), missing, args.workers)
             for row in tqdm(rows, total=len(missing), unit='episode', disable=None):
                 done[_case(row)] = row
-                _append(args.out / EPISODES, row)
+                append_row(args.out / EPISODES, row)
     finally:
         found = [done[case] for case in cases if case in done]
         summary = summarise_suite(facts, found, len(cases), against)
@@ -109,30 +111,10 @@ def summarise_suite(
 
 def read_episodes(folder: Path) -> dict[Case, dict[str, Any]]:
     """Return the episodes of a suite by case; a line that was cut off is left out."""
-    found: dict[Case, dict[str, Any]] = {}
-    path = folder / EPISODES
     try:
-        lines = path.read_text(encoding='utf-8').split('\n')
+        return read_rows(folder / EPISODES, _case)
     except OSError as error:
         raise QwenVlaError(f'{folder}: no suite, there is no {EPISODES}') from error
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = json.loads(line)
-            found[_case(row)] = row
-        except (ValueError, KeyError, TypeError) as error:
-            raise QwenVlaError(f'{path}, line {number}: no episode ({error})') from error
-    return found
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line, after cutting off one that was left unfinished."""
-    with path.open('a+b') as file:
-        if file.tell():
-            file.seek(0)
-            text = file.read()
-            if not text.endswith(b'\n'):
-                file.truncate(text.rfind(b'\n') + 1)
-        file.write((json.dumps(row) + '\n').encode())
 
 
 def _refuse_other(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -159,57 +141,32 @@ def _weights(args: argparse.Namespace) -> str:
     return fingerprint(folder)
 
 
-def _rows(args: argparse.Namespace, robot: str, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-    """Yield an episode a case as they end; each worker loads the policy once."""
-    given = argparse.Namespace(**{k: v for k, v in vars(args).items() if not callable(v)})
-    if args.workers == 1 or len(cases) < 2:
-        _begin(given, robot)
-        try:
-            for case in cases:
-                yield _run(case)
-        finally:
-            _end()
-        return
-    from multiprocessing import get_context
+class _Runner:
+    """A worker: worlds and policy come with the first case that needs them."""
 
-    with ProcessPoolExecutor(
-        min(args.workers, len(cases)), get_context('spawn'), _begin, (given, robot)
-    ) as pool:
-        futures = [pool.submit(_run, case) for case in cases]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def __init__(self, args: argparse.Namespace, robot: str) -> None:
+        self._args, self._robot = args, robot
+        self._worlds: dict[str, World] = {}
+        self._policy: Policy | None = None
 
+    def run(self, case: Case) -> dict[str, Any]:
+        """Run a case."""
+        task, shift, seed = case
+        args = self._args
+        if task not in self._worlds:
+            self._worlds[task] = open_world(self._robot, task, args)
+        world = self._worlds[task]
+        if self._policy is None:
+            self._policy = world.policy() or choose_policy(args)
+        film = args.out / 'failures' / f'{task}_{shift}_{seed:05d}.mp4' if args.films else None
+        facts = world.run(self._policy, shift, seed, film)
+        head = {'task': task, 'shift': shift, 'seed': seed, 'policy': name_policy(args)}
+        return {**head, **facts}
 
-_here: dict[str, Any] = {}
-
-
-def _begin(args: argparse.Namespace, robot: str) -> None:
-    """Set a worker up: its arguments; worlds and policy come with the first case."""
-    _here.update(args=args, robot=robot, worlds={}, policy=None)
-
-
-def _end() -> None:
-    for world in _here['worlds'].values():
-        world.close()
-    _here.clear()
-
-
-def _run(case: Case) -> dict[str, Any]:
-    """Run a case in this process."""
-    task, shift, seed = case
-    args = _here['args']
-    if task not in _here['worlds']:
-        _here['worlds'][task] = open_world(_here['robot'], task, args)
-    world: World = _here['worlds'][task]
-    if _here['policy'] is None:
-        _here['policy'] = world.policy() or choose_policy(args)
-    film = args.out / 'failures' / f'{task}_{shift}_{seed:05d}.mp4' if args.films else None
-    facts = world.run(_here['policy'], shift, seed, film)
-    head = {'task': task, 'shift': shift, 'seed': seed, 'policy': name_policy(args)}
-    return {**head, **facts}
+    def close(self) -> None:
+        """Free the GL contexts."""
+        for world in self._worlds.values():
+            world.close()
 
 
 def _case(row: Mapping[str, Any]) -> Case:

@@ -66,18 +66,24 @@ def fit_image(
     return resize(image, *(sizes[view] if view else near_size(*image.shape[:2], unit, most)))
 
 
-def require_text(folder: Path) -> None:
-    """Raise QwenVlaError unless training.json says that answers were trained."""
+def learnt_answers(folder: Path) -> bool:
+    """Tell whether training.json says that answers were trained; QwenVlaError if unreadable."""
     path = folder / 'training.json'
     try:
         facts = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise QwenVlaError(f'{path}: not readable as JSON ({error})') from error
-    if not isinstance(facts, dict) or not facts.get('text'):
+    return isinstance(facts, dict) and bool(facts.get('text'))
+
+
+def require_text(folder: Path) -> None:
+    """Raise QwenVlaError unless answers were trained."""
+    if not learnt_answers(folder):
         raise QwenVlaError(
-            f'{path}: no key "text", so this checkpoint was trained on actions alone and its '
-            'answers mean nothing; co-train it on text (text_loss; save_checkpoint then gets '
-            '"text" in its training facts), or pass --untrained to ask it all the same'
+            f'{folder / "training.json"}: no key "text", so this checkpoint was trained on '
+            'actions alone and its answers mean nothing; co-train it on text (text_loss; '
+            'save_checkpoint then gets "text" in its training facts), or pass --untrained to ask '
+            'it all the same'
         )
 
 

@@ -122,22 +122,24 @@ class EpisodeNode(Node):
             answer.first_touched or None,
             tuple(answer.touched),
             self._now_s() - self._trace.start_s,
+            done=answer.success if task.kind else None,
             note='' if self._trace.running_since_s else f'the policy never ran: {self._reason()}',
         )
         self._speak('')
-        self._outcome = (outcome_of(episode), episode.success)
+        self._outcome = (outcome_of(episode, task.kind), episode.success)
         self._spin_until(lambda: False, OUTCOME_S)
         self._film = None
         return episode
 
     def _lay_out(self, task: Task) -> None:
         """Reset the robot to the task's scene and wait for pictures and joints of it."""
-        request = ResetWorld.Request(seed=task.seed, task=task.instruction)
+        request = ResetWorld.Request(seed=task.seed, task=task.kind or task.instruction)
         answer = self._call(self._reset, request)
         if not answer.success:
             raise QwenVlaError(f'{ROBOT}: reset to seed {task.seed} refused: {answer.message}')
-        self._aim.publish(String(data=task.target))
-        self._view.reset(task.seed)
+        if not task.kind:
+            self._aim.publish(String(data=task.target))
+        self._view.reset(task.seed, task.kind)
         since_s = self._now_s()
         fresh = ('scene', 'wrist', 'joints')
         arrived = self._spin_until(
@@ -147,13 +149,14 @@ class EpisodeNode(Node):
             raise QwenVlaError(f'{ROBOT}: no new pictures and joints within {ANSWER_S:.0f} s')
 
     def _watch(self, task: Task) -> TaskResult.Response:
-        """Return the result once an object is touched or the time is up; swap on the way."""
+        """Return the result once the task is decided or the time is up; swap on the way."""
         swap = task.swap
         while True:
             self._spin_until(lambda: False, 0.08)
             answer = self._call(self._result, TaskResult.Request())
             elapsed_s = self._now_s() - self._trace.start_s
-            if answer.first_touched or elapsed_s >= self._limit_s:
+            decided = answer.success if task.kind else answer.first_touched
+            if decided or elapsed_s >= self._limit_s:
                 return answer
             since_s = self._trace.running_since_s
             if swap is not None and since_s and self._now_s() - since_s >= swap.after_s:

@@ -20,7 +20,12 @@ from qwen_vla_ros.sim.aloha import vx300s
 from qwen_vla_ros.sim.aloha.world import AlohaWorld
 from qwen_vla_ros.sim.scene import instruction_for, parse_target, sample_scene
 from qwen_vla_ros.sim.six_axis import SixAxisArm
+from qwen_vla_ros.sim.tasks.goals import KINDS
+from qwen_vla_ros.sim.tasks.watched import WatchedTasks
 from qwen_vla_ros.sim.world import TabletopWorld
+
+TASKS = 'tasks'
+WORLDS = ('', TASKS)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,35 @@ class WidowxTable:
         return world.result(target)
 
 
+class WidowxTasks:
+    """One WidowX 250s and three objects to be picked, placed, pushed or stacked."""
+
+    model = WidowxTable.model
+
+    def __init__(self, namespace: str = '') -> None:
+        """Speak in a namespace."""
+        self.arms = (ArmPlace(namespace, 0),)
+
+    def open(self) -> WatchedTasks:
+        """Return the world."""
+        return WatchedTasks()
+
+    def reset(self, world: WatchedTasks, seed: int, task: str) -> tuple[str, str]:
+        """Lay out the scene and the task of the seed, of the kind that `task` names."""
+        if task and task not in KINDS:
+            raise QwenVlaError(f'task {task!r}: the world tasks has {", ".join(KINDS)}')
+        goal = world.begin(seed, task)
+        return goal.instruction, goal.target
+
+    def aim(self, world: WatchedTasks, name: str) -> str:
+        """Refuse: a task is more than its object."""
+        raise QwenVlaError('the world tasks draws its task from the seed; reset to another one')
+
+    def result(self, world: WatchedTasks, target: str) -> Any:
+        """Return the outcome."""
+        return world.outcome()
+
+
 class AlohaTable:
     """Two ViperX 300s: a cube to be handed over, or a peg to be brought into a socket."""
 
@@ -136,18 +170,25 @@ class AlohaTable:
         return world.result()
 
 
-def kind_of(embodiment: Embodiment) -> RobotKind:
-    """Return the simulated robot that has a contract's joints; QwenVlaError where none has."""
+def kind_of(embodiment: Embodiment, world: str = '') -> RobotKind:
+    """
+    Return the simulated robot that has a contract's joints; QwenVlaError where none has.
+
+    world: 'tasks' puts a WidowX before the table of pick, place, push and stack.
+    """
     sources = (embodiment.state, *embodiment.further_states)
     joints = {field.name: source for source in sources for field in source.fields}
-    if set(vx300s.JOINT_NAMES) <= set(joints):
+    if world not in WORLDS:
+        raise QwenVlaError(f'robot_sim: world {world!r}; choose from {WORLDS}')
+    if set(vx300s.JOINT_NAMES) <= set(joints) and not world:
         sides = {side: joints[f'{side}_waist'] for side in vx300s.SIDES}
         return AlohaTable({side: _namespace(source.topic) for side, source in sides.items()})
     if set(arm.JOINT_NAMES) & set(joints):
-        return WidowxTable(_namespace(embodiment.state.topic))
+        kind = WidowxTasks if world == TASKS else WidowxTable
+        return kind(_namespace(embodiment.state.topic))
     raise QwenVlaError(
         f'robot_sim: no simulated robot has the joints of contract {embodiment.name}; it can be '
-        'widowx or aloha'
+        f'widowx or aloha, and with world {TASKS} widowx'
     )
 
 

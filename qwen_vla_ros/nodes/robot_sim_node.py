@@ -48,6 +48,7 @@ class RobotSimSettings:
     robot: str = parameter('widowx', 'name or path of the contract')
     seed: int = parameter(0, 'scene on the table at the start', 0, 2**31 - 1)
     task: str = parameter('', "its task: a sentence or a target; ALOHA: 'transfer', 'insertion'")
+    world: str = parameter('', "widowx: 'tasks' to pick, place, push, stack; '' to touch")
     camera_rate: float = parameter(20.0, 'pictures a second and camera', 1.0, 30.0)
     driver: str = parameter('jtc-jazzy', 'who takes commands: see simulated_drivers.py')
     mode_configs: str = parameter('', "driver interbotix: a file of modes; '': ours")
@@ -76,7 +77,7 @@ class RobotSimNode(Node):
             self,
             self.settings.camera_rate,
             self.settings.seed,
-            kind_of(self._embodiment),
+            kind_of(self._embodiment, self.settings.world),
             self.settings.task,
         )
         self._driver = make_driver(self, self._robot, self.settings)

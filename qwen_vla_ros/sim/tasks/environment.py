@@ -15,14 +15,12 @@ from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.environment import STEP_S, TabletopEnv, rows_in_order
 from qwen_vla_ros.sim.tasks.expert import TaskExpert
-from qwen_vla_ros.sim.tasks.goals import done, sample_goal
+from qwen_vla_ros.sim.tasks.goals import HELD_ROWS, TASK_LIMIT_S, done, sample_goal
 from qwen_vla_ros.sim.tasks.world import TaskWorld
 from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
 from qwen_vla_ros.sim.world import SIZE
 
 ENVIRONMENT_ID = 'qwen_vla_ros/Tasks-v0'
-TASK_LIMIT_S = 24.0
-HELD_ROWS = 3  # a thing that was picked up is held so long
 
 
 class TasksEnv(TabletopEnv):

@@ -13,7 +13,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.scene import AREA_LOWER, AREA_UPPER
-from qwen_vla_ros.sim.tasks.scene import TaskScene, height_of
+from qwen_vla_ros.sim.tasks.scene import TaskScene, height_of, sample_task_scene
 
 if TYPE_CHECKING:
     from qwen_vla_ros.sim.tasks.world import TaskWorld
@@ -44,6 +44,8 @@ TEMPLATES = {
 # What must hold at the end, in m and m/s.
 LIFTED_M, PLACE_M, PUSHED_M, ASIDE_M, STACK_M, LEVEL_M = 0.05, 0.03, 0.05, 0.03, 0.015, 0.006
 LET_GO_M, STILL_M_S, MOVED_M = 0.045, 0.02, 0.02
+HELD_ROWS = 3  # of 0.2 s; so long a task has to stay done
+TASK_LIMIT_S = 24.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def sample_goal(scene: TaskScene, rng: np.random.Generator, kind: str = '') -> G
         named = reference if chosen in (PLACE, STACK) else ''
         where = (0.0, 0.0) if goal is None else (float(goal[0]), float(goal[1]))
         return Goal(chosen, target, text, named, where)
+
+
+def goal_of_seed(seed: int, kind: str = '') -> Goal:
+    """Return the task that TasksEnv draws for a seed, of a kind or of any."""
+    return sample_goal(sample_task_scene(seed), np.random.default_rng(seed), kind)
 
 
 def done(world: 'TaskWorld', goal: Goal, first: Mapping[str, np.ndarray]) -> bool:
