@@ -15,7 +15,7 @@ import numpy as np
 from qwen_vla_ros.sim.expert import expert_chunk
 from qwen_vla_ros.sim.scene import instruction_for
 from qwen_vla_ros.sim.tasks.environment import TasksEnv
-from qwen_vla_ros.sim.tasks.goals import KINDS
+from qwen_vla_ros.sim.tasks.goals import KINDS, PICK, PLACE, PUSH, STACK
 from qwen_vla_ros.sim.tasks.reactive import Task, Thing, chunk, things_of
 from qwen_vla_ros.sim.world import VIEWS, TabletopWorld
 from qwen_vla_ros.train.bundle.frames import Frame, Taught
@@ -26,8 +26,10 @@ from qwen_vla_ros.transforms import ResizeImages
 
 HORIZON = 16
 TOUCH_SHARE = 0.35
-TOUCH_FRAMES, FRAMES = 6, 8
+TOUCH_FRAMES = 6
 ROWS = 26  # of a walk
+KEPT_HIGH, KEPT_LOW, LOW_M = 0.22, 0.55, 0.075  # share of rows that become frames
+KIND_SHARES = {PICK: 0.2, PLACE: 0.19, PUSH: 0.42, STACK: 0.19}  # of the first tasks
 CHANGE = 0.03  # chance a row of another task
 STILL_ROWS, STILL_RAD = 3, 0.006  # after so long at rest there is another task
 PLACE_ERROR_M, YAW_ERROR_RAD = 0.006, 0.1  # of what a walk's teacher is told
@@ -75,21 +77,25 @@ class Tabletop:
     def _tasks(self, seed: int, rng: np.random.Generator) -> list[Frame]:
         """Return frames of an erring teacher's way through one task or several."""
         env = self._env
-        env.reset(seed=seed)
+        kind = rng.choice(list(KIND_SHARES), p=list(KIND_SHARES.values()))
+        env.reset(seed=seed, options={'kind': str(kind)})
         task = Task.of(env.goal, env.first)
         put_somewhere(env, task, rng)
         noise = COMMAND_ERROR * rng.uniform(0, 1)
         blur = rng.uniform(0, 1) * rng.integers(2)
-        wanted = set(rng.choice(ROWS, FRAMES, replace=False).tolist())
         frames, errors, still = [], _errors(rng, env, blur), 0
-        for row in range(ROWS):
+        for _ in range(ROWS):
             things, joints = things_of(env.world), env.world.positions()
             possible = possible_tasks(env.world, things)
             if not possible:
                 break
-            if task not in possible or still >= STILL_ROWS or rng.random() < CHANGE:
+            if still >= STILL_ROWS:
+                possible_next = [one for one in possible if one.kind != task.kind]
+                task, still = drawn(possible_next or possible, rng), 0
+            elif task not in possible or rng.random() < CHANGE:
                 task = drawn(possible, rng)
-            if row in wanted:
+            low = env.world.tip_position()[2] < LOW_M
+            if rng.random() < (KEPT_LOW if low else KEPT_HIGH):
                 taught = self._taught(joints, things, task, possible, rng)
                 frames.append(self._frame(env.world, taught))
             if rng.random() < 0.15:
