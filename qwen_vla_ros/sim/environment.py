@@ -180,21 +180,32 @@ def run_episode(
     env = env or TabletopEnv()
     try:
         options = {'target': instruction_target, 'instruction': instruction, **(further or {})}
-        _, facts = env.reset(seed=seed, options=options)
-        policy.reset()
-        inferences, ended = 0, False
-        while not ended:
-            rows = rows_in_order(policy.infer(env.observation()), arm.JOINT_NAMES, STEP_S)
-            inferences += 1
-            for row in rows[1 : 1 + replan_steps]:
-                _, _, terminated, truncated, facts = env.step(row)
-                ended = terminated or truncated
-                if ended:
-                    break
-        return {**facts, 'instruction': env.instruction, 'inferences': inferences}
+        return follow(policy, env, seed, options, replan_steps)
     finally:
         if own:
             env.close()
+
+
+def follow(
+    policy: Policy,
+    env: TabletopEnv,
+    seed: int,
+    options: Mapping[str, Any],
+    replan_steps: int,
+) -> dict[str, Any]:
+    """Return the facts of an episode, its sentence and the number of inferences."""
+    _, facts = env.reset(seed=seed, options=options)
+    policy.reset()
+    inferences, ended = 0, False
+    while not ended:
+        rows = rows_in_order(policy.infer(env.observation()), arm.JOINT_NAMES, STEP_S)
+        inferences += 1
+        for row in rows[1 : 1 + replan_steps]:
+            _, _, terminated, truncated, facts = env.step(row)
+            ended = terminated or truncated
+            if ended:
+                break
+    return {**facts, 'instruction': env.instruction, 'inferences': inferences}
 
 
 def rows_in_order(chunk: ActionChunk, names: Sequence[str], step_s: float) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim import arm
-from qwen_vla_ros.sim.environment import STEP_S, TabletopEnv, rows_in_order
+from qwen_vla_ros.sim.environment import TabletopEnv, follow
 from qwen_vla_ros.sim.tasks.expert import TaskExpert
 from qwen_vla_ros.sim.tasks.goals import HELD_ROWS, TASK_LIMIT_S, done, sample_goal
 from qwen_vla_ros.sim.tasks.world import TaskWorld
@@ -114,18 +114,8 @@ def run_episode(
     own = env is None
     env = env or TasksEnv()
     try:
-        _, facts = env.reset(seed=seed, options={'kind': kind, **(further or {})})
-        policy.reset()
-        inferences, ended = 0, False
-        while not ended:
-            rows = rows_in_order(policy.infer(env.observation()), arm.JOINT_NAMES, STEP_S)
-            inferences += 1
-            for row in rows[1 : 1 + replan_steps]:
-                _, _, terminated, truncated, facts = env.step(row)
-                ended = terminated or truncated
-                if ended:
-                    break
-        return {**facts, 'instruction': env.instruction, 'inferences': inferences}
+        options = {'kind': kind, **(further or {})}
+        return follow(policy, env, seed, options, replan_steps)
     finally:
         if own:
             env.close()
