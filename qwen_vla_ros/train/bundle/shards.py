@@ -25,7 +25,7 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.bundle.frames import Frame, Maker
 
-EPISODES_A_SHARD = 25
+EPISODES_A_SHARD = 10
 Sizes = Mapping[str, tuple[int, int]]
 
 

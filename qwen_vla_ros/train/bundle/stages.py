@@ -45,7 +45,7 @@ VOCABULARY = 768
 # family of the mixture -> its sets: maker, episodes, share
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
     'robot manipulation': (('tabletop:TabletopMaker', 3000), ('aloha:AlohaMaker', 700)),
-    'navigation': (('rooms:RoomsMaker', 700),),
+    'navigation': (('rooms:RoomsMaker', 250),),
     'synthetic': (('traces:Trace2DMaker', 400), ('traces:Trace3DMaker', 400)),
     'vision-language': (('questions:QuestionsMaker', 700),),
 }
