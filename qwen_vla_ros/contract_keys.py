@@ -15,12 +15,13 @@ from qwen_vla_ros.image_encodings import ENCODINGS
 from qwen_vla_ros.safety_contract import ON_LIMIT, REJECT, Safety
 from qwen_vla_ros.splice import MODES
 
-KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint')
+KINDS = ('abs_joint', 'delta_eef', 'gripper', 'dexterous', 'waypoint', 'trace')
 ARMS = ('single', 'dual', 'none')
 # '1' has no unit: a closed share from 0 to 1, a coefficient.
 UNITS = ('rad', 'm', '1')
 STATE_TYPES = ('JointState', 'Odometry')
 WAYPOINT_UNITS = ('m', 'm', 'rad')
+TRACE_UNITS = (('1', '1'), ('m', 'm', 'm'))  # in a picture, in space
 DELTA_UNITS = ('m', 'm', 'm', 'rad', 'rad', 'rad')
 LINE = re.compile(r'[^\n\r]+')
 TOPIC = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')

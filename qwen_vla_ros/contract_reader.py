@@ -20,6 +20,7 @@ from qwen_vla_ros.contract_keys import (
     MAX_HORIZON,
     SECTIONS,
     TOPIC,
+    TRACE_UNITS,
     VIEW,
     WAYPOINT_UNITS,
     needed,
@@ -156,6 +157,8 @@ class _Reader(SafetyReader):
             self.shaped(names, DELTA_UNITS, f'{path}.names', 'six', 'dx .. dyaw')
         elif kind == 'waypoint':
             self.shaped(names, WAYPOINT_UNITS, f'{path}.names', 'three', 'dx, dy, dtheta')
+        elif kind == 'trace':
+            self.trace(data, names, path)
         elif 'output' in data:
             self.limited(names, f'{path}.names', limits)
             self.measured(names, f'{path}.names', units)
@@ -199,6 +202,14 @@ class _Reader(SafetyReader):
         if tuple(names.values()) != wanted:
             units = ', '.join(wanted)
             raise self.fail(path, f'{count} names of units {units} are wanted ({such})')
+
+    def trace(self, data: dict[str, Any], names: Mapping[str, str], path: str) -> None:
+        """Refuse a trace that is commanded, or is neither in a picture nor in space."""
+        if 'output' in data:
+            raise self.fail(f'{path}.output', 'a trace is drawn, not commanded; leave it out')
+        if tuple(names.values()) not in TRACE_UNITS:
+            problem = "two names of unit '1' (u, v in the picture) or three of unit m are wanted"
+            raise self.fail(f'{path}.names', problem)
 
     def measured(self, names: Mapping[str, str], path: str, units: Mapping[str, str]) -> None:
         """Refuse joints that are commanded in another unit than they are measured in."""

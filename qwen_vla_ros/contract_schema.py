@@ -18,6 +18,7 @@ from qwen_vla_ros.contract_keys import (
     DELTA_UNITS,
     SECTIONS,
     STATE_TYPES,
+    TRACE_UNITS,
     UNITS,
     WAYPOINT_UNITS,
     Key,
@@ -172,8 +173,19 @@ def _of_kind(kind: str) -> Schema:
         then['allOf'] = [_solved()]
     else:
         then['properties'] |= dict.fromkeys(ONLY_DELTA, False)
+    if kind == 'trace':
+        then['properties'] |= {'names': _trace_names(), 'output': False}
     test = {'properties': {'kind': {'const': kind}}, 'required': ['kind']}
     return {'if': test, 'then': then}
+
+
+def _trace_names() -> Schema:
+    """Return the names of a trace: in a picture or in space."""
+    choices = []
+    for units in TRACE_UNITS:
+        count = {'minProperties': len(units), 'maxProperties': len(units)}
+        choices.append(count | {'additionalProperties': {'const': units[0]}})
+    return {'oneOf': choices}
 
 
 def _solved() -> Schema:

@@ -43,8 +43,16 @@ SAID = {
     'mobile_base': ('LoCoBot with mobile base', 2, 8, (3, 3, 3, 3, 3)),
     'tienkung': ('TienKung with dual arms', 30, 32, (16,)),
     'tienkung_hands': ('TienKung with dual arms', 30, 32, (26,)),
+    'trace_2d': ('WidowX 250s with single arm', 5, 16, (2,)),
+    'trace_3d': ('WidowX 250s with single arm', 5, 16, (3,)),
     'widowx': ('WidowX 250s with single arm', 5, 16, (7, 7, 7)),
 }
+# robot -> the sentence on its convention, which tells it from another of the same body
+CONVENTIONS = {
+    'trace_2d': ' The control convention is in_picture trace.',
+    'trace_3d': ' The control convention is in_space trace.',
+}
+DATA = ('human_hands', 'trace_2d', 'trace_3d')  # without output
 DELTA_NAMES = ('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw')
 # Table 2 of the paper: tag -> what stands for it
 TABLE_2 = {
@@ -73,6 +81,7 @@ def test_each_prompt_is_the_papers_template(name):
     assert ROBOTS[name].prompt('fold the towel') == (
         f'The robot is {body}. The control frequency is {rate} Hz. Please predict the next '
         f'{horizon} {wanted} to execute the following task: fold the towel.'
+        + CONVENTIONS.get(name, '')
     )
 
 
@@ -138,7 +147,7 @@ def test_chunks_take_the_leading_channels_and_come_back(name, layout):
 def test_each_output_is_known_and_its_options_are_filled(name, layout):
     for group in ROBOTS[name].action_groups(layout):
         if group.output.type == NOTHING:
-            assert name == 'human_hands'
+            assert name in DATA
             continue
         kind = OUTPUTS[group.output.type]
         assert kind.filled(group.output.options) == dict(group.output.options)
@@ -168,7 +177,7 @@ def test_what_is_commanded_is_limited_and_measured(name):
 
 @pytest.mark.parametrize(('name', 'layout'), LAYOUTS)
 def test_the_gate_lets_a_robot_stand_and_refuses_each_joint_outside(name, layout):
-    if name == 'human_hands':
+    if name in DATA:
         with pytest.raises(QwenVlaError, match='gives this group of actions no output'):
             split_layout(ROBOTS[name], layout)
         return

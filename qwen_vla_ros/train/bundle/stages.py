@@ -44,10 +44,10 @@ SIZES = {
 VOCABULARY = 768
 # family of the mixture -> its sets: maker, episodes, share
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
-    'robot manipulation': (('tabletop:TabletopMaker', 3000), ('aloha:AlohaMaker', 700)),
+    'robot manipulation': (('tabletop:Tabletop', 2200), ('aloha:AlohaMaker', 700)),
     'navigation': (('rooms:RoomsMaker', 250),),
-    'synthetic': (('traces:Trace2DMaker', 400), ('traces:Trace3DMaker', 400)),
-    'vision-language': (('questions:QuestionsMaker', 700),),
+    'synthetic': (('traces:Trace2DMaker', 250), ('traces:Trace3DMaker', 250)),
+    'vision-language': (('questions:QuestionsMaker', 500),),
 }
 SCRATCH = {
     'preset': 'small',
