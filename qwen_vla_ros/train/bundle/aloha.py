@@ -108,9 +108,10 @@ def walk(rng: np.random.Generator, scene: AlohaScene) -> list[Moment]:
     for _ in range(STEPS):
         step_s = rng.choice([0.04, 0.1, 0.12])
         rows = transfer_chunk(q[None], poses[target][None], scene.giver, 2, step_s)
-        moved = _disturbed(rng, rows[0, 1], care, held is not None)
+        ahead = np.where(_ARM, rows[0, 1], q + rng.uniform(0.2, 1.0) * (rows[0, 1] - q))
+        moved = _disturbed(rng, ahead, care, held is not None)
         q, poses, held = _carried(rng, scene.giver, q, moved, poses, held)
-        met.append(Moment(q, poses, held, _weight(q, poses[target])))
+        met.append(Moment(q, poses, held, _weight(q, poses[target], held is not None)))
         if held is None and rng.random() < CHANGE_MIND:
             target = int(rng.integers(3))
         target = target if held is None else held
@@ -233,12 +234,11 @@ def _fallen(rng: np.random.Generator, giver: str, poses: np.ndarray, cube: int) 
     return pose
 
 
-def _weight(q: np.ndarray, cube: np.ndarray) -> float:
-    """Return how much a moment is wanted: more where hands grip, and where they meet."""
+def _weight(q: np.ndarray, cube: np.ndarray, held: bool) -> float:
+    """Return how much a moment is wanted: more where a hand grips, and where they meet."""
     gaps = np.linalg.norm(vx300s.tips(q) - cube[:3, 3], axis=-1)
-    return (
-        1.0 + 2.0 * float(gaps.min() < 0.05 and cube[2, 3] < 0.05) + 2.0 * float(gaps.max() < 0.06)
-    )
+    gripping = cube[2, 3] < 0.05 and gaps.min() < 0.09
+    return 3.0 if gripping or gaps.max() < 0.06 else 0.4 if held else 1.0
 
 
 def _handed_over(q: np.ndarray, cube: np.ndarray, scene: AlohaScene) -> bool:
