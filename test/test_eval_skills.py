@@ -142,8 +142,11 @@ def test_questions_count_by_kind_beside_chance_and_traces_by_distance():
 
 
 def test_a_trace_s_distance_stands_beside_a_straight_line_and_rest():
-    right = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 0.0]])
-    assert distances(right + [0, 1], right) == pytest.approx((1.0, 4 / 3, 11 / 3))
+    right = np.array([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0], [6.0, 0.0, 0.0]])
+    assert distances(right + [0, 1, 0], right) == pytest.approx((1.0, 4 / 3, 11 / 3))
+    shares = np.array([[0.5, 0.5], [0.5, 0.6]])
+    moved = shares + [0.01, 0.0]
+    assert distances(moved, shares) == pytest.approx((6.4, 0.0, 24.0))
 
 
 @pytest.fixture(scope='module')

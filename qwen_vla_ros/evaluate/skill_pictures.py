@@ -1,8 +1,8 @@
 """
 Questions and traces: single pictures of the held-out seeds, each asked on its own.
 
-A trace's distance is that of its rows from the teacher's, row by row; beside it stand a straight
-line to the teacher's end at an even pace, and staying at the start.
+A trace is as far from the teacher's as its rows are on average, in pixels of 640x480 or in m;
+beside it stand a straight line to the teacher's end at an even pace, and staying at the start.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,11 @@ import numpy as np
 
 from qwen_vla_ros.evaluate.skill_policies import Policies
 from qwen_vla_ros.policy import Policy
+from qwen_vla_ros.sim.cameras import SIZE
 from qwen_vla_ros.train.bundle.frames import HELD_OUT, Frame, Maker, Taught
+from qwen_vla_ros.train.bundle.questions import kind_of, score
 from qwen_vla_ros.train.bundle.shards import Order
+from qwen_vla_ros.train.bundle.traces import trace_error
 from qwen_vla_ros.types import Observation
 
 QUESTIONS = 'questions:QuestionsMaker'
@@ -55,8 +58,6 @@ def _answered(
     policies: Policies, frames: list[Frame], views: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Return what was asked, of which kind, what is right, what was said, and whether it is."""
-    from qwen_vla_ros.train.bundle.questions import kind_of, score
-
     pairs = [(frame, taught) for frame in frames for taught in frame.taught]
     asked = [([frame.images[view] for view in views], one.instruction) for frame, one in pairs]
     given = policies.answers(asked) if asked else []
@@ -100,8 +101,9 @@ def distances(rows: np.ndarray, right: np.ndarray) -> tuple[float, float, float]
     """Return the mean distance of rows [H, A] from the right ones, of a straight line, of rest."""
     line = np.linspace(right[0], right[-1], len(right))
     still = np.broadcast_to(right[0], right.shape)
-    found = [np.linalg.norm(way[: len(right)] - right, axis=1) for way in (rows, line, still)]
-    return tuple(float(way.mean()) for way in found)
+    scale = SIZE[1] if right.shape[1] == 2 else 1.0  # of widths of the picture, or of m
+    errors = [scale * trace_error(way, right) for way in (rows, line, still)]
+    return errors[0], errors[1], errors[2]
 
 
 def _observation(

@@ -79,15 +79,19 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if options.get('drift') is not None:
             self.world.drift_object(self.target, options['drift'])
         self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
-        return self._observe(), self._facts()
+        return self._observe(), self.facts()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Move for 0.2 s towards an action [7]; stop early on a touch."""
+        terminated, truncated = self.advance(action)
+        facts = self.facts()
+        return self._observe(), float(facts['success']), terminated, truncated, facts
+
+    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
+        """Do a step without pictures; return whether it terminated or truncated the episode."""
         self._drive(action)
-        outcome = self.world.result(self.target)
-        terminated = outcome.first_touched is not None
-        truncated = not terminated and self.world.time >= TIME_LIMIT_S - 1e-9
-        return self._observe(), float(outcome.success), terminated, truncated, self._facts()
+        terminated = self.world.result(self.target).first_touched is not None
+        return terminated, not terminated and self.world.time >= TIME_LIMIT_S - 1e-9
 
     def _drive(self, action: np.ndarray) -> None:
         """Follow the straight way to an action [7] for STEP_S, or until the world halts it."""
@@ -132,7 +136,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             'instruction': self.instruction,
         }
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return what a policy may not see."""
         outcome = self.world.result(self.target)
         return {
@@ -193,19 +197,22 @@ def follow(
     options: Mapping[str, Any],
     replan_steps: int,
 ) -> dict[str, Any]:
-    """Return the facts of an episode, its sentence and the number of inferences."""
-    _, facts = env.reset(seed=seed, options=options)
+    """
+    Return the facts of an episode, its sentence and the number of inferences.
+
+    Pictures are rendered for the policy only, not after every row.
+    """
+    env.reset(seed=seed, options=options)
     policy.reset()
     inferences, ended = 0, False
     while not ended:
         rows = rows_in_order(policy.infer(env.observation()), arm.JOINT_NAMES, STEP_S)
         inferences += 1
         for row in rows[1 : 1 + replan_steps]:
-            _, _, terminated, truncated, facts = env.step(row)
-            ended = terminated or truncated
+            ended = any(env.advance(row))
             if ended:
                 break
-    return {**facts, 'instruction': env.instruction, 'inferences': inferences}
+    return {**env.facts(), 'instruction': env.instruction, 'inferences': inferences}
 
 
 def rows_in_order(chunk: ActionChunk, names: Sequence[str], step_s: float) -> np.ndarray:

@@ -60,15 +60,14 @@ class TasksEnv(TabletopEnv):
         self._controller = TrajectoryController(arm.JOINT_NAMES, scene.posture)
         self.first = self.world.object_positions()
         self._held = 0
-        return self._observe(), self._facts()
+        return self._observe(), self.facts()
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Move for 0.2 s towards an action [7]."""
+    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
+        """Move for 0.2 s towards an action [7], without pictures; return whether that ended it."""
         self._drive(action)
         self._held = self._held + 1 if done(self.world, self.goal, self.first) else 0
         terminated = self._held >= HELD_ROWS
-        truncated = not terminated and self.world.time >= TASK_LIMIT_S - 1e-9
-        return self._observe(), float(terminated), terminated, truncated, self._facts()
+        return terminated, not terminated and self.world.time >= TASK_LIMIT_S - 1e-9
 
     def place_arm(self, posture: np.ndarray) -> None:
         """Put the arm at a posture [7], at rest; what is to be done and all things stay."""
@@ -83,7 +82,7 @@ class TasksEnv(TabletopEnv):
         """Return the teacher of the present task."""
         return TaskExpert(self.world, self.goal)
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return what a policy may not see."""
         return {
             'success': self._held >= HELD_ROWS,
