@@ -17,6 +17,8 @@ from qwen_vla_ros.evaluate.shifts import (
     tabletop_task,
 )
 from qwen_vla_ros.sim.aloha import scene as aloha
+from qwen_vla_ros.sim.aloha.grading import insertion_depth
+from qwen_vla_ros.sim.aloha.world import AlohaWorld
 from qwen_vla_ros.sim.rooms.tasks import sample_task
 from qwen_vla_ros.sim.scene import (
     AREA_LOWER,
@@ -144,7 +146,10 @@ def test_aloha_s_shifts_change_one_thing(task):
         room = found.scene.surroundings != scene.surroundings
         assert room == (shift in ('background', 'lighting', 'camera'))
         assert [name for name, is_so in differs.items() if is_so] == (
-            {'colour': ['objects'], 'position': ['objects'], 'instruction': ['instruction']}
+            {
+                **{key: ['objects'] for key in ('colour', 'instance', 'position')},
+                'instruction': ['instruction'],
+            }
         ).get(shift, [])
     words = aloha_task(task, 'instruction', 4).instruction
     assert plain.target in words and '{' not in words
@@ -166,6 +171,55 @@ def test_aloha_s_objects_move_beyond_those_of_training():
         assert min(gaps) > aloha.LEAST_DISTANCE
         for item in aloha_task(aloha.INSERTION, 'position', seed).scene.objects:
             assert item.shape == 'cube' or 0.16 <= abs(item.position[0]) <= 0.18
+
+
+@pytest.mark.parametrize('task', aloha.TASKS)
+def test_aloha_s_objects_have_another_size_and_still_fit(task):
+    for seed in SEEDS:
+        objects = aloha_task(task, 'instance', seed).scene.objects
+        for item, plain in zip(objects, aloha.sample_scene(seed, task).objects, strict=True):
+            assert 0.75 <= item.scale <= 0.85 or 1.15 <= item.scale <= 1.25
+            place = (*plain.position[:2], item.scale * plain.position[2])
+            assert replace(item, scale=1.0, position=plain.position) == plain
+            assert item.position == pytest.approx(place)
+        assert task == aloha.TRANSFER or objects[0].scale == objects[1].scale
+
+
+def test_a_scaled_cube_rests_at_its_own_height_and_the_next_scene_has_the_usual_one():
+    world = AlohaWorld(render=False)
+    scene = aloha_task(aloha.TRANSFER, 'instance', 1).scene
+    for wanted, given in ((scene, scene), (aloha.sample_scene(1), None)):
+        world.reset(1, given)
+        world.step(0.3)
+        poses = world.object_poses()
+        for item in wanted.objects:
+            assert poses[item.name][2, 3] == pytest.approx(item.position[2], abs=1e-3)
+    world.close()
+
+
+def test_a_scaled_peg_is_as_deep_in_its_socket_as_it_is():
+    socket, peg = np.eye(4), np.eye(4)
+    peg[0, 3] = 0.1
+    usual = insertion_depth(peg, socket)
+    assert usual == pytest.approx(0.01)
+    peg[0, 3] = 0.08
+    assert insertion_depth(peg, socket, 0.8) == pytest.approx(0.8 * usual)
+
+
+def test_furniture_has_other_sizes_and_leaves_every_way_open():
+    for seed in range(6):
+        plain, found = sample_task(seed), rooms_task('instance', seed).further['task']
+        assert (found.goal, found.start, found.instruction) == (
+            plain.goal, plain.start, plain.instruction,
+        )  # fmt: skip
+        assert (found.floor.free >= plain.floor.free).all()
+        for piece, usual in zip(found.house.pieces, plain.house.pieces, strict=True):
+            across, up = piece.scale
+            assert 0.75 <= across <= 0.88
+            assert 0.75 <= up <= 0.85 or 1.12 <= up <= 1.22
+            assert piece.form.width == pytest.approx(across * usual.form.width)
+            assert piece.form.height < 2.4
+            assert replace(piece, scale=(1.0, 1.0)) == usual
 
 
 def test_a_house_looks_other_and_is_the_same():

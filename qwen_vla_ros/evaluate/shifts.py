@@ -3,7 +3,9 @@ What changes between training and a test of generalisation: the paper's shifts, 
 
     none         as trained: another seed and nothing else
     colour       another shade of the colour that the sentence says
-    instance     objects smaller or larger than any in training (0.7 .. 0.8, 1.25 .. 1.4)
+    instance     objects smaller or larger than any in training (WidowX 0.7 .. 0.8, 1.25 .. 1.4;
+                 ALOHA 0.75 .. 0.85, 1.15 .. 1.25, so that grippers still fit around them);
+                 furniture slimmer (0.75 .. 0.88), and lower or taller (0.75 .. 0.85, 1.12 .. 1.22)
     position     objects beyond the area of training
     background   a coloured table, or floors; in training the table is grey
     lighting     darker or brighter than in training, over a table from the other side
@@ -24,7 +26,8 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.episodes import task_of_seed
 from qwen_vla_ros.sim import scene as table
 from qwen_vla_ros.sim.aloha import scene as aloha
-from qwen_vla_ros.sim.rooms.tasks import sample_task
+from qwen_vla_ros.sim.rooms.house import House
+from qwen_vla_ros.sim.rooms.tasks import Task, sample_task
 from qwen_vla_ros.sim.rooms.world import Look
 from qwen_vla_ros.sim.scene import COLOURS, SHAPES, Surroundings
 
@@ -33,8 +36,8 @@ NONE = 'none'
 SURROUNDINGS = ('background', 'lighting', 'camera')
 SHIFTS = {
     'widowx': (NONE, 'colour', 'instance', 'position', *SURROUNDINGS, 'instruction', 'moving'),
-    'aloha': (NONE, 'colour', 'position', *SURROUNDINGS, 'instruction'),
-    'mobile_base': (NONE, *SURROUNDINGS, 'instruction'),
+    'aloha': (NONE, 'colour', 'instance', 'position', *SURROUNDINGS, 'instruction'),
+    'mobile_base': (NONE, 'instance', *SURROUNDINGS, 'instruction'),
 }
 BEYOND = ((0.17, 0.20), (0.40, 0.44))  # m, rows of x before and behind the area of training
 LOST = ((0.14, -0.30), (0.50, 0.30))  # m, where a moving target still counts as on the table
@@ -115,6 +118,8 @@ def aloha_task(task: str, shift: str, seed: int) -> ShiftedTask:
     elif shift == 'colour':
         objects = tuple(replace(o, rgb=_shade(COLOURS[o.colour], rng)) for o in scene.objects)
         scene = replace(scene, objects=objects)
+    elif shift == 'instance':
+        scene = replace(scene, objects=_sized(scene, rng))
     elif shift == 'position':
         scene = replace(scene, objects=_further_out(scene, rng))
     elif shift == 'instruction':
@@ -133,6 +138,9 @@ def rooms_task(shift: str, seed: int) -> ShiftedTask:
     if shift == 'instruction':
         said = ROOM_WORDS[int(_rng(shift, seed).integers(len(ROOM_WORDS)))]
         words = said.format(goal=task.goal.name)
+    if shift == 'instance':
+        house = _refurnished(task.house, _rng(shift, seed))
+        task = Task(house, task.goal, task.start, words)
     further = {'task': task}
     if shift in SURROUNDINGS:
         further['look'] = rooms_look(shift, _rng(shift, seed))
@@ -181,8 +189,7 @@ def _objects(
         return _beyond(items, rng)
     found = []
     for item in items:
-        low, high = ((0.7, 0.8), (1.25, 1.4))[int(rng.integers(2))]
-        scale = float(rng.uniform(low, high))
+        scale = _drawn(rng, (0.7, 0.8), (1.25, 1.4))
         x, y, _ = item.position
         found.append(replace(item, scale=scale, position=(x, y, scale * SHAPES[item.shape] / 2)))
     return tuple(found)
@@ -204,6 +211,26 @@ def _beyond(
     )
 
 
+def _sized(scene: aloha.AlohaScene, rng: np.random.Generator) -> tuple[Any, ...]:
+    """Return objects of another size; peg and socket keep fitting into each other."""
+    found, scales = [], [_drawn(rng, (0.75, 0.85), (1.15, 1.25)) for _ in scene.objects]
+    for item, scale in zip(scene.objects, scales, strict=True):
+        scale = scale if item.shape == 'cube' else scales[0]
+        x, y, _ = item.position
+        z = scale * aloha.HEIGHT[item.shape] / 2
+        found.append(replace(item, scale=scale, position=(x, y, z)))
+    return tuple(found)
+
+
+def _refurnished(house: House, rng: np.random.Generator) -> House:
+    """Return a house with the same pieces in other sizes; all ways stay as wide at least."""
+    scales = [
+        (_drawn(rng, (0.75, 0.88)), _drawn(rng, (0.75, 0.85), (1.12, 1.22))) for _ in house.pieces
+    ]
+    pieces = zip(house.pieces, scales, strict=True)
+    return replace(house, pieces=tuple(replace(piece, scale=scale) for piece, scale in pieces))
+
+
 def _further_out(scene: aloha.AlohaScene, rng: np.random.Generator) -> tuple[Any, ...]:
     """Return cubes, peg and socket beyond where training puts them, still within reach."""
     found = []
@@ -216,6 +243,12 @@ def _further_out(scene: aloha.AlohaScene, rng: np.random.Generator) -> tuple[Any
             x = float(np.sign(x) * rng.uniform(0.16, 0.18))
         found.append(replace(item, position=(x, y, z)))
     return tuple(found)
+
+
+def _drawn(rng: np.random.Generator, *ranges: tuple[float, float]) -> float:
+    """Return a number from one of the ranges."""
+    low, high = ranges[int(rng.integers(len(ranges)))]
+    return float(rng.uniform(low, high))
 
 
 def _shade(rgb: Rgb, rng: np.random.Generator) -> Rgb:

@@ -72,22 +72,27 @@ def stage_of(
     scene: AlohaScene, target: str, contacts: Contacts, poses: dict[str, np.ndarray]
 ) -> int:
     """Return the stage 0 to 4; poses are the bodies' [4, 4] in table."""
-    body = scene.named(target).body
+    item = scene.named(target)
+    body = item.body
     return (
-        _insertion(contacts, poses)
+        _insertion(contacts, poses, item.scale)
         if scene.task == INSERTION
         else _transfer(scene.giver, scene.taker, body, contacts)
     )
 
 
-def insertion_depth(peg: np.ndarray, socket: np.ndarray) -> float:
-    """Return how far in m the peg's end is in the socket, poses [4, 4]; 0 where it is outside."""
-    end = peg @ np.array([-mjcf.PEG[0] / 2, 0.0, 0.0, 1.0])
+def insertion_depth(peg: np.ndarray, socket: np.ndarray, scale: float = 1.0) -> float:
+    """
+    Return how far in m the peg's end is in the socket, poses [4, 4]; 0 where it is outside.
+
+    scale: of both.
+    """
+    end = peg @ np.array([-scale * mjcf.PEG[0] / 2, 0.0, 0.0, 1.0])
     x, y, z, _ = np.linalg.solve(socket, end)
-    half = mjcf.SOCKET_INSIDE / 2
+    half = scale * mjcf.SOCKET_INSIDE / 2
     if max(abs(y), abs(z)) > half:
         return 0.0
-    return float(max(0.0, mjcf.SOCKET_LENGTH / 2 - x))
+    return float(max(0.0, scale * mjcf.SOCKET_LENGTH / 2 - x))
 
 
 def _transfer(giver: str, taker: str, body: str, contacts: Contacts) -> int:
@@ -102,8 +107,8 @@ def _transfer(giver: str, taker: str, body: str, contacts: Contacts) -> int:
     return int(contacts.touches(giver, body))
 
 
-def _insertion(contacts: Contacts, poses: dict[str, np.ndarray]) -> int:
+def _insertion(contacts: Contacts, poses: dict[str, np.ndarray], scale: float) -> int:
     if not (contacts.holds('right', 'peg') and contacts.holds('left', 'socket')):
         return int(contacts.touches('right', 'peg') and contacts.touches('left', 'socket'))
-    depth = insertion_depth(poses['peg'], poses['socket'])
+    depth = insertion_depth(poses['peg'], poses['socket'], scale)
     return 4 if depth >= DEPTH else 3 if depth > 0 else 2

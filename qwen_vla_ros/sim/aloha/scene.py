@@ -41,7 +41,7 @@ class AlohaObject:
     """
     One object: the body of the model, its colour, its centre in table (m), its yaw in rad.
 
-    rgb: a shade in the place of its colour's own.
+    rgb: a shade in the place of its colour's own; scale: of all its lengths.
     """
 
     body: str
@@ -49,6 +49,7 @@ class AlohaObject:
     position: tuple[float, float, float]
     yaw: float
     rgb: tuple[float, float, float] | None = None
+    scale: float = 1.0
 
     @property
     def shape(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.aloha import mjcf, vx300s
 from qwen_vla_ros.sim.aloha.grading import HOLD_S, AlohaOutcome, Contacts, stage_of
-from qwen_vla_ros.sim.aloha.scene import TRANSFER, AlohaScene, sample_scene
+from qwen_vla_ros.sim.aloha.scene import TRANSFER, AlohaObject, AlohaScene, sample_scene
 from qwen_vla_ros.sim.cameras import SIZE, CameraInfo, Cameras, looking
 from qwen_vla_ros.sim.graphics import load_mujoco
 from qwen_vla_ros.sim.scene import COLOURS
@@ -26,6 +26,7 @@ VIEWS = ('ego', 'cam_left_wrist', 'cam_right_wrist')
 TIMESTEP_S = 0.002
 TIME_LIMIT_S = 25.0
 LOOK_S = 0.01  # contacts are looked at this often
+_LENGTHS = ('geom_size', 'geom_pos', 'geom_aabb', 'geom_rbound')  # of a geom; all grow with it
 _ARMS = (*range(7), *range(8, 15))  # in the order of both arms' 16 joints: all but right fingers
 
 
@@ -63,6 +64,8 @@ class AlohaWorld:
             for finger in ('left_finger', 'right_finger')
         }
         self._table = self.model.geom('table').id
+        kept = (*_LENGTHS, 'bvh_aabb', 'body_inertia')
+        self._nominal = {name: getattr(self.model, name).copy() for name in kept}
         self.reset(0)
 
     def reset(
@@ -75,7 +78,7 @@ class AlohaWorld:
         for index, body in enumerate(mjcf.OBJECTS):
             self._put_away(index, body)
         for item in self.scene.objects:
-            self._dress_object(item.body, item.rgb or COLOURS[item.colour])
+            self._dress_object(item)
             self.place_object(item.name, item.position, item.yaw)
         self.target = self.scene.target
         self._touched: list[str] = []
@@ -255,10 +258,19 @@ class AlohaWorld:
         self.model.geom_rgba[self.model.geom_bodyid == identity] = 0.0
         self._place(body, (5.0 + index, 0.0, -5.0), 0.0)
 
-    def _dress_object(self, body: str, colour: tuple[float, float, float]) -> None:
-        identity = self.model.body(body).id
-        self.model.body_gravcomp[identity] = 0.0
-        self.model.geom_rgba[self.model.geom_bodyid == identity] = [*colour, 1.0]
+    def _dress_object(self, item: AlohaObject) -> None:
+        """Give a body its colour and its size; its mass stays."""
+        model, identity = self.model, self.model.body(item.body).id
+        model.body_gravcomp[identity] = 0.0
+        geoms = np.flatnonzero(model.geom_bodyid == identity)
+        model.geom_rgba[geoms] = [*(item.rgb or COLOURS[item.colour]), 1.0]
+        for name in _LENGTHS:
+            getattr(model, name)[geoms] = item.scale * self._nominal[name][geoms]
+        first, count = model.body_bvhadr[identity], model.body_bvhnum[identity]
+        tree = slice(first, first + count)
+        model.bvh_aabb[tree] = item.scale * self._nominal['bvh_aabb'][tree]
+        inertia = self._nominal['body_inertia'][identity]
+        model.body_inertia[identity] = item.scale**2 * inertia
 
     def _dress_surroundings(self) -> None:
         """Set light, table and cameras."""

@@ -6,7 +6,7 @@ where it has one), z up from the floor; metres. Colour 'main' is the one that it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COLOURS: Mapping[str, tuple[float, float, float]] = {
     'red': (0.80, 0.10, 0.10),
@@ -52,6 +52,19 @@ class Kind:
     at_wall: bool
     colours: tuple[str, ...]
     parts: tuple[Part, ...]
+
+    def scaled(self, across: float, up: float) -> 'Kind':
+        """Return the kind with its footprint and its height times a factor."""
+        if across == up == 1.0:
+            return self
+        parts = []
+        for shape, size, (x, y, z), colour in self.parts:
+            upright = shape != 'ball'
+            last = size[-1] * (up if upright else across)
+            grown = (*(across * value for value in size[:-1]), last)
+            parts.append((shape, grown, (across * x, across * y, up * z), colour))
+        box = across * self.width, across * self.depth, up * self.height
+        return replace(self, width=box[0], depth=box[1], height=box[2], parts=tuple(parts))
 
 
 def colour_of(part_colour: str, main: str) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.sim.rooms.furniture import KINDS
+from qwen_vla_ros.sim.rooms.furniture import KINDS, Kind
 
 WALL = 0.06  # m, what a wall takes of each of its two rooms
 DOOR = 1.0  # m, width of a doorway
@@ -104,7 +104,11 @@ class Doorway:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of furniture: a kind of KINDS, its colour, centre (m) and yaw (rad), its room."""
+    """
+    A piece of furniture: a kind of KINDS, its colour, centre (m) and yaw (rad), its room.
+
+    scale: of its footprint and of its height.
+    """
 
     kind: str
     colour: str
@@ -112,6 +116,7 @@ class Piece:
     y: float
     yaw: float
     room: str
+    scale: tuple[float, float] = (1.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -119,9 +124,14 @@ class Piece:
         return f'{self.colour} {self.kind}'
 
     @property
+    def form(self) -> Kind:
+        """Return its kind in its own size."""
+        return KINDS[self.kind].scaled(*self.scale)
+
+    @property
     def box(self) -> Box:
         """Return the floor under it."""
-        kind = KINDS[self.kind]
+        kind = self.form
         turned = abs(np.sin(self.yaw)) > 0.5
         w, d = (kind.depth, kind.width) if turned else (kind.width, kind.depth)
         return Box(self.x - w / 2, self.y - d / 2, self.x + w / 2, self.y + d / 2)

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from qwen_vla_ros.sim.rooms.furniture import KINDS, colour_of
+from qwen_vla_ros.sim.rooms.furniture import colour_of
 from qwen_vla_ros.sim.rooms.house import DOOR, WALL, Box, Doorway, House, Piece, Room
 
 FLOOR, UPPER, CEILING, SOLID, BASE = 0, 1, 2, 3, 4
@@ -135,7 +135,7 @@ def _doorframe(doorway: Doorway) -> Iterator[str]:
 
 def _piece(piece: Piece) -> str:
     """Return a body with the parts of a piece, and the box that collides."""
-    kind = KINDS[piece.kind]
+    kind = piece.form
     half = _text((kind.width / 2, kind.depth / 2, kind.height / 2))
     turn = f'{np.cos(piece.yaw / 2):.6f} 0 0 {np.sin(piece.yaw / 2):.6f}'
     parts = ''.join(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen_vla_ros.sim.rooms.drive import Pose
-from qwen_vla_ros.sim.rooms.furniture import KINDS
 from qwen_vla_ros.sim.rooms.house import House, Piece
 from qwen_vla_ros.sim.rooms.house_mjcf import CAMERA, CAMERA_FOVX, CAMERA_TILT, HEIGHT
 from qwen_vla_ros.sim.rooms.tasks import Goal, Task
@@ -135,7 +134,7 @@ def _parts(piece: Piece) -> list[tuple[np.ndarray, np.ndarray]]:
     cosine, sine = round(float(np.cos(piece.yaw))), round(float(np.sin(piece.yaw)))
     turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
     found = []
-    for shape, size, place, _ in KINDS[piece.kind].parts:
+    for shape, size, place, _ in piece.form.parts:
         half = size if shape in ('box', 'egg') else (size[0], size[0], size[-1])
         half = np.array(half) * (1.0 if shape == 'box' else _ROUND)
         middle = turn @ place + (piece.x, piece.y, 0.0)
