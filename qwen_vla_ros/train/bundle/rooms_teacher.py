@@ -28,6 +28,7 @@ AT_START = 0.25  # m of odometry
 LOOKED_AROUND = (-1.2, -0.02)  # rad, yaw of odometry at the start after the turn to the left
 COMMITTED = (1.5, 0.35)  # m and rad: a doorway so near and straight ahead is always taken
 LEAVE = 0.8  # how often a doorway that shows is taken before all was looked at
+MOST_TURN = 1.5  # rad of a chunk; what comes after it waits for the next picture
 REST_M, REST_RAD = 0.08, 0.12
 CREEP = 0.05  # m that a step of a turn goes forward
 DRIVING = 0.05  # m/s
@@ -62,7 +63,7 @@ class RoomsTeacher:
         self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen, rng: np.random.Generator
     ) -> np.ndarray:
         """
-        Return waypoints [8, 3] in the base at a pose on the map, its angles unwrapped.
+        Return waypoints [8, 3] in the base at a pose on the map.
 
         state: x, y, yaw of odometry, forward speed and turning speed, as the contract has it.
         """
@@ -72,6 +73,8 @@ class RoomsTeacher:
         else:
             rows = self._search(pose, state, asked, rng)
         rows[:, 2] = np.unwrap(rows[:, 2], axis=0)
+        if len(beyond := np.flatnonzero(np.abs(rows[:, 2]) > MOST_TURN)):
+            rows[beyond[0] :] = rows[beyond[0] - 1]
         far, turned = np.linalg.norm(rows[:, :2], axis=1).max(), np.abs(rows[:, 2]).max()
         return np.zeros_like(rows) if far < REST_M and turned < REST_RAD else rows
 
@@ -152,9 +155,9 @@ class RoomsTeacher:
 
 
 def _turn_left() -> np.ndarray:
-    """Return rows [8, 3] that turn on the spot, to 3 rad at most."""
+    """Return rows [8, 3] that turn on the spot."""
     rows = np.zeros((HORIZON, 3))
-    rows[:, 2] = np.minimum(TURN * STEP_S * np.arange(1, HORIZON + 1), 3.0)
+    rows[:, 2] = TURN * STEP_S * np.arange(1, HORIZON + 1)
     return rows
 
 
