@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.evaluate.skill_policies import Policies
 from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim.cameras import SIZE
@@ -112,7 +113,7 @@ def _observation(
     return Observation(
         images=images,
         state=state,
-        state_names=(),
+        state_names=Embodiment.load(maker.embodiment).state_names,
         instruction=words,
         stamp_ns=0,
         embodiment=maker.embodiment,

@@ -98,14 +98,14 @@ class ClosedLoop:
         self._world = open_world(self._robot, skill, given)
 
     def run(self, policies: Policies, skill: str, seed: int) -> dict[str, Any]:
-        """Run an episode; of the base it is told whether the goal was in sight at the start."""
+        """Run an episode; of the base it is told whether a turn at the start shows the goal."""
         policy = self._world.policy() or policies.open(self._robot)
         facts = self._world.run(policy, 'none', seed, None)
         if skill == 'navigation':
             from qwen_vla_ros.sim.rooms.sight import in_sight
             from qwen_vla_ros.sim.rooms.tasks import sample_task
 
-            facts['in_sight'] = in_sight(sample_task(seed))
+            facts['in_sight'] = in_sight(sample_task(seed), turning=True)
         return {name: value for name, value in facts.items() if name != 'film'}
 
     def close(self) -> None:
