@@ -133,6 +133,28 @@ def test_the_teacher_does_nearly_all_of_thirty_scenes_of_each_kind(rows_per_infe
     env.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', KINDS)
+def test_told_of_places_that_are_5_mm_off_it_does_most_tasks(kind):
+    env = TasksEnv(images=False)
+    policy = ReactivePolicy(env)
+    told = policy.things
+
+    def mistaken():
+        rng = np.random.default_rng(env.world.scene.seed)
+        return {
+            name: thing._replace(
+                x=thing.x + rng.normal(0, 0.005), y=thing.y + rng.normal(0, 0.005)
+            )
+            for name, thing in told().items()
+        }
+
+    policy.things = mistaken
+    done = [run_episode(policy, seed, kind, env)['success'] for seed in range(30)]
+    env.close()
+    assert sum(done) >= 26, (kind, done)
+
+
 def test_with_a_thing_in_the_hand_only_its_own_tasks_are_possible():
     env = TasksEnv(images=False)
     env.reset(seed=2)

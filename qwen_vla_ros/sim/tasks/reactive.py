@@ -178,7 +178,7 @@ def _grip_z(thing: Thing) -> float:
 
 def _grasp(hand: Hand, thing: Thing) -> Hand:
     """Go over the thing with open fingers, down, and close around it."""
-    if _around(hand, thing, 0.006, 0.008, 0.006):
+    if hand.finger > GRIPPED[0] and _around(hand, thing, 0.006, 0.008, 0.006):
         return hand._replace(finger=CLOSED)
     if thing.name.endswith('can'):
         turn, crooked = 0.0, 0.0
@@ -297,10 +297,13 @@ class ReactivePolicy:
 
     def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
         """Return how to go on with the task from the observed joints."""
-        env = self._env
-        task = Task.of(env.goal, env.first)
-        rows = chunk(joints_of(observation), things_of(env.world), task, self._horizon)
+        task = Task.of(self._env.goal, self._env.first)
+        rows = chunk(joints_of(observation), self.things(), task, self._horizon)
         return ActionChunk(rows.astype(np.float32), arm.JOINT_NAMES, observation.stamp_ns, STEP_S)
+
+    def things(self) -> dict[str, Thing]:
+        """Return what it is told of the objects."""
+        return things_of(self._env.world)
 
     def reset(self) -> None:
         """Nothing to forget."""

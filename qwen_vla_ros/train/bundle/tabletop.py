@@ -17,7 +17,7 @@ from qwen_vla_ros.sim.scene import instruction_for
 from qwen_vla_ros.sim.tasks.environment import TasksEnv
 from qwen_vla_ros.sim.tasks.goals import KINDS, PICK, PLACE, PUSH, STACK
 from qwen_vla_ros.sim.tasks.reactive import Task, Thing, chunk, things_of
-from qwen_vla_ros.sim.world import VIEWS, TabletopWorld
+from qwen_vla_ros.sim.world import SIZE, VIEWS, TabletopWorld
 from qwen_vla_ros.train.bundle.frames import Frame, Taught
 from qwen_vla_ros.train.bundle.tabletop_starts import put_somewhere
 from qwen_vla_ros.train.bundle.tabletop_tasks import drawn, possible_tasks, sentence_of
@@ -146,6 +146,5 @@ def _mistaken(thing: Thing, error: np.ndarray) -> Thing:
 
 def _point(world: TabletopWorld, place: tuple[float, ...]) -> tuple[float, float] | None:
     """Return where a place [3] is in `ego`, 0..1; None outside the picture."""
-    width, height = 640, 480
-    u, v = world.project('ego', np.array([place]))[0][0] / (width, height)
+    u, v = world.project('ego', np.array([place]))[0][0] / SIZE[::-1]
     return (float(u), float(v)) if 0 <= u <= 1 and 0 <= v <= 1 else None
