@@ -64,6 +64,7 @@ def test_weights_that_were_trained_further_are_refused(tmp_path, capsys):
         (('--skills', 'juggle'), '--policy expert has no juggle; choose from pick, push'),
         (('--skills', 'questions'), '--policy expert has no questions'),
         (('--workers', '0'), '--workers 0: at least 1'),
+        (('--pace', '2'), '--pace 2.0: choose from 0.05 to 1'),
         (('--ros', '2'), '--policy expert has no tasks through ROS'),
         (('--checkpoint', 'a'), '--policy expert takes no --checkpoint'),
     ],

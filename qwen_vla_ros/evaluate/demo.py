@@ -92,8 +92,11 @@ class Demo:
         """
         Make the folder; what an earlier run left there is replaced.
 
-        Tasks are all to touch something, or all of a kind of the world `tasks`.
+        Tasks are all to touch something, or all of a kind of the world `tasks`; those are judged
+        there, and neither recorded nor run without sentence or images. args.pace, if there is
+        one: seconds of the robot's clock a second.
         """
+        self._pace: float = getattr(args, 'pace', 1.0)
         self.args, self.tasks, self.domain_id = args, tasks, domain_id
         self._judged = any(task.kind for task in tasks)
         self.out: Path = args.out.resolve()
@@ -135,18 +138,21 @@ class Demo:
         return 0 if self.result.episodes and self.result.failure is None else 1
 
     def _start(self, family: ProcessFamily) -> None:
-        """Start the model, then robot, recorder and policy node."""
+        """Start the model, then robot, recorder (of the demo) and policy node."""
         robot = self.args.robot
         with self.result.timed('start'):
             family.start(
                 'model', [*_python('qwen_vla_ros.cli'), 'serve', '--port', '0', *self.words]
             )
             world = {'world': 'tasks'} if self._judged else {}
+            if self._pace != 1.0:
+                world |= {'use_clock': True, 'pace': self._pace}
             family.start('robot', self._node('robot_sim_node', robot=robot, **world))
             address = self._model_address(family)
-            family.start(
-                'recorder', self._node('recorder_node', output=self.out / 'bag', robot=robot)
-            )
+            if not self._judged:
+                family.start(
+                    'recorder', self._node('recorder_node', output=self.out / 'bag', robot=robot)
+                )
             family.start(
                 'policy', self._node('policy_node', address=address, autostart=True, robot=robot)
             )
@@ -154,6 +160,8 @@ class Demo:
     def _node(self, name: str, **parameters: Any) -> list[str]:
         """Return the command that starts a node of ours with parameters."""
         words = [*_python(f'qwen_vla_ros.nodes.{name}'), '--ros-args', '--log-level', 'warn']
+        if self._pace != 1.0 and name != 'robot_sim_node':  # who makes the clock has none
+            parameters['use_sim_time'] = True
         for key, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += ['-p', f'{key}:={text}']
@@ -185,7 +193,7 @@ class Demo:
             self.result.timed('episodes'),
             tqdm(total=len(self.tasks), unit='episode', disable=None) as bar,
         ):
-            for event in _events(child, family):
+            for event in _events(child, family, EPISODE_SILENCE_S / self._pace):
                 if event['event'] == 'ready':
                     self.result.durations_s['until ready'] = round(event['after_s'], 1)
                 elif event['event'] == 'started':
@@ -203,7 +211,8 @@ class Demo:
     def _stop_ros(self, family: ProcessFamily) -> None:
         """End the ROS processes, the recorder last, before the baselines take the processor."""
         with self.result.timed('stop'):
-            for name in ('episodes', 'policy', 'robot', 'recorder', 'model'):
+            recorder = () if self._judged else ('recorder',)
+            for name in ('episodes', 'policy', 'robot', *recorder, 'model'):
                 family.finish(name)
 
     def _run_baselines(self, family: ProcessFamily) -> None:
@@ -227,7 +236,9 @@ def _python(module: str) -> list[str]:
     return [sys.executable, '-m', module]
 
 
-def _events(child: subprocess.Popen[str], family: ProcessFamily) -> Iterator[dict[str, Any]]:
+def _events(
+    child: subprocess.Popen[str], family: ProcessFamily, silence_s: float
+) -> Iterator[dict[str, Any]]:
     """Yield the child's events until it ends; ChildFailed when another process ends meanwhile."""
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
@@ -237,8 +248,8 @@ def _events(child: subprocess.Popen[str], family: ProcessFamily) -> Iterator[dic
             line = lines.get(timeout=0.5)
         except queue.Empty:
             family.check(besides='episodes')
-            if time.monotonic() - heard > EPISODE_SILENCE_S:
-                raise ChildFailed(f'no episode ended for {EPISODE_SILENCE_S:.0f} s') from None
+            if time.monotonic() - heard > silence_s:
+                raise ChildFailed(f'no episode ended for {silence_s:.0f} s') from None
             continue
         if line is None:
             return

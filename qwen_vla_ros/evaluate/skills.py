@@ -68,6 +68,13 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='also the first N seeds of pick and push through ROS, the last stage',
     )
+    parser.add_argument(
+        '--pace',
+        type=float,
+        default=1.0,
+        help="with --ros: seconds of the robot's clock a second, for a machine that does not keep "
+        'up (default: 1)',
+    )
     parser.add_argument('--domain-id', type=int, help='with --ros (default: a free one)')
     parser.add_argument('--out', type=Path, default=Path('out/skills'), help='folder')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -85,6 +92,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError(f'--workers {args.workers}: at least 1')
     if args.ros and args.policy != 'model':
         raise QwenVlaError(f'--ros {args.ros}: --policy {args.policy} has no tasks through ROS')
+    if not 0.05 <= args.pace <= 1.0:
+        raise QwenVlaError(f'--pace {args.pace}: choose from 0.05 to 1')
     seeds, stages = parse_seeds(args.seeds), name_stages(args)
     skills = chosen_skills(args.skills, args.policy)
     _keep_stages(args.out, stages)

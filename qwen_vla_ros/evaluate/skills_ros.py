@@ -42,6 +42,6 @@ def run_over_ros(
     for (skill, seed), episode in zip(cases, demo.result.episodes, strict=False):
         kept = ('instruction', 'target', 'success', 'elapsed_s', 'refusals', 'note')
         facts = {name: getattr(episode, name) for name in kept}
-        yield {'stage': stage, 'skill': skill, 'seed': seed, **facts}
+        yield {'stage': stage, 'skill': skill, 'seed': seed, **facts, 'pace': args.pace}
     if demo.result.failure:
         raise QwenVlaError(f'--ros: {demo.result.failure}')
