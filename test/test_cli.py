@@ -1,5 +1,6 @@
 """The command line: one line for bad input, exit codes, and imports that stay away."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,15 @@ ROOT = Path(__file__).parents[1]
 
 def command(*words: str) -> list[str]:
     return [sys.executable, '-m', 'qwen_vla_ros.cli', *words]
+
+
+def test_hints_at_kernels_are_left_out_and_other_warnings_of_transformers_are_not() -> None:
+    pytest.importorskip('transformers.integrations.hub_kernels')  # who gives them
+    hints, others = logging.getLogger(cli.KERNEL_HINTS), logging.getLogger('transformers')
+    hints.setLevel(logging.NOTSET)
+    assert cli.main(['schema']) == 0
+    assert not hints.isEnabledFor(logging.WARNING)
+    assert others.isEnabledFor(logging.WARNING)
 
 
 def test_help_is_quick_and_needs_neither_ros_nor_torch_nor_simulator() -> None:
