@@ -98,6 +98,7 @@ EXTRAS = {
         'peft>=0.21',
         'tensorboard>=2.20',
         'huggingface_hub>=1.0',
+        'av>=13.0',  # films of held-out episodes
     ],
     # readers of data sets
     'data': [
@@ -111,7 +112,7 @@ EXTRAS = {
         'fsspec>=2023.1',
     ],
     'gr00t': ['pyzmq>=25.0'],  # servers and clients of GR00T's protocol
-    'ray': ['ray>=2.40'],  # qwen-vla synthesise on many machines
+    'ray': ['ray>=2.40'],  # qwen-vla synthesise and train rl on many machines
     'wandb': ['wandb>=0.18'],  # qwen-vla train --wandb
     'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -9,11 +12,15 @@ import torch
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.checkpoint import load_checkpoint
-from qwen_vla_ros.train import rl_loop
+from qwen_vla_ros.train import rl_policy
 from qwen_vla_ros.train.ppo import Clips, advantages, losses
-from qwen_vla_ros.train.rl_loop import RLRun, fresh_actor, load_actor, rl_demo
-from qwen_vla_ros.train.rl_worlds import LEAST, ChunkEnv, TurnEnv, make_worlds
+from qwen_vla_ros.train.rl_actors import open_worlds
+from qwen_vla_ros.train.rl_loop import RLRun
+from qwen_vla_ros.train.rl_policy import fresh_actor, load_actor
+from qwen_vla_ros.train.rl_recipe import Limits, rl_demo
 from qwen_vla_ros.train.run_state import last_state
+
+OFTEN = Limits(save_every=1)
 
 RECIPE = dataclasses.replace(rl_demo(), iterations=2, worlds=3, decisions=2, minibatch=4, epochs=2)
 
@@ -22,13 +29,15 @@ RECIPE = dataclasses.replace(rl_demo(), iterations=2, worlds=3, decisions=2, min
 def small():
     """Do not wait for the demo's imitation where nothing depends on it."""
     torch.set_num_threads(1)
-    before, rl_loop.IMITATE = rl_loop.IMITATE, 2
+    before, rl_policy.IMITATE = rl_policy.IMITATE, 2
     yield
-    rl_loop.IMITATE = before
+    rl_policy.IMITATE = before
 
 
 def build(out, recipe=RECIPE):
-    return RLRun(recipe, fresh_actor(recipe), make_worlds('turn', recipe.worlds, False), out)
+    actor = fresh_actor(recipe.seed)
+    worlds = open_worlds(recipe.orders(), actor.sizes(['mobile_base']))
+    return RLRun(recipe, actor, worlds, out)
 
 
 def test_advantages_are_the_discounted_sums_of_surprises_and_stop_at_an_episodes_end():
@@ -76,30 +85,14 @@ def test_a_rollout_is_replayed_by_its_seed_and_its_log_probabilities_come_again(
     torch.testing.assert_close(value, one.value)
 
 
-@pytest.mark.slow
-def test_worlds_in_processes_give_the_same_rollout(tmp_path):
-    recipe = dataclasses.replace(RECIPE, worlds=1)
-    one = build(tmp_path / 'one', recipe)
-    worlds = make_worlds('turn', 1, True)
-    try:
-        other = RLRun(recipe, fresh_actor(recipe), worlds, tmp_path / 'other')
-        np.testing.assert_array_equal(one.act().actions, other.act().actions)
-    finally:
-        worlds.close()
-
-
 def test_a_run_that_stopped_goes_on_to_the_same_bits_and_leaves_a_checkpoint(tmp_path):
     whole = build(tmp_path / 'whole')
-    whole.fit(save_every=1)
-    half = build(tmp_path / 'half')
-    half.recipe = dataclasses.replace(RECIPE, iterations=1)
-    half.fit(save_every=1)
-    state = last_state(tmp_path / 'half' / 'state') / 'state.json'
-    facts = json.loads(state.read_text())
-    state.write_text(json.dumps({**facts, 'recipe': dataclasses.asdict(RECIPE)}))
+    assert whole.fit(OFTEN)
+    half = build(tmp_path / 'half', dataclasses.replace(RECIPE, iterations=1))
+    half.fit(OFTEN)
     resumed = build(tmp_path / 'half')
     assert resumed.iteration == 1
-    resumed.fit(save_every=1)
+    resumed.fit(OFTEN)
     for name, weight in whole.weights.items():
         torch.testing.assert_close(resumed.weights[name], weight, atol=0, rtol=0)
     assert resumed.successes == whole.successes
@@ -108,9 +101,9 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits_and_leaves_a_checkpoint(tmp
     assert {'kl', 'clip_fraction', 'explained', 'success', 'policy', 'value'} <= set(log[0])
     folder = resumed.finish('qwen-vla train rl')
     assert set(load_checkpoint(folder, 'cpu').robots) == {'mobile_base'}
-    assert load_actor('turn', str(folder), 'cpu').robot.embodiment.name == 'mobile_base'
+    assert load_actor(['mobile_base'], str(folder), 'cpu').origin != ''
     with pytest.raises(QwenVlaError, match='does not drive widowx'):
-        load_actor('tabletop', str(folder), 'cpu')
+        load_actor(['widowx'], str(folder), 'cpu')
 
 
 def test_the_value_head_sends_no_gradient_into_the_model(tmp_path):
@@ -131,41 +124,49 @@ def test_a_collapse_stops_the_run(tmp_path):
     assert run.collapsed()
     run.successes = [0.0] * 20
     assert not run.collapsed()
+    run.successes = [0.3] * 5 + [0.1] * 5  # of fifteen episodes each: chance
+    assert not run.collapsed()
 
 
-def test_a_base_turns_as_it_is_told():
-    env = TurnEnv()
-    env.reset(seed=3)
-    rows = np.zeros((8, 3))
-    rows[:, 2] = 2 * LEAST if env.left else -2 * LEAST
-    assert env.step(rows)[1:3] == (1.0, True)
-    assert env.step(-rows)[1] == 0.0
+def test_a_run_ends_where_no_further_iteration_fits_and_keeps_what_it_reached(tmp_path):
+    run = build(tmp_path)
+    assert run.fit(Limits(minutes=60), time.monotonic() - 60 * 60 + 1e-6) is True
+    assert run.iteration == 0 and last_state(tmp_path / 'state') is None
+    assert run.cost() == 'no iteration was made'
+    run.recipe = dataclasses.replace(RECIPE, iterations=1)
+    assert run.fit()
+    run.recipe = RECIPE
+    run.seconds.append({**run.seconds[-1], 'worlds': 70.0})
+    assert run.fit(Limits(minutes=1)) is True
+    assert run.iteration == 1 and last_state(tmp_path / 'state').name == 'step-00000001'
+    assert 'an iteration of 6 chunks takes' in run.cost()
 
 
-def test_a_chunk_runs_its_rows_after_the_first_within_the_limits():
-    import gymnasium
+def test_a_signal_ends_a_run_after_its_iteration_with_the_state_saved(tmp_path):
+    run = build(tmp_path)
+    run.act = lambda act=run.act: (os.kill(os.getpid(), signal.SIGTERM), act())[1]
+    assert not run.fit()
+    assert build(tmp_path).iteration == 1
 
-    class Line(gymnasium.Env):
-        action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-        rows = ()
 
-        def step(self, row):
-            self.rows += (float(row[0]),)
-            return row, 0.0, len(self.rows) == 3, False, {}
-
-    line = Line()
-    env = ChunkEnv(line, 16, 2)
-    chunk = np.arange(16, dtype=np.float32)[:, None] * 0.8
-    env.step(chunk)
-    assert line.rows == (pytest.approx(0.8), 1.0)
-    assert env.step(chunk)[2]
-    assert len(line.rows) == 3
+def test_a_frozen_vlm_is_looked_at_once_and_stays_as_it_is(tmp_path):
+    run = build(tmp_path / 'frozen', dataclasses.replace(RECIPE, freeze_vlm=True))
+    rollout, chosen = run.act(), np.array([4, 0, 3])
+    for found, kept in zip(
+        run.look_again(rollout, chosen), (rollout.log_prob, rollout.value), strict=True
+    ):
+        torch.testing.assert_close(found, kept[chosen], atol=2e-3, rtol=1e-4)
+    before = {name: value.clone() for name, value in run.actor.model.state_dict().items()}
+    run.improve(rollout)
+    after = run.actor.model.state_dict()
+    changed = {name.split('.')[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {'decoder'}
+    assert build(tmp_path / 'whole').act().hidden == []
 
 
 @pytest.mark.slow
 def test_the_demo_learns_to_turn(tmp_path):
-    rl_loop.IMITATE = 80
+    rl_policy.IMITATE = 80
     recipe = dataclasses.replace(rl_demo(), iterations=5)
     run = build(tmp_path, recipe)
     run.fit()

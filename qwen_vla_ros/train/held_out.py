@@ -6,13 +6,14 @@ with what was demonstrated. Errors are means of absolutes over valid steps, by u
 channel, for each source; the language head has its loss.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from qwen_vla_ros.data.sample import Sample
+from qwen_vla_ros.data.sample import Sample, SampleError
 from qwen_vla_ros.train.losses import Losses
 from qwen_vla_ros.train.mixed_batch import collate_mixed
 from qwen_vla_ros.train.robots import Encoder, acts, spread
@@ -20,6 +21,7 @@ from qwen_vla_ros.train.sources import DataSet
 
 SAMPLES = 24  # of a source
 AT_ONCE = 8
+FILMED = 40  # frames of an episode
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ def chosen(data: DataSet) -> list[Sample]:
     if not len(data.held_out):
         return []
     return [sample for sample in spread(data.held_out, SAMPLES) if acts(sample)]
+
+
+def episode(data: DataSet) -> list[Sample]:
+    """Return the samples with actions of a held-out episode, evenly chosen; none: there is no."""
+    held = data.held_out
+    for number in range(len(held)):
+        found, count = [], held.frames(number)
+        for frame in np.unique(np.linspace(0, count - 1, min(count, FILMED)).astype(int)):
+            with contextlib.suppress(SampleError):
+                found.append(held.sample(number, int(frame)))
+        if len(found := [sample for sample in found if acts(sample)]) > 1:
+            # Rows of other robots, or more of them, would need other bands.
+            first = found[0]
+            return [s for s in found if s.action_names == first.action_names]
+    return []
 
 
 def predict(losses: Losses, encoder: Encoder, samples: Sequence[Sample]) -> list[Prediction]:

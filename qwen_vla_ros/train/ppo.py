@@ -48,9 +48,15 @@ class ActorCritic(nn.Module):
         real = mask[..., None].to(states.dtype)
         return self.value((states * real).sum(1) / real.sum(1))[:, 0]
 
-    def forward(self, batch: Mapping[str, Tensor], step: NoisyStep) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of known steps and values, [B] each, with gradients."""
-        hidden = self.model.encode(batch)
+    def forward(
+        self, batch: Mapping[str, Tensor], step: NoisyStep, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Return log-probabilities of known steps and values, [B] each, with gradients.
+
+        hidden: the VLM's states [B, T, C], where they are known already
+        """
+        hidden = self.model.encode(batch) if hidden is None else hidden
         context = self.model.condition(hidden, batch)
         return step.log_prob(self.model.velocity(context)), self.values(hidden, batch)
 

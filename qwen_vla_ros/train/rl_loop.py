@@ -9,37 +9,29 @@ that was killed goes on as if it had not been.
 """
 
 import json
+import math
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.checkpoint import (
-    TrainedRobot,
-    build_pipeline,
-    for_views,
-    from_pretrained,
-    load_tokenizer,
-    read_robots,
-    save_checkpoint,
-)
-from qwen_vla_ros.model.config import preset
-from qwen_vla_ros.model.hub import find_checkpoint
-from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
-from qwen_vla_ros.model.processor import Processor, train_tokenizer
-from qwen_vla_ros.model.qwen_vla import QwenVLA
-from qwen_vla_ros.train.ppo import ActorCritic, Clips, losses, rows_of
+from qwen_vla_ros.model.checkpoint import save_checkpoint
+from qwen_vla_ros.train.interruption import noted_signals
+from qwen_vla_ros.train.ppo import ActorCritic, losses, rows_of
 from qwen_vla_ros.train.ranks import Ranks
-from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, WORLDS, TurnEnv, make_worlds
+from qwen_vla_ros.train.rl_actors import LOCAL, Worlds, open_worlds
+from qwen_vla_ros.train.rl_policy import Actor, fresh_actor, load_actor
+from qwen_vla_ros.train.rl_recipe import Limits, RLRecipe
 from qwen_vla_ros.train.rollout import Rollout, roll_out
 from qwen_vla_ros.train.run_state import (
     adam_tensors,
@@ -51,143 +43,25 @@ from qwen_vla_ros.train.run_state import (
 )
 from qwen_vla_ros.train.supervised import machine
 from qwen_vla_ros.train.watch import Watch, git_state
-from qwen_vla_ros.transforms import Pipeline, Quantiles
 
-PUBLISHED = Clips()
-# Of minibatches and of the demo's teacher; told apart from other draws of the same seed.
-ORDER, TEACHER = 4, 5
-IMITATE = 80  # steps of the demo before it acts
-
-
-@dataclass(frozen=True)
-class RLRecipe:
-    """
-    Everything that decides the weights.
-
-    worlds, decisions  acting at a time, and chunks of each in an iteration
-    minibatch          decisions a step of the optimiser
-    enough_kl          an iteration's further epochs are left out above this
-    collapse           the run ends when the mean success of the last five iterations falls below
-                       this share of the best such mean
-    """
-
-    world: str
-    iterations: int = 200
-    worlds: int = 128
-    decisions: int = 64
-    epochs: int = 4
-    minibatch: int = 256
-    rate: float = 5e-6
-    value_rate: float = 1e-4
-    clip: float = 1.0
-    enough_kl: float = 0.1
-    collapse: float = 0.5
-    clips: Clips = PUBLISHED
-    seed: int = 0
-
-
-def rl_demo() -> RLRecipe:
-    """Return a run of a minute: a base learns to turn as it is told."""
-    return RLRecipe(
-        world='turn',
-        iterations=8,
-        worlds=64,
-        decisions=2,
-        minibatch=64,
-        rate=3e-4,
-        value_rate=3e-3,
-        enough_kl=1.0,
-    )
-
-
-@dataclass
-class Actor:
-    """The policy in training, its tokenizer, its checkpoint's robots, and the one that acts."""
-
-    model: QwenVLA
-    tokenizer: Any
-    robots: list[TrainedRobot]
-    robot: TrainedRobot
-    facts: dict[str, Any]
-
-
-def load_actor(world: str, source: str, device: str) -> Actor:
-    """Return a checkpoint's policy for the robot of a world; float32, for it is trained."""
-    folder, name = find_checkpoint(source), WORLDS[world][0]
-    robots = read_robots(folder)
-    own = [robot for robot in robots if robot.embodiment.name == name]
-    if not own:
-        raise QwenVlaError(f'{folder}: it does not drive {name}, the robot of the world {world}')
-    model = from_pretrained(folder, device, 'float32')
-    facts = json.loads((folder / 'training.json').read_text())
-    return Actor(model, load_tokenizer(folder), robots, own[0], {'text': facts.get('text')})
-
-
-def fresh_actor(recipe: RLRecipe) -> Actor:
-    """
-    Return a tiny policy for the demo, fine-tuned on a teacher that errs.
-
-    It turns as it is told about three times in four: what reinforcement learning starts from.
-    """
-    embodiment = Embodiment.load('mobile_base')
-    names = embodiment.action_names()
-    statistics = {
-        'actions': Quantiles(names, -np.ones(len(names)), np.ones(len(names))),
-        'state': Quantiles(embodiment.state_names, -np.ones(5), np.ones(5)),
-    }
-    robot = TrainedRobot(embodiment, embodiment.default_layout, statistics)
-    config = fit_robots(preset('tiny'), [robot])
-    config = replace(config, inputs=replace(config.inputs, image_sizes={'ego': SIZE}))
-    texts = [embodiment.prompt(sentence) for sentence in SENTENCES]
-    tokenizer = train_tokenizer(texts, 320, config.inputs.views)
-    backbone = with_vocabulary(config.backbone, tokenizer, len(tokenizer))
-    torch.manual_seed(recipe.seed)
-    actor = Actor(QwenVLA(replace(config, backbone=backbone)), tokenizer, [robot], robot, {})
-    _imitate(actor, recipe.seed)
-    return actor
-
-
-def pipeline_of(actor: Actor) -> Pipeline:
-    """Return what stands around the policy for the robot that acts."""
-    config = for_views(actor.model.config, actor.robot.embodiment)
-    return build_pipeline(
-        config,
-        Processor(actor.tokenizer, config),
-        actor.robot.embodiment,
-        actor.robot.layout,
-        actor.robot.statistics,
-    )
-
-
-def _imitate(actor: Actor, seed: int) -> None:
-    """Fit a policy to a teacher who turns the wrong way one time in four."""
-    rng, world, pipeline = np.random.default_rng((seed, TEACHER)), TurnEnv(), pipeline_of(actor)
-    optimiser = torch.optim.AdamW(actor.model.parameters(), 2e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in tqdm(range(IMITATE), desc='imitate', unit='step'):
-        samples = []
-        for _ in range(16):
-            seen, _ = world.reset(seed=int(rng.integers(2**31)))
-            right_way = world.left if rng.random() < 0.75 else not world.left
-            rows = np.zeros((8, 3), np.float32)
-            rows[:, 2] = np.linspace(0.1, 0.4, 8) * (1 if right_way else -1)
-            samples.append(pipeline.forward({**seen, 'actions': rows}))
-        loss = actor.model.loss(actor.model.collate(samples), generator, 4).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(actor.model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+ORDER = 4  # of minibatches; told apart from other draws of the same seed
+RECENT = 5  # iterations whose mean success is looked at
+SURE = 3.0  # standard errors by which a collapse is more than chance
+UNLIMITED = Limits()
 
 
 class RLRun:
     """The state of a run, and its iterations."""
 
-    def __init__(self, recipe: RLRecipe, actor: Actor, worlds: VectorEnv, out: Path) -> None:
+    def __init__(self, recipe: RLRecipe, actor: Actor, worlds: Worlds, out: Path) -> None:
         """Build around the policy, and take up the state that lies in `out`."""
         self.recipe, self.actor, self.worlds, self.out = recipe, actor, worlds, out
+        actor.model.backbone.requires_grad_(not recipe.freeze_vlm)
         self.policy = ActorCritic(actor.model).to(actor.model.device)
-        self.pipeline = pipeline_of(actor)
-        self.weights = dict(self.policy.named_parameters())
+        robots = {order.robot for order in worlds.orders}
+        pipelines = {name: actor.pipeline(name) for name in sorted(robots)}
+        self.pipelines = [pipelines[order.robot] for order in worlds.orders]
+        self.weights = {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
         heads = [p for name, p in self.weights.items() if name.startswith('value.')]
         others = [p for name, p in self.weights.items() if not name.startswith('value.')]
         self.optimiser = torch.optim.AdamW(
@@ -199,6 +73,12 @@ class RLRun:
             weight_decay=0.01,
         )
         self.iteration, self.steps, self.successes = 0, 0, []
+        self.seconds: list[dict[str, float]] = []  # of the iterations of this process
+        self.stopping = 0
+        # JSON has no tuples, and neither has what a state tells. How far a run goes decides
+        # nothing before its end: it may be led on.
+        settings = {key: value for key, value in asdict(recipe).items() if key != 'iterations'}
+        self.identity = json.loads(json.dumps({'recipe': settings, 'init': actor.origin}))
         state = last_state(out / 'state')
         if state is not None:
             self._resume(state)
@@ -207,20 +87,17 @@ class RLRun:
 
     def save(self) -> None:
         """Write the state; the last good one stays until this one is whole."""
-        facts = {
-            'recipe': asdict(self.recipe),
-            'steps': self.steps,
-            'successes': self.successes,
-        }
+        facts = {**self.identity, 'steps': self.steps, 'successes': self.successes}
         tensors = adam_tensors(self.weights, self.optimiser)
         save_state(self.out / 'state', self.iteration, tensors, facts, Ranks())
 
     def _resume(self, state: Path) -> None:
         facts = read_facts(state)
-        if facts['recipe'] != asdict(self.recipe):
-            raise QwenVlaError(
-                f'{state}: belongs to a run with other settings; choose another --out'
-            )
+        for key, value in self.identity.items():
+            if facts.get(key) != value:
+                raise QwenVlaError(
+                    f'{state}: belongs to a run with other settings ({key}); choose another --out'
+                )
         load_state(state, adam_tensors(self.weights, self.optimiser), Ranks())
         self.iteration, self.steps = facts['step'], facts['steps']
         self.successes = facts['successes']
@@ -231,9 +108,14 @@ class RLRun:
     def act(self) -> Rollout:
         """Return the rollout of the present iteration."""
         recipe = self.recipe
-        place = (recipe.seed, self.iteration)
         return roll_out(
-            self.policy, self.pipeline, self.worlds, recipe.decisions, place, recipe.clips
+            self.policy,
+            self.pipelines,
+            self.worlds,
+            recipe.decisions,
+            (recipe.seed, self.iteration),
+            recipe.clips,
+            recipe.freeze_vlm,
         )
 
     def improve(self, rollout: Rollout) -> dict[str, float]:
@@ -251,12 +133,19 @@ class RLRun:
         means = {key: float(np.mean([entry[key] for entry in told])) for key in told[0]}
         return {**means, 'steps': float(len(told))}
 
+    def look_again(self, rollout: Rollout, chosen: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Return log-probabilities and values [B] of some decisions under the present weights."""
+        seen, frozen = [rollout.samples[i] for i in chosen], self.recipe.freeze_vlm
+        batch = self.actor.model.collate(seen, pixels=not frozen)
+        hidden = None
+        if frozen:
+            hidden = pad_sequence([rollout.hidden[i] for i in chosen], batch_first=True)
+        return self.policy(batch, rows_of(rollout.step, torch.from_numpy(chosen)), hidden)
+
     def _step(self, rollout: Rollout, chosen: np.ndarray) -> dict[str, float]:
         """Take one step of the optimiser on some decisions."""
         recipe, index = self.recipe, torch.from_numpy(chosen)
-        batch = self.actor.model.collate([rollout.samples[i] for i in chosen])
-        step = rows_of(rollout.step, index)
-        new, value = self.policy(batch, step)
+        new, value = self.look_again(rollout, chosen)
         place = new.device
         policy, worth, told = losses(
             new,
@@ -287,50 +176,101 @@ class RLRun:
         return {**entry, **told}
 
     def collapsed(self) -> bool:
-        """Return whether success fell far below what it was."""
-        if len(self.successes) < 10:
+        """Return whether success fell far below what it was, by more than chance."""
+        if len(self.successes) < 2 * RECENT:
             return False
-        means = np.convolve(self.successes, np.ones(5) / 5, 'valid')
-        return bool(means[-1] < self.recipe.collapse * means.max())
+        means = np.convolve(self.successes, np.ones(RECENT) / RECENT, 'valid')
+        best, last = float(means.max()), float(means[-1])
+        episodes = RECENT * self.recipe.worlds  # at least so many stand behind a mean
+        error = math.sqrt((best * (1 - best) + last * (1 - last)) / episodes)
+        return last < self.recipe.collapse * best and best - last > SURE * error
 
-    def fit(self, save_every: int = 5) -> None:
-        """Run to the end, or to a collapse, which is an error: the state before it is told."""
+    # The run -----------------------------------------------------------------------------------
+
+    def fit(self, limits: Limits = UNLIMITED, begun: float | None = None) -> bool:
+        """
+        Run to the end, or as long as another iteration fits; return False after a signal.
+
+        begun: time.monotonic() from which the minutes count. The state is saved at the end. A
+        collapse is an error: the state before it is told.
+        """
+        begun = time.monotonic() if begun is None else begun
         self.out.mkdir(parents=True, exist_ok=True)
         self._describe()
-        watch = Watch(self.out, self.iteration, None, {})
+        watch, saved = Watch(self.out, self.iteration, None, {}), self.iteration
         bar = tqdm(total=self.recipe.iterations, initial=self.iteration, desc='rl')
-        while self.iteration < self.recipe.iterations:
-            rollout = self.act()
-            # What was reached goes with the weights that reached it: those before the step.
-            success = float(np.mean(rollout.finished)) if rollout.finished else None
-            entry: dict[str, Any] = self.improve(rollout)
-            self.iteration += 1
-            entry |= {
-                'episodes': len(rollout.finished),
-                'refused': rollout.refused,
-                'advantage': float(rollout.advantage.mean()),
-                'explained': _explained(rollout),
-            }
-            if success is not None:
-                self.successes.append(success)
-                entry['success'] = success
-            watch.tell(self.iteration, entry)
-            bar.update()
-            bar.set_postfix(success=success, kl=round(entry['kl'], 4))
-            if self.collapsed():
-                raise QwenVlaError(
-                    f'{self.out}: success fell to {self.successes[-1]:.2f} in iteration '
-                    f'{self.iteration}; the state before: {last_state(self.out / "state")}. Lower '
-                    'the rate, or the noise level (flow.noise_level)'
-                )
-            if self.iteration % save_every == 0 or self.iteration == self.recipe.iterations:
-                self.save()
+        with noted_signals(self._stop):
+            while self.iteration < self.recipe.iterations and not self.stopping:
+                longest = max((sum(told.values()) for told in self.seconds), default=0.0)
+                if time.monotonic() - begun + longest > 60 * limits.minutes:
+                    break
+                entry = self._iterate()
+                watch.tell(self.iteration, entry)
+                bar.update()
+                told = {key: round(entry[key], 4) for key in ('success', 'kl') if key in entry}
+                bar.set_postfix(**told, seconds=round(sum(self.seconds[-1].values()), 1))
+                if self.iteration % limits.save_every == 0:
+                    self.save()
+                    saved = self.iteration
+        if self.iteration > saved:
+            self.save()
         bar.close()
         watch.close()
+        return not self.stopping
+
+    def _iterate(self) -> dict[str, Any]:
+        """Act and improve once; return what is told of it."""
+        begun = time.monotonic()
+        rollout = self.act()
+        acted = time.monotonic()
+        entry: dict[str, Any] = self.improve(rollout)
+        self.iteration += 1
+        self.seconds.append(
+            {
+                'worlds': rollout.seconds,
+                'deciding': acted - begun - rollout.seconds,
+                'learning': time.monotonic() - acted,
+            }
+        )
+        entry |= {
+            'episodes': len(rollout.finished),
+            'refused': rollout.refused,
+            'advantage': float(rollout.advantage.mean()),
+            'explained': _explained(rollout),
+            'seconds': self.seconds[-1],
+        }
+        if rollout.finished:
+            # What was reached goes with the weights that reached it: those before the step.
+            entry['success'] = float(np.mean(rollout.finished))
+            self.successes.append(entry['success'])
+            entry['success_of'] = {k: float(np.mean(v)) for k, v in rollout.outcomes.items()}
+        if self.collapsed():
+            raise QwenVlaError(
+                f'{self.out}: success fell to {self.successes[-1]:.2f} in iteration '
+                f'{self.iteration}; the state before: {last_state(self.out / "state")}. Lower '
+                'the rate, or the noise level (flow.noise_level)'
+            )
+        return entry
+
+    def _stop(self, number: int) -> None:
+        """End the run after the present iteration."""
+        self.stopping = number
+
+    def cost(self) -> str:
+        """Return what an iteration of this process costs, in words."""
+        if not self.seconds:
+            return 'no iteration was made'
+        parts = {key: np.median([told[key] for told in self.seconds]) for key in self.seconds[0]}
+        total = np.median([sum(told.values()) for told in self.seconds])
+        shares = ', '.join(f'{key} {value:.2f}' for key, value in parts.items())
+        chunks = self.recipe.worlds * self.recipe.decisions
+        return f'an iteration of {chunks} chunks takes {total:.2f} s ({shares})'
 
     def _describe(self) -> None:
         told = {
             'recipe': asdict(self.recipe),
+            'worlds': Counter(order.label for order in self.worlds.orders),
+            'actors': self.worlds.where,
             'command': ' '.join(sys.argv),
             'git': git_state(),
             'machine': machine(self.actor.model.device),
@@ -346,6 +286,7 @@ class RLRun:
             'command': command,
             'stage': 'rl',
             'run': asdict(self.recipe),
+            'iterations': self.iteration,
             'success': self.successes,
             'machine': machine(self.actor.model.device),
             **{key: value for key, value in self.actor.facts.items() if value},
@@ -361,17 +302,20 @@ def _explained(rollout: Rollout) -> float:
     return 1 - float(rollout.advantage.var(correction=0)) / variance if variance else 0.0
 
 
-def run_rl(recipe: RLRecipe, init: str | None, out: Path, device: str, processes: bool) -> RLRun:
-    """Train to the end, or go on where a run stopped; return the run."""
-    if init is None and recipe.world != 'turn':
+def start_rl(
+    recipe: RLRecipe, init: str | None, out: Path, device: str = 'auto', actors: str = LOCAL
+) -> RLRun:
+    """Return a run that is ready to go, or to go on; close its worlds at the end."""
+    orders = recipe.orders()
+    if init is None and recipe.world != ('turn',):
         raise QwenVlaError(
-            f'train rl --world {recipe.world}: give --init, a fine-tuned checkpoint'
+            f'train rl --world {",".join(recipe.world)}: give --init, a fine-tuned checkpoint'
         )
-    actor = load_actor(recipe.world, init, device) if init else fresh_actor(recipe)
-    worlds = make_worlds(recipe.world, recipe.worlds, processes)
+    robots = sorted({order.robot for order in orders})
+    actor = load_actor(robots, init, device) if init else fresh_actor(recipe.seed)
+    worlds = open_worlds(orders, actor.sizes(robots), actors)
     try:
-        run = RLRun(recipe, actor, worlds, out)
-        run.fit()
-    finally:
+        return RLRun(recipe, actor, worlds, out)
+    except BaseException:
         worlds.close()
-    return run
+        raise

@@ -2,23 +2,25 @@
 What a policy met while it acted in many worlds at a time.
 
 A rollout is decided by the weights and by (seed, number): every episode's scene, every noise. So
-the same weights give the same rollout again, decision by decision.
+the same weights give the same rollout again, decision by decision, wherever the worlds run.
 
 Shapes: T decisions in a row, N worlds, T * N decisions in all, ordered by t, then by world.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from qwen_vla_ros.model.sampling import NoisyStep
 from qwen_vla_ros.train.ppo import ActorCritic, Clips, advantages, join_steps
-from qwen_vla_ros.train.rl_worlds import FIRST_SEED
+from qwen_vla_ros.train.rl_actors import Worlds
+from qwen_vla_ros.train.rl_worlds import FIRST_SEED, Met
 from qwen_vla_ros.transforms import Pipeline
 
 SCENE, NOISE = 2, 3  # told apart from other draws of the same seed
@@ -30,9 +32,10 @@ class Rollout:
     Decisions of N worlds.
 
     samples   [T * N] inputs of the model; step: their random denoising steps; log_prob, value,
-              advantage float32 [T * N]; actions float32 [T * N, H, A] in SI units
-    finished  successes of the episodes that ended, in their order
-    refused   chunks that a world refused
+              advantage float32 [T * N]; actions [T * N] chunks float32 [H, A] in SI units
+    hidden    [T * N] states of the VLM [tokens, C], where they were to be kept
+    outcomes  label of a world -> successes of its episodes, see Tale
+    refused   chunks that a world refused; seconds: spent in the worlds
     """
 
     samples: list[dict[str, Any]]
@@ -40,9 +43,16 @@ class Rollout:
     log_prob: Tensor
     value: Tensor
     advantage: Tensor
-    actions: np.ndarray
-    finished: tuple[bool, ...]
+    actions: list[np.ndarray]
+    hidden: list[Tensor]
+    outcomes: Mapping[str, list[bool]]
     refused: int
+    seconds: float
+
+    @property
+    def finished(self) -> list[bool]:
+        """Return the successes of all episodes that count."""
+        return [success for found in self.outcomes.values() for success in found]
 
 
 class Scenes:
@@ -59,77 +69,118 @@ class Scenes:
         return FIRST_SEED + int(self._draws[world].integers(2**30))
 
 
-def shown(observation: Mapping[str, Any], world: int) -> dict[str, Any]:
-    """Return what one of the worlds shows."""
-    return {
-        'images': {view: image[world] for view, image in observation['images'].items()},
-        'state': np.asarray(observation['state'][world], np.float32),
-        'instruction': observation['instruction'][world],
-    }
+class Tale:
+    """
+    Which episodes of a rollout count, and how they ended.
+
+    Those that began so early that their time runs out within the rollout, and the first of each
+    world: not done at the end is a failure. Others would count only when they are quick, and
+    those are the successes.
+    """
+
+    def __init__(self, worlds: Worlds, decisions: int) -> None:
+        """Begin all worlds' first episodes."""
+        self._orders, self._decisions = worlds.orders, decisions
+        self._begun = [0] * len(worlds)
+        self.outcomes: dict[str, list[bool]] = defaultdict(list)
+
+    def end(self, world: int, decision: int, success: bool) -> None:
+        """Note that an episode ended with a decision."""
+        begun, order = self._begun[world], self._orders[world]
+        if not begun or begun + order.longest <= self._decisions:
+            self.outcomes[order.label].append(success)
+        self._begun[world] = decision + 1
+
+    def close(self) -> dict[str, list[bool]]:
+        """Return what counts."""
+        for order, begun in zip(self._orders, self._begun, strict=True):
+            if not begun:
+                self.outcomes[order.label].append(False)
+        return dict(self.outcomes)
+
+
+@dataclass
+class _Kept:
+    """What the decisions of a rollout leave, in their order."""
+
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[NoisyStep] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 @torch.no_grad()
 def roll_out(
     actor: ActorCritic,
-    pipeline: Pipeline,
-    worlds: VectorEnv,
+    pipelines: Sequence[Pipeline],
+    worlds: Worlds,
     decisions: int,
     place: tuple[int, int],
     clips: Clips,
+    keep_hidden: bool = False,
 ) -> Rollout:
-    """Let the policy act `decisions` times in every world; place is (seed, number)."""
+    """
+    Let the policy act `decisions` times in every world.
+
+    pipelines: of each world's robot; place: (seed, number); keep_hidden: keep the VLM's states
+    """
     actor.eval()
-    count, (seed, number) = worlds.num_envs, place
-    scenes = Scenes(seed, number, count)
+    count, (seed, number) = len(worlds), place
+    scenes, tale, kept = Scenes(seed, number, count), Tale(worlds, decisions), _Kept()
     generator = torch.Generator().manual_seed(
         int(np.random.default_rng((seed, NOISE, number)).integers(2**62))
     )
-    observation, _ = worlds.reset(seed=[scenes.next(world) for world in range(count)])
-    samples, steps, kept, chunks, finished, refused = [], [], [], [], [], 0
-    for _ in range(decisions):
-        seen = [pipeline.forward(shown(observation, world)) for world in range(count)]
-        actions, step, log_prob, value = _decide(actor, seen, generator)
-        rows = np.stack(
-            [
-                pipeline.inverse({**sample, 'actions': chunk})['actions']
-                for sample, chunk in zip(seen, actions, strict=True)
-            ]
-        ).astype(np.float32)
-        observation, reward, ended, cut, facts = worlds.step(rows)
-        reward = torch.as_tensor(reward, dtype=torch.float32)
-        over = np.logical_or(ended, cut)
-        if np.any(cut & ~ended):
-            # Time ran out: what would have come counts as what the last picture is worth.
-            ahead = _values(actor, pipeline, observation, count)
-            reward = reward + clips.gamma * ahead * torch.from_numpy(cut & ~ended)
-        finished += [bool(facts['success'][world]) for world in np.flatnonzero(over)]
-        refused += int(np.sum(facts.get('chunk_refused', 0)))
-        if over.any():
-            seeds = [scenes.next(w) if over[w] else None for w in range(count)]
-            observation, _ = worlds.reset(seed=seeds, options={'reset_mask': over})
-        samples += seen
-        steps.append(step)
-        chunks.append(rows)
-        kept.append((log_prob, value, reward, torch.from_numpy(over)))
-    log_prob, value, reward, over = (torch.stack(part) for part in zip(*kept, strict=True))
-    last = _values(actor, pipeline, observation, count)
-    gained = advantages(reward, value, over, last, clips)
+    begun = time.monotonic()
+    shown = worlds.reset({world: scenes.next(world) for world in range(count)})
+    spent, refused = time.monotonic() - begun, 0
+    for decision in range(decisions):
+        seen = [pipelines[world].forward(shown[world]) for world in range(count)]
+        actions, step, log_prob, value, hidden = _decide(actor, seen, generator)
+        chunks = {
+            world: np.asarray(
+                pipelines[world].inverse({**seen[world], 'actions': actions[world]})['actions'],
+                np.float32,
+            )
+            for world in range(count)
+        }
+        begun = time.monotonic()
+        met = worlds.step(chunks)
+        over = [world for world in range(count) if met[world].ended or met[world].cut]
+        for world in over:
+            tale.end(world, decision, met[world].success)
+        again = worlds.reset({world: scenes.next(world) for world in over})
+        spent += time.monotonic() - begun
+        shown = {world: met[world].observation for world in range(count)}
+        reward = _reward(actor, pipelines, met, clips)
+        refused += sum(answer.refused for answer in met.values())
+        kept.samples += seen
+        kept.steps.append(step)
+        kept.actions += chunks.values()
+        kept.hidden += hidden if keep_hidden else ()
+        ended = torch.tensor([world in again for world in range(count)])
+        kept.rows.append((log_prob, value, reward, ended))
+        shown |= again
+    log_prob, value, reward, over = (torch.stack(part) for part in zip(*kept.rows, strict=True))
+    last = _values(actor, [pipelines[world].forward(shown[world]) for world in range(count)])
     return Rollout(
-        samples,
-        join_steps(steps),
+        kept.samples,
+        join_steps(kept.steps),
         log_prob.flatten(),
         value.flatten(),
-        gained.flatten(),
-        np.concatenate(chunks),
-        tuple(finished),
+        advantages(reward, value, over, last, clips).flatten(),
+        kept.actions,
+        kept.hidden,
+        tale.close(),
         refused,
+        spent,
     )
 
 
 def _decide(
     actor: ActorCritic, seen: list[dict[str, Any]], generator: torch.Generator
-) -> tuple[np.ndarray, NoisyStep, Tensor, Tensor]:
-    """Return normalised actions [N, H, K], the random step, log-probabilities and values [N]."""
+) -> tuple[np.ndarray, NoisyStep, Tensor, Tensor, list[Tensor]]:
+    """Return normalised actions [N, H, K], step, log-probabilities, values [N], VLM's states."""
     model = actor.model
     batch = model.collate(seen)
     hidden = model.encode(batch)
@@ -137,12 +188,23 @@ def _decide(
     actions, step = model.explore(batch, generator=generator, context=context)
     log_prob = step.log_prob(model.velocity(context))
     value = actor.values(hidden, batch)
-    return actions.float().cpu().numpy(), step, log_prob.cpu(), value.cpu()
+    states = [row[: len(s['input_ids'])].clone() for row, s in zip(hidden, seen, strict=True)]
+    return actions.float().cpu().numpy(), step, log_prob.cpu(), value.cpu(), states
 
 
-def _values(
-    actor: ActorCritic, pipeline: Pipeline, observation: Mapping[str, Any], count: int
+def _reward(
+    actor: ActorCritic, pipelines: Sequence[Pipeline], met: Mapping[int, Met], clips: Clips
 ) -> Tensor:
-    seen = [pipeline.forward(shown(observation, world)) for world in range(count)]
+    """Return [N]; where time ran out, what would have come is what the last picture is worth."""
+    reward = torch.tensor([met[world].reward for world in range(len(met))])
+    late = [world for world in range(len(met)) if met[world].cut and not met[world].ended]
+    if late:
+        seen = [pipelines[world].forward(met[world].observation) for world in late]
+        reward[late] += clips.gamma * _values(actor, seen)
+    return reward
+
+
+def _values(actor: ActorCritic, seen: list[dict[str, Any]]) -> Tensor:
+    """Return [N]: what the pictures are worth."""
     batch = actor.model.collate(seen)
     return actor.values(actor.model.encode(batch), batch).cpu()

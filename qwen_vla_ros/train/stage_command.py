@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import shlex
 import sys
+import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +21,9 @@ from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
 from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
 from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.start import start
+
+if TYPE_CHECKING:
+    from qwen_vla_ros.train.rl_recipe import RLRecipe
 
 INTERRUPTED = 130
 DEMO_LOOK = 40
@@ -80,40 +86,80 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, type=kind, help=f'{text} (default: of the stage)')
 
     acting = parser.add_argument_group('stage rl (also --init, --batch, --seed, --demo)')
-    acting.add_argument('--world', default='tabletop', help='turn, tabletop, rooms')
-    acting.add_argument('--worlds', type=int, help='acting at a time')
+    acting.add_argument(
+        '--world', default='tabletop', help='turn, tabletop, tasks, rooms; several with commas'
+    )
+    acting.add_argument('--kinds', help='of tasks: pick, place, push, stack; with commas')
+    acting.add_argument('--worlds', type=int, help='acting at a time, of each kind in turn')
     acting.add_argument('--decisions', type=int, help='chunks of each world in an iteration')
+    acting.add_argument('--rows', type=int, help='of a chunk, run before the next decision')
     acting.add_argument('--iterations', type=int)
+    acting.add_argument(
+        '--minutes', type=float, default=math.inf, help='end before so much time has passed'
+    )
     acting.add_argument('--rate', type=float, help='of the policy (default: 5e-6)')
     acting.add_argument(
-        '--processes', action='store_true', help='every world in a process of its own'
+        '--freeze-vlm', action='store_true', help='train the decoder alone; much cheaper'
+    )
+    acting.add_argument(
+        '--actors',
+        default='local',
+        help='where the worlds run: local, processes[:N], ray[://ADDRESS] (default: local)',
     )
 
 
 def run_rl_from_arguments(args: argparse.Namespace) -> int:
     """Train by acting, or go on where a run stopped; print the checkpoint's folder."""
-    from qwen_vla_ros.train.rl_loop import RLRecipe, rl_demo, run_rl
+    from qwen_vla_ros.train.rl_loop import start_rl
+    from qwen_vla_ros.train.rl_recipe import Limits
 
+    begun = time.monotonic()
     if args.threads:
         torch.set_num_threads(args.threads)
+    init = args.init if not args.demo else None
+    run = start_rl(rl_recipe_of(args), init, args.out, args.device, args.actors)
+    with contextlib.closing(run.worlds):
+        if run.iteration:
+            print(f'going on at iteration {run.iteration}')
+        try:
+            done = run.fit(Limits(args.minutes), begun)
+            if not done:
+                print(f'stopped at iteration {run.iteration}; the same command goes on')
+                return INTERRUPTED
+            folder = run.finish('qwen-vla ' + shlex.join(sys.argv[1:]))
+        except OSError as error:
+            raise _unwritable(args.out, error) from error
+    if (args.out / 'log.jsonl').exists():
+        draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
+    print('success by iteration: ' + ' '.join(f'{share:.2f}' for share in run.successes))
+    print(f'{run.iteration} iterations; {run.cost()}')
+    print(f'checkpoint: {folder}')
+    return 0
+
+
+def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
+    """Return the recipe of the arguments; QwenVlaError for what cannot be."""
+    from qwen_vla_ros.train.rl_recipe import RLRecipe, rl_demo
+
     told = {
+        'kinds': tuple(args.kinds.split(',')) if args.kinds else None,
         'worlds': args.worlds,
         'decisions': args.decisions,
+        'rows': args.rows,
         'iterations': args.iterations,
         'rate': args.rate,
         'minibatch': args.batch,
+        'freeze_vlm': args.freeze_vlm,
         'seed': args.seed,
     }
-    recipe = rl_demo() if args.demo else RLRecipe(args.world)
-    recipe = dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
     if args.demo and args.preset != 'tiny':
         raise QwenVlaError('train rl --demo: it is made for --preset tiny')
-    init = args.init if not args.demo else None
-    run = run_rl(recipe, init, args.out, args.device, args.processes)
-    draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
-    print('success by iteration: ' + ' '.join(f'{share:.2f}' for share in run.successes))
-    print(f'checkpoint: {run.finish("qwen-vla " + shlex.join(sys.argv[1:]))}')
-    return 0
+    for name in ('worlds', 'decisions', 'rows', 'iterations', 'batch', 'minutes'):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise QwenVlaError(f'train rl --{name} {value}: give more than 0')
+    recipe = rl_demo() if args.demo else RLRecipe(tuple(args.world.split(',')))
+    return dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -169,14 +215,18 @@ def run_from_arguments(args: argparse.Namespace) -> int:
             done = run.fit(args.wandb)
             folder = run.finish('qwen-vla ' + shlex.join(sys.argv[1:])) if done else None
         except OSError as error:
-            raise QwenVlaError(
-                f'{args.out}: cannot write ({error}); the state saved before is intact: free '
-                'space and run the same command again'
-            ) from error
+            raise _unwritable(args.out, error) from error
         if ranks.first:
             draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
             _tell(run, folder)
     return 0 if done else INTERRUPTED
+
+
+def _unwritable(out: Path, error: OSError) -> QwenVlaError:
+    return QwenVlaError(
+        f'{out}: cannot write ({error}); the state saved before is intact: free space and run '
+        'the same command again'
+    )
 
 
 def _tell(run: StageRun, folder: Path | None) -> None:

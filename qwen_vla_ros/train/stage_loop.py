@@ -35,7 +35,8 @@ from qwen_vla_ros.model.adapters import fingerprint as checkpoint_fingerprint
 from qwen_vla_ros.model.checkpoint import save_checkpoint
 from qwen_vla_ros.model.placement import DTYPES, build_empty, settle
 from qwen_vla_ros.model.weights import fill, own_tensors
-from qwen_vla_ros.train import held_out
+from qwen_vla_ros.train import films, held_out
+from qwen_vla_ros.train.interruption import noted_signals
 from qwen_vla_ros.train.losses import Losses
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
 from qwen_vla_ros.train.pointing import pointing_part
@@ -405,7 +406,7 @@ class StageRun:
             unit='step',
             disable=not self.ranks.first,
         )
-        with contextlib.closing(bar), ThreadPoolExecutor(1) as ahead, self._signals():
+        with contextlib.closing(bar), ThreadPoolExecutor(1) as ahead, noted_signals(self._stop):
             stream = iter(self.mixture)
             coming = ahead.submit(self._take, stream)
             while self.step < self.recipe.steps and not self.stopping:
@@ -445,6 +446,8 @@ class StageRun:
         last = self.step == self.recipe.steps
         if self.every.look and (last or self.step % self.every.look == 0):
             report['held_out'] = self._look(watch)
+        if self.every.look and last:
+            self._film(watch)
         if watch is not None:
             watch.tell(self.step, report)
         if self.step % self.every.save == 0 or self.step == self.recipe.steps:
@@ -499,26 +502,24 @@ class StageRun:
         self.figures = found
         return found
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and the first Ctrl-C end the run after the present step."""
+    def _film(self, watch: Watch | None) -> None:
+        """Film what is predicted along one held-out episode of every source."""
+        for data in self.sets:
+            samples = held_out.episode(data)
+            if not samples:
+                continue
+            # Every process takes part: weights may be spread over all.
+            predictions = held_out.predict(self.losses, self.encoder, samples)
+            if watch is None:
+                continue
+            name, frames = data.episodes.source, films.film_frames(predictions)
+            file = f'step-{self.step:08d}-{name.replace("/", "_")}.mp4'
+            films.write_film(frames, self.out / 'films' / file)
+            watch.film(self.step, f'held_out_film/{name}', frames, films.RATE_HZ)
 
-        def note(number: int, _: object) -> None:
-            self.stopping = number
-            signal.signal(number, before[number])
-
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.getsignal(number) for number in numbers}
-        try:
-            for number in numbers:
-                signal.signal(number, note)
-        except ValueError:  # not in the main thread: whoever started that one handles signals
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _stop(self, number: int) -> None:
+        """End the run after the present step."""
+        self.stopping = number
 
     def _describe(self) -> None:
         """Write run.json: everything that this run is."""

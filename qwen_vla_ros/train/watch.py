@@ -6,14 +6,16 @@ loss by source and by channel, gradient norms by part, throughput, memory. A run
 the lines behind its state, so the file reads as if it had never stopped.
 """
 
+import io
 import json
 import os
 import resource
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -93,6 +95,29 @@ class Watch:
             self._board.add_image(
                 name, cv2.imread(str(path))[..., ::-1].copy(), step, dataformats='HWC'
             )
+
+    def film(self, step: int, name: str, frames: Sequence[np.ndarray], rate_hz: float) -> None:
+        """Show frames uint8 [h, w, 3] as TensorBoard shows films: as a GIF that plays."""
+        if self._board is None:
+            return
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        pictures, data = [Image.fromarray(frame) for frame in frames], io.BytesIO()
+        pictures[0].save(
+            data,
+            format='GIF',
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 / rate_hz),
+            loop=0,
+        )
+        height, width = frames[0].shape[:2]
+        shown = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=data.getvalue()
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=shown)])
+        self._board.file_writer.add_summary(summary, step)
 
     def close(self) -> None:
         """Write what is waiting."""
