@@ -1,12 +1,16 @@
 """The stages' loop: what is trained, with which losses and weights, and what a run leaves."""
 
 import dataclasses
+import io
 import json
 
+import av
 import numpy as np
 import pytest
 import stage_lab
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.errors import QwenVlaError
@@ -254,6 +258,16 @@ def test_a_run_says_everything(tmp_path):
         'step-00000002-rooms.png',
         'step-00000002-table.png',
     ]
+    names = ['step-00000002-rooms.mp4', 'step-00000002-table.mp4']
+    assert sorted(path.name for path in (tmp_path / 'films').iterdir()) == names
+    for name in names:
+        with av.open(str(tmp_path / 'films' / name)) as film:
+            frames = [frame.to_ndarray(format='rgb24') for frame in film.decode(video=0)]
+        assert [frame.shape for frame in frames] == [(384, 720, 3)] * 3
+    board = EventAccumulator(str(tmp_path / 'tensorboard'), {'images': 0}).Reload()
+    (shown,) = board.Images('held_out_film/rooms')
+    assert shown.step == 2 and shown.width == 720
+    assert Image.open(io.BytesIO(shown.encoded_image_string)).n_frames == 3
 
 
 def test_other_data_have_another_fingerprint():

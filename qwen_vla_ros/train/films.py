@@ -85,4 +85,4 @@ def _curve(band: np.ndarray, values: np.ndarray, colour: tuple[int, int, int]) -
     across = 4 + valid * (width - 9) / max(1, len(values) - 1)
     down = height - 5 - values[valid] * (height - 9)
     points = np.stack([across, down], 1).round().astype(np.int32)
-    cv2.polylines(band, [points[:, None]], False, colour, 1, cv2.LINE_AA)
+    cv2.polylines(band, [points[:, None]], False, colour, 2, cv2.LINE_AA)
