@@ -58,8 +58,7 @@ class RLRun:
         self.recipe, self.actor, self.worlds, self.out = recipe, actor, worlds, out
         actor.model.backbone.requires_grad_(not recipe.freeze_vlm)
         self.policy = ActorCritic(actor.model).to(actor.model.device)
-        robots = {order.robot for order in worlds.orders}
-        pipelines = {name: actor.pipeline(name) for name in sorted(robots)}
+        pipelines = actor.pipelines({order.robot for order in worlds.orders})
         self.pipelines = [pipelines[order.robot] for order in worlds.orders]
         self.weights = {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
         heads = [p for name, p in self.weights.items() if name.startswith('value.')]

@@ -30,10 +30,23 @@ from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, Sizes, TurnEnv
-from qwen_vla_ros.transforms import Pipeline, Quantiles
+from qwen_vla_ros.transforms import OneWay, Pipeline, Quantiles
 
 TEACHER = 5  # told apart from other draws of the same seed
 IMITATE = 80  # steps of the demo before it acts
+
+
+@dataclass(frozen=True)
+class PadRows(OneWay):
+    """A robot's chunks in a batch with longer ones: rows without any valid entry at the end."""
+
+    rows: int
+
+    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Lengthen 'action_mask'."""
+        mask = sample['action_mask']
+        beyond = self.rows - len(mask)
+        return {**sample, 'action_mask': np.pad(mask, ((0, beyond), (0, 0)))}
 
 
 @dataclass
@@ -49,6 +62,12 @@ class Actor:
     def robot(self, name: str) -> TrainedRobot:
         """Return the robot of a contract's name."""
         return next(robot for robot in self.robots if robot.embodiment.name == name)
+
+    def pipelines(self, names: Iterable[str]) -> dict[str, Pipeline]:
+        """Return what stands around the policy for robots that act in one batch."""
+        found = {name: self.pipeline(name) for name in names}
+        rows = max(self.robot(name).embodiment.horizon for name in found)
+        return {name: Pipeline((*p.steps, PadRows(rows))) for name, p in found.items()}
 
     def pipeline(self, name: str) -> Pipeline:
         """Return what stands around the policy for a robot."""
