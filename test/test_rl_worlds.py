@@ -92,7 +92,10 @@ def test_a_chunk_runs_its_rows_after_the_first_within_the_limits():
 
         def advance(self, row):
             self.rows += (float(row[0]),)
-            return 0.0, len(self.rows) == 3, False
+            return len(self.rows) == 3, False
+
+        def facts(self):
+            return {'success': True}
 
         def _observe(self):
             self.looks += 1

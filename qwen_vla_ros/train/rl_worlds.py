@@ -89,16 +89,17 @@ class ChunkEnv(gymnasium.Wrapper):
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Run some rows of a chunk."""
         world: Any = self.env.unwrapped
-        reward, ended, cut, refused = 0.0, False, False, False
+        ended, cut, refused = False, False, False
         for row in action[1 : 1 + self._run]:
             try:
-                reward, ended, cut = world.advance(np.clip(row, self._low, self._high))
+                ended, cut = world.advance(np.clip(row, self._low, self._high))
             except QwenVlaError:
-                reward, ended, cut, refused = 0.0, True, False, True
+                ended, refused = True, True
             if ended or cut:
                 break
-        facts = {'success': reward > 0, 'chunk_refused': refused}
-        return world._observe(), reward, ended, cut, facts
+        success = ended and not refused and bool(world.facts()['success'])
+        facts = {'success': success, 'chunk_refused': refused}
+        return world._observe(), float(success), ended, cut, facts
 
 
 def _turn(kind: str, rows: int) -> gymnasium.Env:
