@@ -13,7 +13,8 @@ from qwen_vla_ros.evaluate.episode_trace import EpisodeTrace
 from qwen_vla_ros.evaluate.episodes import read_tasks, table_task, write_tasks
 from qwen_vla_ros.evaluate.kept_episodes import EPISODES
 from qwen_vla_ros.evaluate.skill_pictures import distances
-from qwen_vla_ros.evaluate.skills import chosen_skills, name_stages
+from qwen_vla_ros.evaluate.skill_worlds import SKILLS
+from qwen_vla_ros.evaluate.skills import chosen_skills, name_stages, possible_skills
 from qwen_vla_ros.evaluate.skills_summary import IN_SIGHT, summarise_skills, table
 from qwen_vla_ros.nodes.robot_kinds import kind_of
 from qwen_vla_ros.sim.tasks.environment import TasksEnv
@@ -88,7 +89,21 @@ def test_stages_have_the_names_that_tell_their_folders_apart(tmp_path):
     args.checkpoint = [folders[0], folders[0]]
     with pytest.raises(QwenVlaError, match='the same folder is given twice'):
         name_stages(args)
-    assert chosen_skills('all', 'model')[-2:] == ['traces', 'questions']
+
+
+def test_what_a_stage_was_not_trained_for_is_left_out_and_told(tmp_path, capsys):
+    folder = checkpoint(tmp_path / 't2a')
+    (folder / 'embodiments').mkdir()
+    for name in ('widowx', 'trace_2d'):
+        (folder / 'embodiments' / f'{name}.yaml').write_text('')
+    assert chosen_skills('all', 'model') == list(SKILLS)
+    found = possible_skills('t2a', folder, SKILLS)
+    assert found == ['pick', 'push', 'place', 'stack', 'touch']
+    told = capsys.readouterr().out.splitlines()
+    assert 't2a: no traces, as it was not trained for trace_3d' in told
+    assert 't2a: no questions, as it was not trained on answers' in told
+    (folder / 'training.json').write_text('{"text": {"weight": 0.1}}')
+    assert possible_skills('t2a', folder, SKILLS)[-1] == 'questions'
 
 
 def test_stages_are_compared_on_the_same_worlds():

@@ -121,3 +121,13 @@ def _numbers(table: Mapping[str, Any]) -> None:
     for ranges in table.values():
         for low, high in ranges.values():
             float(low), float(high)
+
+
+def learnt_answers(folder: Path) -> bool:
+    """Tell whether training.json says that answers were trained; QwenVlaError if unreadable."""
+    path = folder / 'training.json'
+    try:
+        facts = json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise QwenVlaError(f'{path}: not readable as JSON ({error})') from error
+    return isinstance(facts, dict) and bool(facts.get('text'))

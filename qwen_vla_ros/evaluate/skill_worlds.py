@@ -26,6 +26,7 @@ ROBOTS = {
     'navigation': 'mobile_base',
 }
 SKILLS = (*ROBOTS, 'traces', 'questions')
+TRACES = ('trace_2d', 'trace_3d')
 
 
 class SkillWorld(Protocol):
@@ -43,9 +44,11 @@ def world_of(skill: str) -> str:
     return 'tasks' if skill in KINDS else skill
 
 
-def robot_of(skill: str) -> str:
-    """Return the contract's name of the robot that a skill needs; '' where words are asked for."""
-    return ROBOTS.get(skill, '')
+def contracts_of(skill: str) -> tuple[str, ...]:
+    """Return the contracts' names that a skill needs; () where words are asked for."""
+    if skill in ROBOTS:
+        return (ROBOTS[skill],)
+    return TRACES if skill == 'traces' else ()
 
 
 def open_skill(skill: str, args: argparse.Namespace) -> SkillWorld:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from qwen_vla_ros.compatibility.training import learnt_answers
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint, require_checkpoint
 from qwen_vla_ros.evaluate.episodes import parse_seeds, write_json
@@ -26,8 +27,8 @@ from qwen_vla_ros.evaluate.skill_worlds import (
     ROBOTS,
     SKILLS,
     SkillWorld,
+    contracts_of,
     open_skill,
-    robot_of,
     world_of,
 )
 from qwen_vla_ros.evaluate.skills_report import write_skills_report
@@ -100,7 +101,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     wanted = [
         (stage, skill, seed)
         for stage, folder in stages.items()
-        for skill in _possible(stage, folder, skills)
+        for skill in possible_skills(stage, folder, skills)
         for seed in seeds
     ]
     last = list(stages)[-1]
@@ -184,20 +185,19 @@ def chosen_skills(text: str, policy: str) -> list[str]:
     return names
 
 
-def _possible(stage: str, folder: Path | None, skills: Sequence[str]) -> list[str]:
-    """Return the skills whose robot a checkpoint drives; of the others it is told why not."""
+def possible_skills(stage: str, folder: Path | None, skills: Sequence[str]) -> list[str]:
+    """Return the skills that a checkpoint was trained for; of the others it is told why not."""
     if folder is None:
         return list(skills)
-    from qwen_vla_ros.model.ask import learnt_answers
-
     robots = {path.stem for path in (folder / 'embodiments').glob('*.yaml')}
     found = []
     for skill in skills:
-        robot = robot_of(skill)
-        if not robot and not learnt_answers(folder):
+        contracts = contracts_of(skill)
+        missing = [name for name in contracts if name not in robots]
+        if missing:
+            print(f'{stage}: no {skill}, as it was not trained for {", ".join(missing)}')
+        elif not contracts and not learnt_answers(folder):
             print(f'{stage}: no {skill}, as it was not trained on answers')
-        elif robot and robot not in robots:
-            print(f'{stage}: no {skill}, as it does not drive {robot}')
         else:
             found.append(skill)
     return found

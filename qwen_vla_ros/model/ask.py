@@ -8,7 +8,6 @@ answers; whoever trains with text_loss (answer.py) hands it to save_checkpoint i
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from qwen_vla_ros.compatibility.training import learnt_answers
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.answer import answer, pose
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_config
@@ -64,16 +64,6 @@ def fit_image(
     if view is not None and view not in sizes:
         raise QwenVlaError(f'--view {view}: the checkpoint has the views {sorted(sizes)}')
     return resize(image, *(sizes[view] if view else near_size(*image.shape[:2], unit, most)))
-
-
-def learnt_answers(folder: Path) -> bool:
-    """Tell whether training.json says that answers were trained; QwenVlaError if unreadable."""
-    path = folder / 'training.json'
-    try:
-        facts = json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise QwenVlaError(f'{path}: not readable as JSON ({error})') from error
-    return isinstance(facts, dict) and bool(facts.get('text'))
 
 
 def require_text(folder: Path) -> None:
