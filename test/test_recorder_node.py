@@ -18,6 +18,7 @@ from std_msgs.msg import String
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.nodes.qos import LATCHED, SENSOR, STREAM
+from qwen_vla_ros.nodes.recorder_node import _topics
 
 
 @pytest.fixture(scope='module')
@@ -127,3 +128,15 @@ def test_after_a_kill_the_complete_chunks_are_on_the_disk(lab, tmp_path):
     lab.stop('recorder_node', signal.SIGKILL)
     (file,) = bag.glob('*.mcap')
     assert complete_chunks(file.read_bytes()) >= 4
+
+
+@pytest.mark.parametrize('robot', ['mobile_base', 'widowx', 'aloha'])
+def test_a_topic_whose_type_differs_between_layouts_is_recorded_as_the_default_sends_it(robot):
+    warned, embodiment = [], Embodiment.load(robot)
+    found = [(topic, kind) for kind, topic, _ in _topics(embodiment, 'policy', warned.append)]
+    assert len({topic for topic, _ in found}) == len(set(found))
+    if robot == 'mobile_base':
+        assert dict(found)['cmd_vel'].__name__ == 'TwistStamped'
+        assert warned == [
+            'cmd_vel is recorded as geometry_msgs/msg/TwistStamped, not as geometry_msgs/msg/Twist'
+        ]

@@ -209,7 +209,11 @@ class RecorderNode(Node):
 def _topics(
     embodiment: Embodiment, policy: str, warn: Callable[[str], Any]
 ) -> list[tuple[type, str, Any]]:
-    """Return type, topic and QoS of all that belongs into the bag; warn of absent types."""
+    """
+    Return type, topic and QoS of all that belongs into the bag; warn of absent types.
+
+    A topic has one type for a DDS participant: where layouts differ, that of the default layout.
+    """
     found: list[tuple[type, str, Any]] = [
         (kind, topic, RECORDED) for _, kind, topic in input_topics(embodiment)
     ]
@@ -220,9 +224,14 @@ def _topics(
         for group in groups
         if group.output.type != NOTHING
     }
-    used = {group.output.topic for group in embodiment.action_groups()}  # others are choices
-    for kind, topic in sorted(outputs):
+    default = {(g.output.type, g.output.topic) for g in embodiment.action_groups()}
+    used = {topic for _, topic in default}  # others are choices
+    types: dict[str, str] = {}
+    for kind, topic in sorted(outputs, key=lambda item: (item not in default, item)):
         output = output_of(kind)
+        if types.setdefault(topic, output.interface) != output.interface:
+            warn(f'{topic} is recorded as {types[topic]}, not as {output.interface}')
+            continue
         if output.is_action:  # it has no topic of its own; the joints tell what it did
             continue
         try:
