@@ -111,10 +111,12 @@ class StageRun:
         ranks: Ranks = ALONE,
         every: Every = USUAL,
         loader: Loader | None = None,
+        repeated: bool = False,
     ) -> None:
         """
         Spread the model over the processes and take up the state that lies in `out`.
 
+        repeated: every process holds the whole model, which suits small ones
         loader makes the samples ahead, from the mixture of the very sets (training_mixture)
         """
         if recipe.batch % (ranks.world * recipe.passes * recipe.sentences):
@@ -133,7 +135,7 @@ class StageRun:
         self.losses.train()
         if self.losses.pointing is not None:
             self.losses.pointing.to(self.device)
-        self.sharded = ranks.world > 1 and not recipe.adapters
+        self.sharded = ranks.world > 1 and not (recipe.adapters or repeated)
         if self.sharded:
             layers = list(self.model.backbone.model.language_model.layers)
             shard(self.losses, layers, ranks, DTYPES[recipe.dtype])
@@ -311,11 +313,11 @@ class StageRun:
         Return the passes of a step, one after another on this process.
 
         FSDP gathers weights pass by pass, so there every process has as many as the others;
-        alone, a pass holds what is alike.
+        otherwise a pass holds what is alike.
         """
         part = len(taken) // self.recipe.passes
         equal = [taken[begin : begin + part] for begin in range(0, len(taken), part)]
-        if self.ranks.world > 1:
+        if self.sharded:
             return equal
         forms = [sorted({one.form for one in some}) for some in equal]
         return [
@@ -329,7 +331,8 @@ class StageRun:
         recipe = self.recipe
         acting = [t for t in taken if t.acting is not None]
         answering = [t for t in taken if t.answering is not None]
-        pictures = [t.draw for t in (*acting, *answering)] if recipe.sentences > 1 else None
+        shared = recipe.sentences > 1 and not self.sharded
+        pictures = [t.draw for t in (*acting, *answering)] if shared else None
         batch = collate_mixed(
             self.model, [t.acting for t in acting], [t.answering for t in answering], pictures
         )

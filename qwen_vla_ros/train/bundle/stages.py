@@ -30,10 +30,11 @@ from qwen_vla_ros.train.bundle.frames import TRAINING
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.demo_data import ArrayEpisodes, kept, make_words
+from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import CPT, SFT, T2A, Recipe
 from qwen_vla_ros.train.robots import Key, driven, find_robots
 from qwen_vla_ros.train.sources import DataSet
-from qwen_vla_ros.train.stage_loop import Every, StageRun
+from qwen_vla_ros.train.stage_loop import ALONE, Every, StageRun
 from qwen_vla_ros.train.start import Start, sentences
 
 SIZES = {
@@ -178,7 +179,13 @@ def _with_words(
 
 
 def run_stage(
-    recipe: Recipe, before: Path, sets: Sequence[DataSet], out: Path, command: str, first: bool
+    recipe: Recipe,
+    before: Path,
+    sets: Sequence[DataSet],
+    out: Path,
+    command: str,
+    first: bool,
+    ranks: Ranks = ALONE,
 ) -> Path | None:
     """Train one stage to its end and return its checkpoint; None when a signal stopped it."""
     folder = out / recipe.stage
@@ -190,10 +197,14 @@ def run_stage(
     flow = replace(model.config.flow, distribution=recipe.distribution)
     model.config = replace(model.config, flow=flow)
     own = stage_sets(recipe.stage, sets, out / 'data')
-    run = StageRun(recipe, own, begun, folder, every=Every(save=100, look=400))
-    finished = run.fit()
-    draw_log(folder / 'log.jsonl', folder / 'curves.png')
-    return run.finish(command) if finished else None
+    run = StageRun(recipe, own, begun, folder, ranks, Every(save=100, look=400), repeated=True)
+    if not run.fit():
+        return None
+    if ranks.first:
+        draw_log(folder / 'log.jsonl', folder / 'curves.png')
+    run.finish(command)
+    ranks.gathered(None)  # nobody reads the checkpoint before the first process has written it
+    return done
 
 
 def train_bundled(
@@ -211,11 +222,16 @@ def train_bundled(
     """
     if not (init / 'config.json').is_file():
         raise QwenVlaError(f'{init}: no checkpoint to begin with; `qwen-vla train small` makes it')
-    sets = load_sets(out / 'data', workers, scale)
-    before: Path | None = init
-    for number, recipe in enumerate(recipes):
-        before = run_stage(recipe, before, sets, out, command, first=number == 0)
-        if before is None:
-            return None
-        print(f'{recipe.stage}: {before}')
-    return before
+    with open_ranks() as ranks:
+        # The first process renders, the others wait for it.
+        sets = load_sets(out / 'data', workers, scale) if ranks.first else []
+        ranks.gathered(None)
+        sets = sets or load_sets(out / 'data', workers, scale)
+        before: Path | None = init
+        for number, recipe in enumerate(recipes):
+            before = run_stage(recipe, before, sets, out, command, number == 0, ranks)
+            if before is None:
+                return None
+            if ranks.first:
+                print(f'{recipe.stage}: {before}')
+        return before
