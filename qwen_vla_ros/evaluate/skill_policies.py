@@ -12,7 +12,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import named_policy, serve_policy
 from qwen_vla_ros.policy import LocalPolicy, ModelPolicies, Policy
 
-MOST_WORDS = 16  # tokens of an answer
+MOST_WORDS = 32  # tokens of an answer
 
 
 class Policies:

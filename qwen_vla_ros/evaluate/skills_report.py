@@ -52,7 +52,7 @@ def plot_stages(summary: Mapping[str, Any], path: Path) -> None:
             row, (low, high) = line['stages'][stage], line['stages'][stage]['interval95']
             axis.plot([place, place], [low, high], color='#1a202c', lw=1.4, marker='_', ms=7)
             value = row['mean'] if line['unit'] else row['success_rate']
-            axis.plot([place], [value], color='#2b6cb0', marker='o', ms=6)
+            axis.plot([place], [value], color='#2b6cb0', marker='o', ms=6, clip_on=False)
         for value in line['beside'].values():
             axis.axhline(value, color='#dd6b20', ls='--', lw=1.1)
         axis.set_title(name)
