@@ -1,5 +1,5 @@
 """
-The processes that torchrun or accelerate started: who am I, sums over all, sharded weights.
+The processes that torchrun, accelerate or mpirun started: who am I, sums, sharded weights.
 
 Alone, everything here does nothing and no process group is opened.
 """
@@ -16,6 +16,19 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from qwen_vla_ros.errors import QwenVlaError
+
+# How launchers say how many there are, which is this, which here, and how many here: torchrun (and
+# accelerate with GPUs), Open MPI, Intel MPI and MPICH (`accelerate launch --cpu` starts those).
+LAUNCHERS = (
+    ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
+    (
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+        'OMPI_COMM_WORLD_LOCAL_SIZE',
+    ),
+    ('PMI_SIZE', 'PMI_RANK', 'MPI_LOCALRANKID', 'MPI_LOCALNRANKS'),
+)
 
 
 @dataclass(frozen=True)
@@ -62,22 +75,49 @@ class Ranks:
         return found and QwenVlaError(f'process {found[0]}: {found[1]}')
 
 
+def own_place() -> Ranks:
+    """Return this process among those that a launcher started, told by os.environ."""
+    for size, rank, local, _ in LAUNCHERS:
+        if size in os.environ:
+            number = int(os.environ.get(rank, '0'))
+            return Ranks(number, int(os.environ[size]), int(os.environ.get(local, '0')))
+    return Ranks()
+
+
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """Join the processes that torchrun started; without it, be alone."""
-    world = int(os.environ.get('WORLD_SIZE', '1'))
-    if world == 1:
-        yield Ranks()
+    """Join the processes that a launcher started; without one, be alone."""
+    ranks = own_place()
+    if ranks.world == 1:
+        yield ranks
         return
     gpu = torch.cuda.is_available()
-    ranks = Ranks(int(os.environ['RANK']), world, int(os.environ.get('LOCAL_RANK', '0')))
     if gpu:
         torch.cuda.set_device(ranks.local)
-    dist.init_process_group('cpu:gloo,cuda:nccl' if gpu else 'gloo')
+    place = {'rank': ranks.rank, 'world_size': ranks.world}
+    dist.init_process_group(
+        'cpu:gloo,cuda:nccl' if gpu else 'gloo', init_method=_meeting_point(ranks), **place
+    )
     try:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_point(ranks: Ranks) -> str:
+    """Return where the processes meet; QwenVlaError when they are on several machines unsaid."""
+    if 'WORLD_SIZE' in os.environ:
+        return 'env://'
+    port = os.environ.get('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' in os.environ:
+        return f'tcp://{os.environ["MASTER_ADDR"]}:{port}'
+    here = next((int(os.environ[size]) for *_, size in LAUNCHERS[1:] if size in os.environ), 0)
+    if here != ranks.world:
+        raise QwenVlaError(
+            f'train: mpirun started {ranks.world} processes, {here} of them here; set MASTER_ADDR '
+            'to the machine of the first (accelerate: --main_process_ip)'
+        )
+    return f'tcp://127.0.0.1:{port}'
 
 
 def shard(module: nn.Module, layers: list[nn.Module], ranks: Ranks, dtype: torch.dtype) -> None:
