@@ -200,7 +200,8 @@ class RLRun:
         bar = tqdm(total=self.recipe.iterations, initial=self.iteration, desc='rl')
         with noted_signals(self._stop):
             while self.iteration < self.recipe.iterations and not self.stopping:
-                longest = max((sum(told.values()) for told in self.seconds), default=0.0)
+                recent = self.seconds[-3:]  # the first also starts the processes
+                longest = max((sum(told.values()) for told in recent), default=0.0)
                 if time.monotonic() - begun + longest > 60 * limits.minutes:
                     break
                 entry = self._iterate()

@@ -97,6 +97,7 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     acting.add_argument(
         '--minutes', type=float, default=math.inf, help='end before so much time has passed'
     )
+    acting.add_argument('--epochs', type=int, help='over the chunks of an iteration (default: 4)')
     acting.add_argument('--rate', type=float, help='of the policy (default: 5e-6)')
     acting.add_argument(
         '--freeze-vlm', action='store_true', help='train the decoder alone; much cheaper'
@@ -147,6 +148,7 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
         'decisions': args.decisions,
         'rows': args.rows,
         'iterations': args.iterations,
+        'epochs': args.epochs,
         'rate': args.rate,
         'minibatch': args.batch,
         'freeze_vlm': args.freeze_vlm,
@@ -154,7 +156,7 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
     }
     if args.demo and args.preset != 'tiny':
         raise QwenVlaError('train rl --demo: it is made for --preset tiny')
-    for name in ('worlds', 'decisions', 'rows', 'iterations', 'batch', 'minutes'):
+    for name in ('worlds', 'decisions', 'rows', 'iterations', 'epochs', 'batch', 'minutes'):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise QwenVlaError(f'train rl --{name} {value}: give more than 0')
