@@ -147,7 +147,8 @@ _hall: Hall | None = None  # of a process that _ProcessHost started
 def _open_hall(orders: Mapping[int, Order], sizes: Sizes) -> None:
     """Make the worlds of this process, which ends with the one that started it."""
     global _hall
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer ends the run
+    for number in (signal.SIGINT, signal.SIGTERM):  # of the whole group: the trainer ends the run
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(
         target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
     ).start()
