@@ -88,6 +88,21 @@ class Deviation:
         }
 
 
+class Happenings:
+    """What happened in a run, up to EVENTS of a kind; the counts are of all."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.events: list[dict[str, Any]] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, time_ns: int, kind: str, text: str) -> None:
+        """Take one."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= EVENTS:
+            self.events.append({'time_ns': time_ns, 'kind': kind, 'text': text})
+
+
 class Measures:
     """An onlooker of one run that sums up; as_dict() is its result."""
 
@@ -123,8 +138,7 @@ class Measures:
         self.smooth = Smoothness(self.names, grippers)
         self.smooth_recorded = Smoothness(self.names, grippers)
         self.seams = Thinned()
-        self.events: list[dict[str, Any]] = []
-        self.event_counts: Counter[str] = Counter()
+        self._happenings = Happenings()
         self._recorded = {item.chunk.start_ns: item.chunk for item in recorded}
         self._matched = self._same = 0
         self.chunks = self.refused = self.calls = 0
@@ -187,12 +201,10 @@ class Measures:
         self.commands.add(now_ns, motion.position)
 
     def happened(self, now_ns: int, kind: str, text: str) -> None:
-        """Keep what happened, up to a bound; the counts are of all."""
-        self.event_counts[kind] += 1
+        """Keep what happened."""
+        self._happenings.add(now_ns, kind, text)
         if kind == 'latched':
             self._running = None
-        if self.event_counts[kind] <= EVENTS:
-            self.events.append({'time_ns': now_ns, 'kind': kind, 'text': text})
 
     # Sums ----------------------------------------------------------------------------------------
 
@@ -298,8 +310,8 @@ class Measures:
             'measured': self.smooth_recorded.as_dict(),
             'latency_s': percentiles(self.inference_s),
             'inputs': self._pilot.buffer.statistics(),
-            'event_counts': dict(self.event_counts),
-            'events': self.events,
+            'event_counts': dict(self._happenings.counts),
+            'events': self._happenings.events,
         }
 
     def _agreement(self) -> dict[str, float | None]:

@@ -18,9 +18,9 @@ from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.evaluate.bag_measures import (
     DRAWN,
     EQUAL,
-    EVENTS,
     SECOND_NS,
     Deviation,
+    Happenings,
     Thinned,
     by_name,
     percentiles,
@@ -75,8 +75,7 @@ class BaseMeasures:
         self._smooth = Smoothness(('x', 'y'))
         self._driven, self._sent = np.zeros(2), np.zeros(2)  # m and rad in all
         self._sent_ns: int | None = None
-        self.events: list[dict[str, Any]] = []
-        self.event_counts: Counter[str] = Counter()
+        self._happenings = Happenings()
         self._recorded = {item.chunk.start_ns: item.chunk for item in recorded}
         self._matched = self._same = self.chunks = self.refused = self.calls = 0
         self.inference_s: deque[float] = deque(maxlen=2000)
@@ -139,12 +138,10 @@ class BaseMeasures:
             self._sent += (now_ns - last_ns) * 1e-9 * speed
 
     def happened(self, now_ns: int, kind: str, text: str) -> None:
-        """Keep what happened, up to a bound; the counts are of all."""
-        self.event_counts[kind] += 1
+        """Keep what happened."""
+        self._happenings.add(now_ns, kind, text)
         if kind == 'latched':
             self._running = None
-        if self.event_counts[kind] <= EVENTS:
-            self.events.append({'time_ns': now_ns, 'kind': kind, 'text': text})
 
     # Sums ----------------------------------------------------------------------------------------
 
@@ -264,8 +261,8 @@ class BaseMeasures:
             },
             'latency_s': percentiles(self.inference_s),
             'inputs': self._run.pilot.buffer.statistics(),
-            'event_counts': dict(self.event_counts),
-            'events': self.events,
+            'event_counts': dict(self._happenings.counts),
+            'events': self._happenings.events,
         }
 
     def _distance_by_step(self) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 _BLUE, _ORANGE, _GREEN, _GREY = '#2b6cb0', '#dd6b20', '#2f855a', '#a0aec0'
+LEAST = 0.002  # rad or m, the height of a panel
 _STYLE = {
     'axes.spines.top': False,
     'axes.spines.right': False,
@@ -102,12 +103,23 @@ def finish_panels(
     """Blank the axes beyond count, tell the lowest ones' x, add a legend below and title; save."""
     for axis in axes.flat[count:]:
         axis.set_axis_off()
+    for axis in axes.flat[:count]:
+        _widen(axis)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 4))
     for axis in axes.flat[max(count - axes.shape[1], 0) : count]:
         axis.set_xlabel(told)
     figure.suptitle(title, x=0.01, ha='left', fontsize=12)
     save_figure(figure, path)
+
+
+def _widen(axis: Any) -> None:
+    """Let a curve that stands still look so: LEAST high at least, numbers without an offset."""
+    axis.ticklabel_format(axis='y', useOffset=False)
+    low, high = axis.get_ylim()
+    lack = LEAST - (high - low)
+    if lack > 0:
+        axis.set_ylim(low - (lack / 2 if low else 0.0), high + (lack / 2 if low else lack))
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
