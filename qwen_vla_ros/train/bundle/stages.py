@@ -74,7 +74,7 @@ RECIPES = (
     Recipe(
         CPT,
         **SCRATCH,
-        steps=1800,
+        steps=1500,
         families={
             'robot manipulation': 70,
             'navigation': 12,
@@ -85,7 +85,7 @@ RECIPES = (
     Recipe(
         SFT,
         **{**SCRATCH, 'backbone_rate': 2e-4, 'decoder_rate': 5e-4, 'pointing_weight': 0.1},
-        steps=900,
+        steps=700,
         families={
             'robot manipulation': 80,
             'navigation': 12,
