@@ -20,7 +20,8 @@ from qwen_vla_ros.train import recipe as recipes
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
 from qwen_vla_ros.train.sources import DataSet, fingerprint, open_sources, weighed
-from qwen_vla_ros.train.stage_loop import StageRun, rate
+from qwen_vla_ros.train.stage_loop import StageRun
+from qwen_vla_ros.train.stage_step import rate
 
 
 def moved(before, after):
@@ -30,7 +31,7 @@ def moved(before, after):
 def test_text_to_action_trains_the_decoder_alone_on_whole_trajectories_without_images(tmp_path):
     one = stage_lab.run(tmp_path, stage_lab.recipe('t2a', steps=2))
     before = stage_lab.weights(one)
-    taken = one._take(iter(one.mixture))
+    taken = one.taker.take(iter(one.mixture))
     assert {len(t.acting['actions']) for t in taken} > {16}
     assert all(t.answering is None for t in taken)
     assert all(not len(t.acting['image_grid_thw']) for t in taken)
@@ -45,7 +46,7 @@ def test_pretraining_trains_everything_on_actions_and_words_at_two_rates(tmp_pat
     one = stage_lab.run(tmp_path, stage_lab.recipe(backbone_rate=1e-4, decoder_rate=1e-3))
     before = stage_lab.weights(one)
     stream = iter(one.mixture)
-    entry = one.train_step(one._take(stream))
+    entry = one.train_step(one.taker.take(stream))
     assert entry['action'] > 0 and entry['text'] > 0
     assert moved(before, stage_lab.weights(one)) == {'backbone', 'decoder'}
     rates = {round(group['lr'] * 2, 9) for group in one.optimiser.param_groups}
@@ -56,7 +57,7 @@ def test_pretraining_trains_everything_on_actions_and_words_at_two_rates(tmp_pat
 
 def test_a_mixed_batch_has_the_losses_of_its_halves(tmp_path):
     one = stage_lab.run(tmp_path)
-    taken = one._take(iter(one.mixture))
+    taken = one.taker.take(iter(one.mixture))
     acting = [t.acting for t in taken]
     answering = [t.answering for t in taken if t.answering]
     drawn = draw_each(one.model, acting, 2, [(0, t.draw) for t in taken])
@@ -85,7 +86,7 @@ def test_recomputed_activations_give_the_same_step(tmp_path):
     for recompute in (False, True):
         told = stage_lab.recipe(recompute=recompute)
         one = stage_lab.run(tmp_path / str(recompute), told)
-        found.append(one.train_step(one._take(iter(one.mixture))))
+        found.append(one.train_step(one.taker.take(iter(one.mixture))))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
@@ -95,7 +96,7 @@ def test_bfloat16_keeps_float32_weights_and_nearly_the_loss(tmp_path):
         one = stage_lab.run(tmp_path / dtype, stage_lab.recipe(dtype=dtype))
         stream = iter(one.mixture)
         for _ in range(3):  # a fresh decoder says zero in every dtype
-            loss = one.train_step(one._take(stream))['action']
+            loss = one.train_step(one.taker.take(stream))['action']
             one.step += 1
         found.append(loss)
         assert {p.dtype for p in one.model.parameters()} == {torch.float32}
@@ -116,7 +117,7 @@ def test_fine_tuning_is_balanced_over_embodiments_and_pretraining_weighed_by_tab
 
 def test_chunks_of_fine_tuning_have_the_contracts_rows(tmp_path):
     one = stage_lab.run(tmp_path, stage_lab.recipe('sft', batch=8))
-    taken = one._take(iter(one.mixture))
+    taken = one.taker.take(iter(one.mixture))
     rows = {t.sample.embodiment: int(t.acting['action_mask'].any(1).sum()) for t in taken}
     assert rows == {'widowx': 16, 'mobile_base': 8}
 
@@ -181,7 +182,7 @@ def test_arms_without_a_contract_are_trained_on_and_never_driven(tmp_path):
     recipe = stage_lab.recipe('t2a', steps=1, batch=2)
     data = open_sources(told, recipe)
     one = StageRun(recipe, data, stage_lab.start(recipe, data, None, 'cpu'), tmp_path / 'run')
-    prompts = {t.acting['prompt'].split('.')[0] for t in one._take(iter(one.mixture))}
+    prompts = {t.acting['prompt'].split('.')[0] for t in one.taker.take(iter(one.mixture))}
     assert prompts <= {'The robot is UR5e with single arm', 'The robot is xArm7 with single arm'}
     one.fit()
     draw_log(tmp_path / 'run' / 'log.jsonl', tmp_path / 'curves.png')

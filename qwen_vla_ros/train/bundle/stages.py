@@ -34,7 +34,8 @@ from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import CPT, SFT, T2A, Recipe
 from qwen_vla_ros.train.robots import Key, driven, find_robots
 from qwen_vla_ros.train.sources import DataSet
-from qwen_vla_ros.train.stage_loop import ALONE, Every, StageRun
+from qwen_vla_ros.train.stage_loop import Every, StageRun
+from qwen_vla_ros.train.stage_step import ALONE
 from qwen_vla_ros.train.start import Start, sentences
 
 SIZES = {
