@@ -33,7 +33,7 @@ from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, Sizes, TurnEnv
 from qwen_vla_ros.transforms import OneWay, Pipeline, Quantiles
 
 TEACHER = 5  # told apart from other draws of the same seed
-IMITATE = 80  # steps of the demo before it acts
+IMITATE = 160  # steps of the demo before it acts
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def rl_demo() -> RLRecipe:
         rate=3e-4,
         value_rate=3e-3,
         enough_kl=1.0,
+        seed=1,
     )
 
 
