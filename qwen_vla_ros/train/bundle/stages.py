@@ -86,7 +86,7 @@ RECIPES = (
     Recipe(
         SFT,
         **{**SCRATCH, 'backbone_rate': 2e-4, 'decoder_rate': 5e-4, 'pointing_weight': 0.1},
-        steps=700,
+        steps=500,
         families={
             'robot manipulation': 80,
             'navigation': 12,
