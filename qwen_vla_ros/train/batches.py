@@ -35,7 +35,7 @@ class Batches:
         distinct, picture = np.unique(frames, return_inverse=True)
         for frame in distinct:
             plain = {view: self.data[view][frame] for view in self.views}
-            images[frame] = plain if rng is None else _augment(plain, rng)
+            images[frame] = plain if rng is None else augmented(plain, rng)
         for frame, item in zip(frames, objects, strict=True):
             template = TEMPLATES[0] if rng is None else TEMPLATES[rng.integers(len(TEMPLATES))]
             samples.append(
@@ -68,7 +68,7 @@ class Batches:
         return hidden_BTC[first].view(len(hidden_BTC), self.rows * self.columns, -1)
 
 
-def _augment(images: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def augmented(images: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Vary gain, tint and offset a little: another renderer or camera shades differently."""
     gain = rng.uniform(0.9, 1.1) * rng.uniform(0.97, 1.03, 3)
     offset = rng.uniform(-8, 8)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from qwen_vla_ros.data.sample import Place, Sample, spoken
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.batches import augmented
 from qwen_vla_ros.train.bundle.frames import Frame, Maker
 
 EPISODES_A_SHARD = 10
@@ -81,7 +82,7 @@ _makers: dict[str, Maker] = {}  # of this process: worlds are dear to open
 def _render_shard(order: Order, first: int, count: int, path: Path) -> None:
     maker = _makers.get(order.maker) or _makers.setdefault(order.maker, order.make())
     frames = [
-        (seed, _shaded(frame, np.random.default_rng([seed, number, 3])))
+        (seed, _shaded(frame, seed, number))
         for seed in range(first, first + count)
         for number, frame in enumerate(maker.episode(seed))
     ]
@@ -91,14 +92,8 @@ def _render_shard(order: Order, first: int, count: int, path: Path) -> None:
     beside.rename(path)
 
 
-def _shaded(frame: Frame, rng: np.random.Generator) -> Frame:
-    """Return a frame with another gain, tint and offset."""
-    gain = rng.uniform(0.9, 1.1) * rng.uniform(0.97, 1.03, 3)
-    offset = rng.uniform(-8, 8)
-    images = {
-        view: np.clip(image * gain + offset, 0, 255).astype(np.uint8)
-        for view, image in frame.images.items()
-    }
+def _shaded(frame: Frame, seed: int, number: int) -> Frame:
+    images = augmented(frame.images, np.random.default_rng([seed, number, 3]))
     return Frame(images, frame.state, frame.taught)
 
 
