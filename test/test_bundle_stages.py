@@ -1,5 +1,6 @@
 """The bundled checkpoint's stages, with families of a few grey pictures."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -97,10 +98,14 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     assert list(model.config.inputs.image_sizes) == list(stages.SIZES)
     assert len(tokenizer) == model.config.backbone['text_config']['vocab_size']
     assert [robot.embodiment.name for robot in read_robots(folder)] == ['widowx']
+    assert (folder / 'curves-cpt.png').stat().st_size
+    told = json.loads((folder / 'training.json').read_text())
+    assert list(told['stages']) == ['t2a', 'cpt', 'sft'] and told['text']
     logs = [(tmp_path / stage / 'log.jsonl').read_text() for stage in ('t2a', 'cpt', 'sft')]
     assert '"pointing"' not in logs[0]
     assert '"pointing"' in logs[1] and '"text"' in logs[1] and '"action"' in logs[1]
     # What is there is not trained again.
-    before = (folder / 'model.safetensors').stat().st_mtime_ns
+    trained = tmp_path / 'sft' / 'checkpoint' / 'model.safetensors'
+    before = trained.stat().st_mtime_ns
     assert stages.train_bundled(tmp_path, init, 'test', 1, short) == folder
-    assert (folder / 'model.safetensors').stat().st_mtime_ns == before
+    assert trained.stat().st_mtime_ns == before

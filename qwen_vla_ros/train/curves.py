@@ -53,8 +53,8 @@ def draw_log(log: Path, picture: Path) -> None:
     from matplotlib import pyplot
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    for key in ('action', 'text', 'success', 'kl'):
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4), layout='constrained')
+    for key in ('action', 'text', 'pointing', 'success', 'kl'):
         points = [(line['step'], line[key]) for line in lines if key in line]
         if points:
             axes[0].plot(*zip(*points, strict=True), label=key)
@@ -71,6 +71,6 @@ def draw_log(log: Path, picture: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend()
+            axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)

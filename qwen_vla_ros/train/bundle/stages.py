@@ -11,6 +11,7 @@ The bundled checkpoint: one set of weights for every family, by the stages of th
 A stage whose checkpoint is there is not run again, so the same command goes on after any kill.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,12 @@ import torch
 from qwen_vla_ros.data.sample import Episodes
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
+from qwen_vla_ros.model.checkpoint import (
+    from_pretrained,
+    load_tokenizer,
+    read_robots,
+    save_checkpoint,
+)
 from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
 from qwen_vla_ros.model.processor import train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
@@ -219,7 +225,8 @@ def train_bundled(
     """
     Train the supervised stages one after another from a checkpoint that can see.
 
-    Return the last one's checkpoint, or None when a signal stopped it.
+    Return out/checkpoint, the last one in half the bytes with every stage's curves, or None when a
+    signal stopped it.
     """
     if not (init / 'config.json').is_file():
         raise QwenVlaError(f'{init}: no checkpoint to begin with; `qwen-vla train small` makes it')
@@ -235,4 +242,23 @@ def train_bundled(
                 return None
             if ranks.first:
                 print(f'{recipe.stage}: {before}')
-        return before
+        if ranks.first:
+            _bundle(out, [recipe.stage for recipe in recipes], command)
+        return out / 'checkpoint'
+
+
+def _bundle(out: Path, stages: Sequence[str], command: str) -> None:
+    """Write the last stage's checkpoint in float16, with what every stage told of itself."""
+    last = out / stages[-1] / 'checkpoint'
+    told = {
+        stage: json.loads((out / stage / 'checkpoint' / 'training.json').read_text())
+        for stage in stages
+    }
+    facts = {'command': command, 'stage': stages[-1], 'text': told[stages[-1]].get('text')}
+    kept = ('run', 'data', 'optimisation_seconds', 'held_out', 'machine')
+    facts['stages'] = {stage: {k: own[k] for k in kept} for stage, own in told.items()}
+    model = from_pretrained(last, 'cpu', 'float32')
+    folder = out / 'checkpoint'
+    save_checkpoint(folder, model, load_tokenizer(last), read_robots(last), facts, torch.float16)
+    for stage in stages:
+        draw_log(out / stage / 'log.jsonl', folder / f'curves-{stage}.png')
