@@ -7,7 +7,6 @@ input (one line on stderr), 130 interrupted.
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,11 +14,10 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from qwen_vla_ros import kernel_hints
 from qwen_vla_ros.errors import QwenVlaError
 
 BAD_INPUT, INTERRUPTED = 2, 130
-# It hints at kernels of the linear attention that are not installed; `serve` says which run.
-KERNEL_HINTS = 'transformers.integrations.hub_kernels'
 _INSTALL = {
     'rclpy': "ROS 2: source your installation, or pip install 'qwen_vla_ros[ros]' where none is",
     'mujoco': "the simulator: pip install 'qwen_vla_ros[sim]'",
@@ -51,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's waiting threads sleep instead of spinning: the robot's processes share the cores.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     os.environ.setdefault('GOMP_SPINCOUNT', '0')
-    logging.getLogger(KERNEL_HINTS).setLevel(logging.ERROR)
+    kernel_hints.leave_out()
     try:
         args = _parser(arguments).parse_args(arguments)
         return args.run(args)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vla_ros import cli
+from qwen_vla_ros import cli, kernel_hints
 from qwen_vla_ros.doctor import PASS, WARN, compare, examine
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.ros_environment import profile_variable
@@ -24,7 +24,7 @@ def command(*words: str) -> list[str]:
 
 def test_hints_at_kernels_are_left_out_and_other_warnings_of_transformers_are_not() -> None:
     pytest.importorskip('transformers.integrations.hub_kernels')  # who gives them
-    hints, others = logging.getLogger(cli.KERNEL_HINTS), logging.getLogger('transformers')
+    hints, others = logging.getLogger(kernel_hints.LOGGER), logging.getLogger('transformers')
     hints.setLevel(logging.NOTSET)
     assert cli.main(['schema']) == 0
     assert not hints.isEnabledFor(logging.WARNING)

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from qwen_vla_ros import kernel_hints
 from qwen_vla_ros.errors import QwenVlaError
 
 Row = dict[str, Any]
@@ -84,6 +85,7 @@ _here: dict[str, Runner] = {}
 
 
 def _begin(make: Callable[..., Runner], given: tuple[Any, ...]) -> None:
+    kernel_hints.leave_out()
     _here['runner'] = make(*given)
 
 
