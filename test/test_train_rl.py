@@ -166,7 +166,7 @@ def test_a_frozen_vlm_is_looked_at_once_and_stays_as_it_is(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_learns_to_turn(tmp_path):
-    rl_policy.IMITATE = 80
+    rl_policy.IMITATE = 160
     recipe = dataclasses.replace(rl_demo(), iterations=5)
     run = build(tmp_path, recipe)
     run.fit()
