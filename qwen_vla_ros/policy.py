@@ -7,7 +7,6 @@ interchangeable. What a policy needs and gives stands in its metadata, which com
 checkpoint and is compared with the robot's contract by name before anything moves.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 # What a policy of another make may leave unsaid.
 OPTIONAL = {'action_kinds'}
-SEED = 0  # of the noise, with the observation's stamp
 
 
 class PolicyMismatch(QwenVlaError):
@@ -219,6 +217,8 @@ class LocalPolicy:
         """Run the policy once; the noise of an observation's stamp is always the same."""
         import torch
 
+        from qwen_vla_ros.model.noise import noise_of, seed_of
+
         torch.get_num_threads()  # in a thread new to torch this makes set_num_threads() hold
         given = {
             'images': observation.images,
@@ -230,8 +230,8 @@ class LocalPolicy:
         sample = self._pipeline.forward(given)
         if self._model.config.inputs.history_frames:
             self._history.push(observation.stamp_ns, sample['images'][self._view])
-        seed = noise_seed(observation.stamp_ns)
-        noise = _noise(sample, seed)
+        seed = seed_of(observation.stamp_ns)
+        noise = noise_of(sample, seed)
         self._calls += 1
         frozen = None if prefix is None or self._trained else len(prefix)
         trace = self._begin_trace()
@@ -267,10 +267,11 @@ class LocalPolicy:
 
         given: what the transforms take; the noise is the draw-th of the seed's generator.
         """
+        from qwen_vla_ros.model.noise import noise_of
         from qwen_vla_ros.model.step_log import Trace, arrays
 
         sample = self._pipeline.forward(dict(given))
-        noise = _noise(sample, seed, draw)
+        noise = noise_of(sample, seed, draw)
         prefix = given['prefix']
         frozen = None if prefix is None or self._trained else len(prefix)
         self._engine.trace = trace = Trace()
@@ -318,27 +319,6 @@ class LocalPolicy:
             'checkpoint': str(self._metadata.get('checkpoint', '')),
         }
         self._log.write({**tensors, **trace.tensors()}, facts)
-
-
-def _noise(sample: Mapping[str, Any], seed: int, draw: int = 1) -> Any:
-    """Return the draw-th noise [1, H, K] of a seed: as many rows as the sample's robot has."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(draw):
-        noise = torch.randn(1, *sample['action_mask'].shape, generator=generator)
-    return noise
-
-
-def noise_seed(stamp_ns: int) -> int:
-    """
-    Return the seed of the noise for an observation's stamp, in [0, 2**63).
-
-    A call that was discarded or lost so changes nothing for those after it: whoever asks again
-    for an observation of that day gets its chunk again.
-    """
-    told = f'{SEED} {stamp_ns}'.encode()
-    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), 'big') >> 1
 
 
 class ModelPolicies:

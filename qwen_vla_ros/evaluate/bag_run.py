@@ -9,13 +9,14 @@ Schedules: 'free' infers as the node does; 'recorded' infers for the very observ
 chunks in the bag and lets each chunk come when it came that day, so the same policy says the same.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.evaluate.bag_policy import InBagTime
 from qwen_vla_ros.evaluate.bag_source import (
     COMMAND,
     INPUT,
@@ -141,7 +142,7 @@ class BagRun:
             )
         self._recorded = tuple(recorded) if options.schedule == RECORDED else ()
         self._now_ns = source.first_ns
-        self._policy = _InBagTime(policy, self)
+        self._policy = InBagTime(policy, self)
         self.pilot = Pilot(
             robot,
             self._policy,
@@ -291,7 +292,7 @@ class BagRun:
         reason, joints = '', None
         if refused is not None:
             joints, reason = refused
-            self._happened('refused', reason)
+            self.happened('refused', reason)
         elif chunk is not None:
             joints = self.pilot.chunk
         arm, base = self.pilot.arm, self.pilot.base
@@ -344,7 +345,7 @@ class BagRun:
             try:
                 self.pilot.push(event.source, event.message)
             except InputError as error:
-                self._happened('input', str(error))
+                self.happened('input', str(error))
 
     def _watch(self) -> None:
         stop = self.pilot.watch()
@@ -354,7 +355,7 @@ class BagRun:
         told = self.pilot.stage, self.pilot.reason.split(':')[0]
         if told != self._told:
             self._told = told
-            self._happened('stage', f'{self.pilot.stage} {self.pilot.reason}'.strip())
+            self.happened('stage', f'{self.pilot.stage} {self.pilot.reason}'.strip())
         motion = self._motion()
         for onlooker in self._onlookers:
             onlooker.commanded(self._now_ns, motion, self.pilot)
@@ -369,7 +370,7 @@ class BagRun:
     def _settle(self) -> None:
         """Note a latched gate and release it at once: the bag's robot is not in danger."""
         if self.pilot.latched:
-            self._happened('latched', self.pilot.latched)
+            self.happened('latched', self.pilot.latched)
             self.pilot.reset_safety()
         stages, wanted = self.pilot.stages, self.options.stage
         if stages.stage == wanted or self.pilot.latched:
@@ -379,41 +380,7 @@ class BagRun:
             if step == wanted:
                 break
 
-    def _happened(self, kind: str, text: str) -> None:
+    def happened(self, kind: str, text: str) -> None:
+        """Tell the onlookers of an event at the present instant."""
         for onlooker in self._onlookers:
             onlooker.happened(self._now_ns, kind, text)
-
-
-class _InBagTime:
-    """A policy whose calls take bag time; asked holds the last observation and its instant."""
-
-    def __init__(self, policy: Policy, run: BagRun) -> None:
-        self._policy, self._run = policy, run
-        self.calls, self.asked = 0, None
-        self.inference_s: float | None = None
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Return the policy's own."""
-        return self._policy.metadata
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
-
-    def infer(self, observation: Observation, prefix: np.ndarray | None = None) -> ActionChunk:
-        """Infer, and let the bag go on meanwhile."""
-        import time
-
-        self.calls, self.asked = self.calls + 1, (observation, self._run.now_ns)
-        began = time.perf_counter()
-        try:
-            return self._policy.infer(observation, prefix)
-        except QwenVlaError as error:
-            self._run._happened('policy', str(error))
-            raise
-        finally:
-            self.inference_s = self._run.infer_until(time.perf_counter() - began)
-
-    def reset(self) -> None:
-        """Reset the policy."""
-        self._policy.reset()

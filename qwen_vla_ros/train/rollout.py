@@ -128,22 +128,16 @@ def roll_out(
     actor.eval()
     count, (seed, number) = len(worlds), place
     scenes, tale, kept = Scenes(seed, number, count), Tale(worlds, decisions), _Kept()
-    generator = torch.Generator().manual_seed(
-        int(np.random.default_rng((seed, NOISE, number)).integers(2**62))
-    )
+    noise = np.random.default_rng((seed, NOISE, number))
+    generator = torch.Generator().manual_seed(int(noise.integers(2**62)))
     begun = time.monotonic()
     shown = worlds.reset({world: scenes.next(world) for world in range(count)})
     spent, refused = time.monotonic() - begun, 0
     for decision in range(decisions):
         seen = [pipelines[world].forward(shown[world]) for world in range(count)]
         actions, step, log_prob, value, hidden = _decide(actor, seen, generator)
-        chunks = {
-            world: np.asarray(
-                pipelines[world].inverse({**seen[world], 'actions': actions[world]})['actions'],
-                np.float32,
-            )
-            for world in range(count)
-        }
+        made = map(_chunk, pipelines, seen, actions)
+        chunks = dict(enumerate(made))
         begun = time.monotonic()
         met = worlds.step(chunks)
         over = [world for world in range(count) if met[world].ended or met[world].cut]
@@ -175,6 +169,11 @@ def roll_out(
         refused,
         spent,
     )
+
+
+def _chunk(pipeline: Pipeline, seen: dict[str, Any], actions: np.ndarray) -> np.ndarray:
+    """Return a chunk float32 [H, A] in SI units."""
+    return np.asarray(pipeline.inverse({**seen, 'actions': actions})['actions'], np.float32)
 
 
 def _decide(

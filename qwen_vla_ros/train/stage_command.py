@@ -43,6 +43,11 @@ OVERRIDES = {
 
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the stages."""
+    _supervised_arguments(parser)
+    _rl_arguments(parser)
+
+
+def _supervised_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('stages t2a, cpt, sft')
     group.add_argument('--preset', default='tiny', help='tiny, small, 0.8b, 2b, 4b')
     group.add_argument(
@@ -85,6 +90,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         option = f'--{name.replace("_", "-")}'
         group.add_argument(option, type=kind, help=f'{text} (default: of the stage)')
 
+
+def _rl_arguments(parser: argparse.ArgumentParser) -> None:
     acting = parser.add_argument_group('stage rl (also --init, --batch, --seed, --demo)')
     acting.add_argument(
         '--world', default='tabletop', help='turn, tabletop, tasks, rooms; several with commas'
