@@ -10,6 +10,7 @@ dictionary; keys and who writes them:
   state_text   the state in 256 bins                         WriteState
   instruction  text                                          observation
   actions      float32 [H, A] SI -> [H, K] in [-1, 1]        dataset or model
+  origin       float32 [A] SI, what actions are counted from CountFromState
   prefix       float32 [d, A] SI or None -> [d, K]           runtime
   action_mask  bool [H, K]                                   PadActions
   prompt       text                                          WritePrompt
@@ -149,6 +150,41 @@ class Quantiles:
     def restore(self, values: np.ndarray) -> np.ndarray:
         """Undo normalise (within the quantiles)."""
         return (values + 1) / 2 * (self.q99 - self.q01) + self.q01
+
+
+@dataclass(frozen=True)
+class CountFromState:
+    """
+    Absolute actions <-> how far they are from the observed state, where it has the channel.
+
+    columns: pairs of (channel of the actions, channel of the state)
+    """
+
+    channels: int
+    columns: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, actions: Sequence[str], state: Sequence[str]) -> 'CountFromState':
+        """Return the step for channels of these names."""
+        pairs = ((index, name) for index, name in enumerate(actions) if name in state)
+        columns = tuple((index, list(state).index(name)) for index, name in pairs)
+        return cls(len(actions), columns)
+
+    def forward(self, sample: Sample) -> Sample:
+        """Add 'origin' and subtract it from actions and prefix; 'state' is in SI units yet."""
+        origin = np.zeros(self.channels, np.float32)
+        for action, state in self.columns:
+            origin[action] = sample['state'][state]
+        changed = {
+            key: sample[key] - origin
+            for key in ('actions', 'prefix')
+            if sample.get(key) is not None
+        }
+        return {**sample, **changed, 'origin': origin}
+
+    def inverse(self, sample: Sample) -> Sample:
+        """Return absolute actions; 'origin' is that of the sample that went forward."""
+        return {**sample, 'actions': sample['actions'] + sample['origin']}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from qwen_vla_ros.sim.aloha.reactive import (
 from qwen_vla_ros.sim.aloha.scene import sample_scene, target_in
 from qwen_vla_ros.sim.aloha.vx300s import HandPose, joints_for
 from qwen_vla_ros.train.bundle.aloha import AlohaMaker, hand_pose, walk
-from qwen_vla_ros.train.bundle.frames import TRAINING
+from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING
 
 SIZES = {'ego': (96, 128), 'cam_left_wrist': (48, 64), 'cam_right_wrist': (48, 64)}
 LEFT_ARM, RIGHT_ARM, FINGERS = slice(0, 6), slice(7, 13), [6, 13]
@@ -143,7 +143,9 @@ def test_frames_hold_pictures_and_what_is_said_of_them(frames) -> None:
             assert item.actions.shape == (50, 14) and item.actions.dtype == np.float32
             arms = np.delete(np.arange(14), FINGERS)
             assert (item.actions[0, arms] == frame.state[arms]).all()
-            assert item.point is None or all(0 <= share <= 1 for share in item.point)
+            assert set(item.points) == set(POINTS)
+            seen = [place for place in item.points.values() if place is not None]
+            assert seen and all(0 <= share <= 1 for place in seen for share in place)
     assert any(len(frame.taught) == 3 for frame in frames)
 
 

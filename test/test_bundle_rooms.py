@@ -64,7 +64,7 @@ def test_an_episode_is_the_same_again(episode):
         np.testing.assert_array_equal(one.images['ego'], other.images['ego'])
         np.testing.assert_array_equal(one.state, other.state)
         for a, b in zip(one.taught, other.taught, strict=True):
-            assert (a.instruction, a.point) == (b.instruction, b.point)
+            assert (a.instruction, a.points) == (b.instruction, b.points)
             np.testing.assert_array_equal(a.actions, b.actions)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
 from qwen_vla_ros.train.bundle import stages
-from qwen_vla_ros.train.bundle.frames import Frame, Taught
+from qwen_vla_ros.train.bundle.frames import POINTS, Frame, Taught
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 
 CHECKPOINT = Path(__file__).parents[1] / 'checkpoints' / 'small'
@@ -39,8 +39,8 @@ class GreyMaker:
             for sign, words in ((1, 'lift it'), (-1, 'lower it')):
                 rows = np.tile(state, (16, 1))
                 rows[:, 1] += sign * np.linspace(0, 0.3, 16)
-                point = (0.25, 0.75) if sign > 0 else None
-                taught.append(Taught(words, rows.astype(np.float32), point))
+                points = {'ego/target': (0.25, 0.75) if sign > 0 else None}
+                taught.append(Taught(words, rows.astype(np.float32), points))
             frames.append(Frame(images, state, tuple(taught)))
         return frames
 
@@ -76,7 +76,7 @@ def test_sentences_of_one_picture_belong_together(tmp_path, grey):
     one, other = episodes.sample(1, 2), episodes.sample(1, 3)
     assert (one.images['ego'] == other.images['ego']).all()
     assert (one.instruction, other.instruction) == ('lift it', 'lower it')
-    assert (one.point, other.point) == ((0.25, 0.75), None)
+    assert (one.points, other.points) == ({'ego/target': (0.25, 0.75)}, {'ego/target': None})
     assert one.actions[-1, 1] == pytest.approx(0.3)
 
 
@@ -86,6 +86,7 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
         'vision-language': (('grey:GreyQuestionsMaker', 22),),
     }
     monkeypatch.setattr(stages, 'SETS', sets)
+    monkeypatch.setattr(stages, 'DRAFT_STEPS', 30)
     short = [
         replace(recipe, steps=2, batch=6, families=dict.fromkeys(families, 1.0))
         for recipe, families in zip(
@@ -96,13 +97,17 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     folder = stages.train_bundled(tmp_path, init, 'test', 1, short)
     model, tokenizer = from_pretrained(folder, 'cpu', 'float32'), load_tokenizer(folder)
     assert list(model.config.inputs.image_sizes) == list(stages.SIZES)
+    assert model.config.decoder.readout_points == POINTS
     assert len(tokenizer) == model.config.backbone['text_config']['vocab_size']
     assert [robot.embodiment.name for robot in read_robots(folder)] == ['widowx']
     assert (folder / 'curves-cpt.png').stat().st_size
     told = json.loads((folder / 'training.json').read_text())
     assert list(told['stages']) == ['t2a', 'cpt', 'sft'] and told['text']
     logs = [(tmp_path / stage / 'log.jsonl').read_text() for stage in ('t2a', 'cpt', 'sft')]
-    assert '"pointing"' not in logs[0]
+    drafted = [json.loads(line) for line in (tmp_path / 'draft' / 'log.jsonl').open()]
+    assert len(drafted) == 30 and drafted[-1]['draft'] < 0.5 * drafted[0]['draft']
+    assert 0 < drafted[-1]['held_out']['grey']['error_share'] < 0.5
+    assert '"pointing"' not in logs[0] and '"draft"' in logs[0]
     assert '"pointing"' in logs[1] and '"text"' in logs[1] and '"action"' in logs[1]
     # What is there is not trained again.
     trained = tmp_path / 'sft' / 'checkpoint' / 'model.safetensors'

@@ -190,7 +190,7 @@ def test_frames_are_those_of_their_seed_and_fit_the_contract():
             assert frame.images[view].shape == (*size, 3)
             np.testing.assert_array_equal(frame.images[view], same.images[view])
         for one, other in zip(frame.taught, same.taught, strict=True):
-            assert one.instruction == other.instruction and one.point == other.point
+            assert one.instruction == other.instruction and one.points == other.points
             np.testing.assert_array_equal(one.actions, other.actions)
             assert one.actions.shape == (robot.horizon, len(robot.action_names(Tabletop.layout)))
             assert one.actions.dtype == np.float32

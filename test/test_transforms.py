@@ -5,6 +5,7 @@ import pytest
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.transforms import (
+    CountFromState,
     NormaliseActions,
     NormaliseState,
     PadActions,
@@ -104,3 +105,14 @@ def test_a_prefix_comes_back_even_beyond_the_quantiles():
     assert given.tolist() == [[-1.0, 1.0, 0.0, 0.0], [3.0, -37.0, 0.0, 0.0]]
     rows = np.concatenate([given, np.zeros((3, 4))])
     np.testing.assert_allclose(pipeline.inverse({'actions': rows})['actions'][:2], prefix)
+
+
+def test_actions_counted_from_the_state_come_back():
+    step = CountFromState.of(('b', 'free', 'a'), ('a', 'b'))
+    assert step.columns == ((0, 1), (2, 0))
+    state = np.array([0.5, -0.25], np.float32)
+    rows = np.array([[-0.25, 3.0, 0.5], [0.0, 4.0, 1.0]], np.float32)
+    given = step.forward({'state': state, 'actions': rows, 'prefix': rows[:1]})
+    assert given['actions'].tolist() == [[0.0, 3.0, 0.0], [0.25, 4.0, 0.5]]
+    assert given['prefix'].tolist() == [[0.0, 3.0, 0.0]]
+    np.testing.assert_array_equal(step.inverse(given)['actions'], rows)

@@ -12,8 +12,9 @@ The one sample that every data reader yields, and how a reader is asked for it.
   text         what a language head should say, or '' where there are actions
   stamp_ns     instant for which images and state hold; 0 where the data tell no time
   sources_ns   source -> its own time, where the data tell it
-  point        (u, v) in the first view, 0..1 from its upper left corner: where the thing lies that
-               the instruction is about; None where nobody tells
+  points       'view/thing' -> (u, v) in that view, 0..1 from its upper left corner, None: not in
+               the picture; what nobody tells is left out (model/readout.py)
+  values       name -> what else is known of the scene, such as where a thing is in m
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,8 @@ class Sample:
     text: str = ''
     sources_ns: Mapping[str, int] = field(default_factory=dict)
     earlier: tuple[tuple[str, str], ...] = ()
-    point: tuple[float, float] | None = None
+    points: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what nobody may train on; SampleError names episode, frame and key."""

@@ -10,6 +10,7 @@ width, D decoder width, N heads, E head size, R rotary pairs.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from qwen_vla_ros.model.config import ActionDecoderConfig
+from qwen_vla_ros.model.readout import Found, Readout
+
+SURE = 0.25  # timestep: below it rows tell more of where they end than a draft does
 
 
 def rotary_table(position_3BT: Tensor, sections: tuple[int, ...], theta: float) -> Tensor:
@@ -122,6 +126,8 @@ class Context:
     mask_BT        True where a token is real; None: all are
     rows_BH        True where an action row belongs to the robot's own horizon; None: all do
     keys_values    per block (k, v) [B, N, T, E]: the prefix mode's cache, else None
+    found          where a readout found its points, else None
+    draft_BHK      what a readout drafts, else None
     """
 
     tokens_BTD: Tensor
@@ -129,6 +135,8 @@ class Context:
     mask_BT: Tensor | None = None
     rows_BH: Tensor | None = None
     keys_values: list[tuple[Tensor, Tensor]] | None = None
+    found: Found | None = None
+    draft_BHK: Tensor | None = None
 
     def key_mask(self, horizon: int) -> Tensor | None:
         """Return bool [B, 1, 1, T + H]: which keys the action rows may see; None: all."""
@@ -139,6 +147,12 @@ class Context:
         mask = mask if self.mask_BT is None else self.mask_BT
         rows = mask.new_ones(len(mask), horizon) if self.rows_BH is None else self.rows_BH
         return torch.cat((mask, rows), dim=1)[:, None, None]
+
+    def drafted(self, horizon: int) -> Tensor:
+        """Return the draft's rows, without gradient; the last one stands for all beyond it."""
+        draft = self.draft_BHK.detach()
+        rows = torch.arange(horizon, device=draft.device).clamp(max=draft.shape[1] - 1)
+        return draft[:, rows]
 
     def repeat(self, times: int) -> 'Context':
         """Return each sample `times` times in a row: several noise draws share one context."""
@@ -152,19 +166,23 @@ class Context:
             None if mask is None else mask.repeat_interleave(times, 0)
             for mask in (self.mask_BT, self.rows_BH)
         )
+        draft = self.draft_BHK
         return Context(
             self.tokens_BTD.repeat_interleave(times, 0),
             self.position_3BT.repeat_interleave(times, 1),
             *masks,
             cache,
+            draft_BHK=None if draft is None else draft.repeat_interleave(times, 0),
         )
 
 
 class ActionDecoder(nn.Module):
     """Noisy actions and context -> velocity."""
 
-    def __init__(self, config: ActionDecoderConfig, backbone_width: int) -> None:
-        """Build the parts whose sizes the paper's budget lists."""
+    def __init__(
+        self, config: ActionDecoderConfig, backbone_width: int, views: Sequence[str] = ()
+    ) -> None:
+        """Build the parts whose sizes the paper's budget lists; views: those of readout points."""
         super().__init__()
         self.config = config
         self.recompute = False  # activation checkpointing, block by block
@@ -176,6 +194,10 @@ class ActionDecoder(nn.Module):
         self.action_out = _mlp(config.width, config.width, config.action_dim)
         if config.state_input == 'continuous':
             self.state_in = _mlp(config.state_dim, config.width, config.width)
+        if config.readout_points:
+            self.readout = Readout(config, views, backbone_width)
+        if config.readout_draft:
+            self.draft_in = nn.Linear(config.action_dim, config.width)
         for layer in (self.modulation_out, self.action_out[2]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -187,10 +209,20 @@ class ActionDecoder(nn.Module):
         mask_BT: Tensor | None = None,
         state_BS: Tensor | None = None,
         rows_BH: Tensor | None = None,
+        read: Mapping[str, Tensor] | None = None,
     ) -> Context:
-        """Project the VLM's hidden states and append the state token."""
-        tokens = self.context_in(hidden_BTC)
-        mask = None if mask_BT is None else mask_BT.bool()
+        """
+        Project the VLM's hidden states, or read them out, and append the state token.
+
+        read: what a readout takes beside the states, see Readout.forward()
+        """
+        mask, found, draft = None if mask_BT is None else mask_BT.bool(), None, None
+        if self.config.readout_points:
+            tokens, found, draft = self.readout(hidden_BTC, state_BS, read or {})
+            places = torch.arange(tokens.shape[1], device=tokens.device)
+            position_3BT, mask = places.expand(3, len(tokens), -1), None
+        else:
+            tokens = self.context_in(hidden_BTC)
         if self.config.state_input == 'continuous':
             if state_BS is None:
                 raise ValueError('this decoder takes the state; the batch has none')
@@ -198,7 +230,7 @@ class ActionDecoder(nn.Module):
             after = next_position(position_3BT, mask).expand(3, -1)[..., None]
             position_3BT = torch.cat((position_3BT, after), dim=-1)
             mask = None if mask is None else functional.pad(mask, (0, 1), value=True)
-        return Context(tokens, position_3BT, mask, rows_BH)
+        return Context(tokens, position_3BT, mask, rows_BH, found=found, draft_BHK=draft)
 
     def prefill(self, context: Context) -> Context:
         """Prefix mode: run the context through all blocks at timestep 0, keep keys and values."""
@@ -224,7 +256,8 @@ class ActionDecoder(nn.Module):
         context takes the largest of them.
         """
         horizon, joint = noisy_BHK.shape[1], self.config.attention == 'joint'
-        x_BTD = self.action_in(noisy_BHK.to(context.tokens_BTD.dtype))
+        straight = straight_way(noisy_BHK, tau_BH[..., None], context)
+        x_BTD = self.rows_in(noisy_BHK, context)
         position_3BT = self.row_positions(context, horizon)
         mask = context.key_mask(horizon)
         tokens = 0
@@ -246,7 +279,15 @@ class ActionDecoder(nn.Module):
                 x_BTD = _advance(*given)
         shift, scale = self.modulation_out(functional.silu(time_BTD[:, -horizon:])).chunk(2, -1)
         found = self.action_out(_modulate(x_BTD[:, -horizon:], shift, scale))
-        return found.to(noisy_BHK.dtype)
+        found = found.to(noisy_BHK.dtype)
+        return found if straight is None else found + straight
+
+    def rows_in(self, noisy_BHK: Tensor, context: Context) -> Tensor:
+        """Return the action rows [B, H, D] as they go into the blocks."""
+        x_BHD = self.action_in(noisy_BHK.to(context.tokens_BTD.dtype))
+        if context.draft_BHK is None:
+            return x_BHD
+        return x_BHD + self.draft_in(context.drafted(x_BHD.shape[1]).to(x_BHD.dtype))
 
     def row_positions(self, context: Context, horizon: int) -> Tensor:
         """Return [3, B, H]: the action rows stand behind everything in the context."""
@@ -257,6 +298,19 @@ class ActionDecoder(nn.Module):
     def table(self, position_3BT: Tensor) -> Tensor:
         """Return the rotary table of positions, see rotary_table()."""
         return rotary_table(position_3BT, self.config.rotary_sections, self.config.rotary_theta)
+
+
+def straight_way(noisy_BHK: Tensor, tau_BH1: Tensor, context: Context) -> Tensor | None:
+    """
+    Return the velocity [B, H, K] that leads from noisy rows to the context's draft; None without.
+
+    The blocks add what the draft gets wrong, so the last Euler step before SURE ends at the draft
+    itself where they add nothing (a skip, as EDM's preconditioning, arXiv 2206.00364).
+    """
+    if context.draft_BHK is None:
+        return None
+    draft = context.drafted(noisy_BHK.shape[1]).to(noisy_BHK)
+    return (noisy_BHK - draft) / tau_BH1.clamp(min=SURE).to(noisy_BHK)
 
 
 def _advance(

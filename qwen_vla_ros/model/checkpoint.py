@@ -44,6 +44,7 @@ from qwen_vla_ros.model.weights import (
 )
 from qwen_vla_ros.policy import describe_policy
 from qwen_vla_ros.transforms import (
+    CountFromState,
     NormaliseActions,
     NormaliseState,
     PadActions,
@@ -101,7 +102,7 @@ def build_pipeline(
     horizon: int | None = None,
 ) -> Pipeline:
     """
-    Return the sandwich for one robot; statistics holds 'actions' and 'state'.
+    Return the sandwich for one robot; statistics holds 'actions' and 'state', or 'relative' too.
 
     processor is of the robot's own views: see for_views(); of none: no image is asked for.
     horizon: rows of a chunk where it is not the contract's (training on whole trajectories).
@@ -112,12 +113,15 @@ def build_pipeline(
         ResizeImages(inputs.image_sizes, inputs.history_size, inputs.history_view),
         WritePrompt(lambda instruction: embodiment.prompt(instruction, rows, layout)),
     ]
+    relative = decoder.joint_actions == 'relative'
+    if relative:
+        steps.append(CountFromState.of(names, embodiment.state_names))
     if decoder.state_input == 'continuous':
         steps.append(NormaliseState(statistics['state'], decoder.state_dim))
     if decoder.state_input == 'text':
         steps.append(WriteState(statistics['state']))
     steps += [
-        NormaliseActions(statistics['actions']),
+        NormaliseActions(statistics['relative' if relative else 'actions'], not relative),
         PadActions(rows, len(names), rows, decoder.action_dim),
         Tokenise(processor),
     ]

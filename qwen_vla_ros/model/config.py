@@ -35,6 +35,16 @@ class ActionDecoderConfig:
     state_input     paper: none by default, two variants in Table 12; ours: 'none'. 'text': 256
                     bins in the prompt. 'continuous': one token from the normalised proprioception
     state_dim       S; paper: not stated; ours: 64, padded like the actions
+    joint_actions   paper: absolute joint positions stay absolute; ours: 'absolute'. 'relative':
+                    counted from the observed state, as pi0 does; why: what a small model gets
+                    wrong is then a share of the way, not of the joint's range
+    readout_points  paper: none, the decoder sees every hidden state; ours: (). 'view/thing': it is
+                    given these points' places and states instead (readout.py), and
+    readout_queries so many tokens that read the rest, and
+    readout_values  names of numbers that the points and the state are turned into, such as where
+                    the target is in the robot's own frame
+    readout_draft   paper: none; ours: False. True: a regression of the whole chunk from words,
+                    points, values and state, which the action rows are given to begin with
     rotary_theta    paper: "multi-section RoPE aligned with the backbone"; ours: the backbone's
     rotary_sections the backbone's (t, h, w) pairs, interleaved as there; action row i stands one
                     past the context's largest position, plus i, on all three axes
@@ -50,6 +60,11 @@ class ActionDecoderConfig:
     attention: str = 'joint'
     state_input: str = 'none'
     state_dim: int = 64
+    joint_actions: str = 'absolute'
+    readout_points: tuple[str, ...] = ()
+    readout_queries: int = 0
+    readout_values: tuple[str, ...] = ()
+    readout_draft: bool = False
     rotary_theta: float = 1e7
     rotary_sections: tuple[int, ...] = (11, 11, 10)
     timestep_channels: int = 256
@@ -59,6 +74,7 @@ class ActionDecoderConfig:
         for key, value, allowed in (
             ('attention', self.attention, ('joint', 'prefix')),
             ('state_input', self.state_input, ('none', 'text', 'continuous')),
+            ('joint_actions', self.joint_actions, ('absolute', 'relative')),
         ):
             if value not in allowed:
                 raise QwenVlaError(
@@ -67,6 +83,10 @@ class ActionDecoderConfig:
         if self.width % self.heads:
             raise QwenVlaError(
                 f'model config: decoder.heads: {self.heads} does not divide width {self.width}'
+            )
+        if bool(self.readout_points) != (self.readout_queries > 0):
+            raise QwenVlaError(
+                'model config: decoder.readout_points, decoder.readout_queries: give both or none'
             )
         if sum(self.rotary_sections) * 2 > self.width // self.heads:
             raise QwenVlaError('model config: decoder.rotary_sections exceed the head size')
@@ -181,6 +201,14 @@ class QwenVLAConfig:
     decoder: ActionDecoderConfig = ActionDecoderConfig()
     flow: FlowConfig = FlowConfig()
     inputs: InputConfig = field(default_factory=InputConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse points in pictures that stand before the words that name them."""
+        if self.decoder.readout_points and self.inputs.order != 'prompt_first':
+            raise QwenVlaError(
+                "model config: decoder.readout_points: set inputs.order: 'prompt_first'; else the "
+                'image tokens cannot tell what the sentence names'
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qwen_vla_ros.model.action_decoder import ActionDecoder, Context
+from qwen_vla_ros.model.action_decoder import ActionDecoder, Context, straight_way
 from qwen_vla_ros.model.sampling import time_grid
 
 
@@ -29,6 +29,7 @@ class DenoisingLoop:
         self.joint = decoder.config.attention == 'joint'
         weight = decoder.context_in.weight
         grid = torch.tensor([0.0, *time_grid(steps)[:-1]], device=weight.device)
+        self.grid = grid
         time_SD = decoder.timestep(grid)
         shape = (len(grid), 6, decoder.config.width)
         wave = functional.silu(time_SD)
@@ -90,7 +91,7 @@ class DenoisingLoop:
         decoder, (batch, horizon, _) = self.decoder, x_BHK.shape
         table = self.modulation[when]
         shift_out, scale_out = self.modulation_out[when].unbind(1)
-        x_TD = decoder.action_in(x_BHK.flatten(0, 1).to(context.tokens_BTD.dtype))
+        x_TD = decoder.rows_in(x_BHK, context).flatten(0, 1)
         if self.joint:
             tokens = context.tokens_BTD
             x_TD = torch.cat((tokens, x_TD.view(batch, horizon, -1)), dim=1).flatten(0, 1)
@@ -112,7 +113,11 @@ class DenoisingLoop:
             gates, ups = block.gate_up(normed).chunk(2, dim=-1)
             x_TD = torch.addcmul(x_TD, gate_ffn, block.down(functional.silu(gates) * ups))
         found = decoder.action_out(torch.addcmul(shift_out, _normed(x_TD), scale_out))
-        return found.to(x_BHK.dtype).view_as(x_BHK)
+        found = found.to(x_BHK.dtype).view_as(x_BHK)
+        tau = self.grid[when]
+        tau_BH1 = tau.view(batch, horizon, 1) if len(tau) > 1 else tau.view(1, 1, 1)
+        straight = straight_way(x_BHK, tau_BH1, context)
+        return found if straight is None else found + straight
 
     def _with_scene(self, table: Tensor, step: int, batch: int, tokens: int) -> Tensor:
         """Return the modulations of context and rows together; one for all when they are equal."""

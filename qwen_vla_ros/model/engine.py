@@ -121,6 +121,9 @@ class Engine:
             batch.get('attention_mask'),
             batch.get('state'),
             batch.get('row_mask'),
+            batch.get('token_view'),
+            batch.get('token_place'),
+            batch.get('text_end'),
         )
         memory = (hidden, *(tensor for pair in state.layers for tensor in pair)) if known else ()
         if frozen is not None and prefix is not None:
@@ -132,8 +135,8 @@ class Engine:
 
     def _act_on(self, *inputs: Tensor | None) -> Tensor:
         """Return actions; a function of tensors alone, of static shapes, without host reads."""
-        noise, mask, prefix = inputs[7:10]
-        context = self._context(*inputs[:7], *inputs[10:])
+        noise, mask, prefix = inputs[10:13]
+        context = self._context(*inputs[:10], *inputs[13:])
         if self._loop is not None:
             told = None if self.trace is None or self.path != 'eager' else self.trace.steps
             return self._loop(context, noise, mask, prefix, told)
@@ -148,6 +151,9 @@ class Engine:
         padding: Tensor | None,
         state: Tensor | None,
         rows: Tensor | None,
+        token_view: Tensor | None,
+        token_place: Tensor | None,
+        text_end: Tensor | None,
         *memory: Tensor,
     ) -> Any:
         """Return the decoder's context; memory: hidden states and layers of a kept prompt."""
@@ -168,6 +174,9 @@ class Engine:
         if memory:
             hidden = torch.cat((memory[0], hidden), dim=1)
         parts = {'position_ids': position, 'attention_mask': padding, 'state': state}
+        if token_view is not None:
+            parts |= {'token_view': token_view, 'token_place': token_place}
+            parts['text_end'] = text_end
         return model.condition(hidden, {**parts, 'row_mask': rows})
 
     def _prompt_state(

@@ -164,10 +164,11 @@ class Processor:
         state: str = '',
     ) -> dict[str, Any]:
         """
-        Return input_ids, mm_token_type_ids int64 [T], pixel_values, image_grid_thw, stable_tokens.
+        Return input_ids, mm_token_type_ids int64 [T], pixel_values, image_grid_thw, and more.
 
         images are already of the configured sizes; the configured order of views decides. history:
         past frames, oldest first, of the configured size. state: text behind the prompt.
+        image_views: the view of each image, 'history' of past frames.
         stable_tokens: leading ids that stay the same as long as the sentence does; never all.
         QwenVlaError for absent views, other sizes, and special tokens in a sentence.
         """
@@ -193,5 +194,6 @@ class Processor:
             'mm_token_type_ids': (ids == self.image_id).astype(np.int64),
             'pixel_values': patchify(shown, self.patch, self.merge),
             'image_grid_thw': np.asarray([*map(self.grid, sizes)], np.int64).reshape(-1, 3),
+            'image_views': ('history',) * len(past) + tuple(inputs.image_sizes),
             'stable_tokens': min(sum(map(len, parts[:stable])), max(len(ids) - 1, 0)),
         }

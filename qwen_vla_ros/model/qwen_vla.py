@@ -8,7 +8,8 @@ tokens], their places in the flattened [B * T]; action_mask bool [B, H, K]; row_
 only where a robot's horizon is shorter than H; optionally actions float32 [B, H, K], state float32
 [B, S], prefix float32 [B, d, K]. With picture int64 [B] (on the
 host), pixel_values holds each distinct set of views once and picture says which one a sample has:
-sentences that share a picture share the vision tower's work.
+sentences that share a picture share the vision tower's work. For a model with a readout:
+token_view and token_place, or points where there are no pictures (readout.py).
 
 Shapes: B batch, T tokens, H horizon, K action channels, S state channels, V visual tokens.
 """
@@ -32,6 +33,7 @@ from qwen_vla_ros.model.flow import (
     mean_of_channels,
 )
 from qwen_vla_ros.model.positions import mrope_positions
+from qwen_vla_ros.model.readout import token_places
 from qwen_vla_ros.model.sampling import NoisyStep, Velocity, flow_sde, guided, solve
 from qwen_vla_ros.model.vision import Grids, look, plan_images
 
@@ -48,7 +50,7 @@ class QwenVLA(nn.Module):
         self.config = config
         self.backbone = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**config.backbone))
         width = self.backbone.config.text_config.hidden_size
-        self.decoder = ActionDecoder(config.decoder, width)
+        self.decoder = ActionDecoder(config.decoder, width, tuple(config.inputs.image_sizes))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> 'QwenVLA':
@@ -114,6 +116,7 @@ class QwenVLA(nn.Module):
             batch.get('attention_mask'),
             batch.get('state'),
             batch.get('row_mask'),
+            batch,
         )
         prefix = self.config.decoder.attention == 'prefix'
         return self.decoder.prefill(context) if prefix else context
@@ -248,6 +251,9 @@ class QwenVLA(nn.Module):
             position[:, row, :count] = mrope_positions(is_image[row, :count], grids, merge)
         host['position_ids'] = position
         host['image_index'] = np.flatnonzero(is_image)
+        if self.config.decoder.readout_points:
+            views = tuple(self.config.inputs.image_sizes)
+            host |= token_places(is_image, lengths, samples, views, merge)
         keys = ['actions', 'action_mask', 'prefix']
         if self.config.decoder.state_input == 'continuous':
             keys.append('state')

@@ -54,7 +54,7 @@ def draw_log(log: Path, picture: Path) -> None:
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 4), layout='constrained')
-    for key in ('action', 'text', 'pointing', 'success', 'kl'):
+    for key in ('action', 'text', 'pointing', 'draft', 'success', 'kl'):
         points = [(line['step'], line[key]) for line in lines if key in line]
         if points:
             axes[0].plot(*zip(*points, strict=True), label=key)

@@ -75,8 +75,8 @@ def predict(losses: Losses, encoder: Encoder, samples: Sequence[Sample]) -> list
             ]
         )
         rows = losses(batch, None, noise).float().cpu().numpy()
-        for sample, chunk in zip(some, rows, strict=True):
-            actions = encoder.pipeline(sample).inverse({'actions': chunk})['actions']
+        for sample, inputs, chunk in zip(some, encoded, rows, strict=True):
+            actions = encoder.pipeline(sample).inverse({**inputs, 'actions': chunk})['actions']
             found.append(Prediction(sample, np.asarray(actions, np.float32)))
     losses.train()
     return found

@@ -3,7 +3,9 @@ Samples with actions and samples with answers in one batch, so that one VLM pass
 
 A mixed batch is QwenVLA.collate's, rows with actions first (A of B), with actions float32
 [A, H, K], action_mask bool [A, H, K], row_mask bool [A, H], state float32 [A, S] where the model
-takes it, and answer_ids, answer_index, answer_row of the rows with answers (answer.py).
+takes it, points and told float32 [A, P, 2], values and told_values [A, V] where it has a readout
+(pointing.py, readout.py), and answer_ids, answer_index, answer_row of the rows with answers
+(answer.py).
 
 Shapes: A rows with actions, B all rows, H longest horizon of the batch, K action channels.
 """
@@ -20,7 +22,8 @@ from qwen_vla_ros.model.answer import answer_places
 from qwen_vla_ros.model.flow import FlowDraw, draw_flow
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 
-READ = ('input_ids', 'mm_token_type_ids', 'pixel_values', 'image_grid_thw')
+READ = ('input_ids', 'mm_token_type_ids', 'pixel_values', 'image_grid_thw', 'image_views')
+POINTING = ('points', 'values', 'told', 'told_values')
 Encoded = Mapping[str, Any]
 
 
@@ -37,7 +40,8 @@ def collate_mixed(
     then seen once; all must have equally many.
     """
     everyone = (*acting, *answering)
-    batch = model.collate([{key: s[key] for key in READ} for s in everyone], pictures is None)
+    read = [{key: s[key] for key in READ if key in s} for s in everyone]
+    batch = model.collate(read, pictures is None)
     if pictures is not None and len(everyone[0]['image_grid_thw']):
         batch |= _seen_once(model, everyone, pictures)
     if acting:
@@ -49,6 +53,9 @@ def collate_mixed(
         host['row_mask'] = host['action_mask'].any(2)
         if model.config.decoder.state_input == 'continuous':
             host['state'] = np.stack([sample['state'] for sample in acting])
+        for key in POINTING:
+            if key in acting[0]:
+                host[key] = np.stack([sample[key] for sample in acting])
         batch |= {key: torch.from_numpy(value).to(model.device) for key, value in host.items()}
     if answering:
         batch |= answer_places(answering, batch['input_ids'])
@@ -71,12 +78,15 @@ def _seen_once(
 
 def acting_part(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what the decoder needs of the rows with actions."""
-    keys = ('actions', 'action_mask', 'row_mask', 'state')
+    keys = ('actions', 'action_mask', 'row_mask', 'state', *POINTING)
     part = {key: batch[key] for key in keys if key in batch}
     count = len(batch['actions'])
     part['position_ids'] = batch['position_ids'][:, :count]
     if 'attention_mask' in batch:
         part['attention_mask'] = batch['attention_mask'][:count]
+    for key in ('token_view', 'token_place', 'text_end'):
+        if key in batch:
+            part[key] = batch[key][:count]
     return part
 
 
@@ -91,11 +101,16 @@ def draw_each(
     horizon = max(len(sample['actions']) for sample in acting)
     drawn = []
     for sample, seed in zip(acting, seeds, strict=True):
-        generator = torch.Generator()
-        generator.manual_seed(int(np.random.default_rng(seed).integers(2**62)))
         shape = (draws, *sample['actions'].shape)
-        drawn.append(_longer(draw_flow(model.config.flow, shape, generator), horizon))
+        flow = draw_flow(model.config.flow, shape, generator_of(seed))
+        drawn.append(_longer(flow, horizon))
     return FlowDraw.join(drawn)
+
+
+def generator_of(seed: tuple[int, ...]) -> torch.Generator:
+    """Return a new generator of a seed of several numbers."""
+    generator = torch.Generator()
+    return generator.manual_seed(int(np.random.default_rng(seed).integers(2**62)))
 
 
 def _longer(drawn: FlowDraw, horizon: int) -> FlowDraw:

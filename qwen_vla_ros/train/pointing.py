@@ -1,72 +1,81 @@
 """
-Pointing: where in the first view the thing lies that the instruction is about.
+The loss that teaches a readout (model/readout.py) where its points are.
 
-A linear head reads the VLM's states of the first view's tokens: one logit a token, and the point
-in the picture. A model that begins from nothing does not learn to find words in pixels from the
-action loss alone; this dense loss makes it. The head is not part of a checkpoint.
-
-Shapes: R rows of the batch that have a point, P tokens of the first view, C backbone width.
+Points of a sample: [P, 2] (u, v) in 0..1 of their pictures; NaN: not in the picture, which is
+learnt too; inf: not told. Shapes: B samples, P points, T tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-PLACE_WEIGHT = 4.0  # of the point beside the token, as in grounding.py
+from qwen_vla_ros.model.readout import Found
+
+PLACE_WEIGHT = 10.0
+BETA = 0.02  # of a picture: below it the error counts by its square
+VALUE_WEIGHT, VALUE_BETA, VALUE_ERROR = 2.0, 0.05, 0.1
+TOLD_ERROR, TOLD_RATE = 0.012, 0.9  # of a picture: what is told strays; so often it is seen
 
 
-class PointingHead(nn.Module):
-    """States of image tokens -> which one, and where in the picture."""
-
-    def __init__(self, width: int) -> None:
-        """Build one linear layer."""
-        super().__init__()
-        self.read = nn.Linear(width, 3)
-
-    def forward(self, states_RPC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits [R, P] and points [R, P, 2] in 0..1."""
-        out = self.read(states_RPC)
-        return out[..., 0], 0.5 + 0.5 * out[..., 1:]
-
-    def loss(self, states_RPC: Tensor, token_R: Tensor, point_R2: Tensor) -> Tensor:
-        """Return [R]: cross-entropy over tokens plus the point's error at the right token."""
-        logits, points = self(states_RPC)
-        chosen = points[torch.arange(len(token_R)), token_R]
-        away = functional.smooth_l1_loss(2 * chosen, 2 * point_R2, reduction='none', beta=0.1)
-        found = functional.cross_entropy(logits, token_R, reduction='none')
-        return found + PLACE_WEIGHT * away.sum(-1)
+def points_of(told: Mapping[str, tuple[float, float] | None], names: Sequence[str]) -> np.ndarray:
+    """Return float32 [P, 2] of what a sample tells."""
+    nowhere, untold = (np.nan, np.nan), (np.inf, np.inf)
+    rows = [(told[name] or nowhere) if name in told else untold for name in names]
+    return np.array(rows, np.float32).reshape(-1, 2)
 
 
-def pointing_part(
-    points: Sequence[tuple[float, float] | None], samples: Sequence[Mapping[str, Any]], merge: int
-) -> dict[str, Tensor]:
+def told_of(
+    points_P2: Tensor, values_V: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """
-    Return point_row [R], point_token [R], point [R, 2] of encoded samples whose point is told.
+    Return what a model is told of a sample's points and values: some way off.
 
-    Empty where none is. merge: patches of a visual token along a side.
+    share: of the samples; the others are told nothing (inf). Now and then a point is told away.
     """
-    rows = [row for row, point in enumerate(points) if point is not None]
-    if not rows:
-        return {}
-    tokens = []
-    for row in rows:
-        _, high, wide = (int(n) for n in samples[row]['image_grid_thw'][0])
-        u, v = (min(max(value, 0.0), 0.9999) for value in points[row])
-        tokens.append(int(v * (high // merge)) * (wide // merge) + int(u * (wide // merge)))
-    return {
-        'point_row': torch.tensor(rows),
-        'point_token': torch.tensor(tokens),
-        'point': torch.tensor([points[row] for row in rows], dtype=torch.float32),
-        'point_tokens': torch.tensor([high * wide // merge**2]),
-    }
+    moved = points_P2 + TOLD_ERROR * torch.randn(points_P2.shape, generator=generator)
+    lost = torch.rand(len(points_P2), generator=generator) > TOLD_RATE
+    moved = torch.where(lost[:, None] & ~points_P2.isinf(), torch.nan, moved)
+    blur = VALUE_ERROR * torch.rand((), generator=generator)
+    values = values_V + blur * torch.randn(values_V.shape, generator=generator)
+    silent = torch.rand((), generator=generator) >= share
+    return moved.masked_fill(silent, torch.inf), values.masked_fill(silent, torch.inf)
 
 
-def first_view(hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the states [R, P, C] of the first view's tokens, of the rows that have a point."""
-    rows, count = batch['point_row'], int(batch['point_tokens'])
-    picture = batch['mm_token_type_ids'][rows].bool()
-    first = picture & (picture.cumsum(1) <= count)
-    return hidden_BTC[rows][first].view(len(rows), count, -1)
+def pointing_losses(
+    found: Found, points_BP2: Tensor, values_BV: Tensor, batch: Mapping[str, Tensor]
+) -> Tensor:
+    """Return [B]: what is wrong with the points, and with the values."""
+    return _point_losses(found, points_BP2, batch) + _value_losses(found, values_BV, points_BP2)
+
+
+def _value_losses(found: Found, values_BV: Tensor, points_BP2: Tensor) -> Tensor:
+    """Return [B]: the values' error, and the entropy of whether there are any."""
+    if found.values_BV is None:
+        return points_BP2.new_zeros(len(points_BP2))
+    there = values_BV.isfinite()
+    right = values_BV.nan_to_num(0.0)
+    error = functional.smooth_l1_loss(found.values_BV, right, reduction='none', beta=VALUE_BETA)
+    error = error.masked_fill(~there, 0).sum(-1) / there.sum(-1).clamp(min=1)
+    known = functional.binary_cross_entropy_with_logits(
+        found.known_BV, there.float(), reduction='none'
+    )
+    told = ~points_BP2.isinf().all(-1).all(-1)  # a sample that tells no points tells no values
+    return (VALUE_WEIGHT * error + known.mean(-1)) * told
+
+
+def _point_losses(found: Found, points_BP2: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return [B]: cross-entropy over tokens and "not there", and the found places' error."""
+    logits, seen = found.logits_BPT1, points_BP2.isfinite().all(-1)
+    useful = ~points_BP2.isinf().any(-1) & (logits[..., :-1] > -torch.inf).any(-1)
+    middle, cell = batch['token_place'][:, None].split(2, -1)
+    points = points_BP2.nan_to_num(0.5, 0.5, 0.5)
+    away = ((points[:, :, None] - middle).abs() / cell.clamp(min=1e-6)).amax(-1)
+    nearest = away.masked_fill(logits[..., :-1] == -torch.inf, torch.inf).argmin(-1)
+    right = torch.where(seen, nearest, logits.shape[-1] - 1)
+    entropy = functional.cross_entropy(logits.flatten(0, 1), right.flatten(), reduction='none')
+    error = functional.smooth_l1_loss(found.place_BP2, points, reduction='none', beta=BETA)
+    loss = entropy.view_as(right) + PLACE_WEIGHT * error.sum(-1) * seen
+    return loss.masked_fill(~useful, 0).sum(-1) / useful.sum(-1).clamp(min=1)

@@ -40,8 +40,9 @@ class Recipe:
     families        family -> weight; empty: every embodiment alike, its sets alike (SFT)
     sentences       of each drawn picture, where a set tells several (set_of_sentences); the batch
                     counts samples
-    pointing_weight of the loss that teaches where in the first view the named thing lies
-                    (pointing.py); 0: none, as published
+    pointing_weight of the loss that teaches a readout where its points are (pointing.py); a
+                    model without one, as published, has none
+    told            share of samples that are told their points (readout.py)
     """
 
     stage: str
@@ -69,6 +70,7 @@ class Recipe:
     families: dict[str, float] = field(default_factory=dict)
     sentences: int = 1
     pointing_weight: float = 0.0
+    told: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ from qwen_vla_ros.model.checkpoint import TrainedRobot, build_pipeline, for_view
 from qwen_vla_ros.model.config import QwenVLAConfig
 from qwen_vla_ros.model.processor import Processor
 from qwen_vla_ros.train.data_robots import robot_of
-from qwen_vla_ros.transforms import Pipeline, Quantiles
+from qwen_vla_ros.train.pointing import points_of
+from qwen_vla_ros.transforms import CountFromState, Pipeline, Quantiles
 
 MEASURED = 400  # samples a source whose rows are counted for the statistics
 LEAST_SPREAD = 1e-2  # between q01 and q99: else noise of a joint at rest would fill [-1, 1]
@@ -69,17 +70,18 @@ def layout_of(embodiment: Embodiment, sample: Sample) -> str:
 
 
 def find_robots(
-    sources: Sequence[Episodes], known: Sequence[TrainedRobot] = ()
+    sources: Sequence[Episodes], known: Sequence[TrainedRobot] = (), relative: bool = False
 ) -> dict[Key, TrainedRobot]:
     """
     Return the robots of the sources with their statistics, and the known ones as they are.
 
     The rows of some samples of every source are counted; QwenVlaError for a robot without a
-    contract, and for one robot in two layouts, of which a checkpoint has no room.
+    contract, and for one robot in two layouts, of which a checkpoint has no room. relative: count
+    also what decoder.joint_actions 'relative' makes of the actions.
     """
     found = {_key(robot): robot for robot in known}
     kept = set(found)
-    counters: dict[Key, tuple[Counter, Counter]] = {}
+    counters: dict[Key, tuple[Counter, Counter, Counter]] = {}
     for source in sources:
         for sample in spread(source, MEASURED):
             if not acts(sample) or (sample.embodiment, sample.action_names) in kept:
@@ -88,15 +90,23 @@ def find_robots(
             if key not in counters:
                 embodiment = robot_of(sample)
                 found[key] = TrainedRobot(embodiment, layout_of(embodiment, sample))
-                counters[key] = Counter(sample.action_names), Counter(sample.state_names)
+                names = sample.action_names
+                counters[key] = Counter(names), Counter(sample.state_names), Counter(names)
             place = f'{source.source}: {sample.place}'
-            counters[key][0].add(sample.actions[sample.mask.all(1)], place)
+            rows = sample.actions[sample.mask.all(1)]
+            counters[key][0].add(rows, place)
+            if relative:
+                step = CountFromState.of(sample.action_names, sample.state_names)
+                given = {'actions': rows, 'state': sample.state}
+                counters[key][2].add(step.forward(given)['actions'], place)
             if sample.state is not None:
                 counters[key][1].add(sample.state[None], place)
-    for key, (actions, state) in counters.items():
+    for key, (actions, state, counted) in counters.items():
         statistics = {'actions': quantiles(actions)}
         if state.rows:
             statistics['state'] = quantiles(state)
+        if relative:
+            statistics['relative'] = quantiles(counted)
         found[key] = TrainedRobot(found[key].embodiment, found[key].layout, statistics)
     names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -182,6 +192,12 @@ class Encoder:
             )
         except QwenVlaError as error:
             raise sample.place.refuse('sample', str(error)) from error
+        if self.config.decoder.readout_points:
+            found['points'] = points_of(sample.points, self.config.decoder.readout_points)
+            known = [sample.values.get(n, np.nan) for n in self.config.decoder.readout_values]
+            found['values'] = np.array(known, np.float32)
+            if not self.images:
+                found |= {'told': found['points'], 'told_values': found['values']}
         rows, channels = sample.mask.shape
         found['action_mask'][:rows, :channels] &= sample.mask
         return found

@@ -5,15 +5,17 @@ Noise comes from (seed, draw) alone, so neither the number of processes nor the 
 changes a step, but for rounding.
 """
 
+import contextlib
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -21,8 +23,8 @@ from qwen_vla_ros.model.adapters import PARTS
 from qwen_vla_ros.model.placement import DTYPES
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.losses import Losses
-from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each
-from qwen_vla_ros.train.pointing import pointing_part
+from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each, generator_of
+from qwen_vla_ros.train.pointing import told_of
 from qwen_vla_ros.train.ranks import Ranks, own_rows, shard
 from qwen_vla_ros.train.recipe import Recipe
 from qwen_vla_ros.train.run_state import last_state
@@ -31,7 +33,8 @@ from qwen_vla_ros.train.watch import Tally
 
 BETAS = (0.9, 0.95)
 NOISE = 1  # told apart from the mixture's own draws of the same seed
-LOSSES = ('action', 'text', 'pointing')
+LOSSES = ('action', 'text', 'pointing', 'draft')
+DRAFT_WEIGHT, DRAFT_RATE = 0.5, 0.2  # of the loss; its share of the decoder's rate
 ALONE = Ranks()
 
 
@@ -69,19 +72,13 @@ class StageStep:
             )
         self.recipe, self.model, self.out, self.ranks = recipe, model, out, ranks
         self.device = self.model.device
-        self.losses = Losses(self.model, recipe.trains_backbone, recipe.pointing_weight > 0)
+        self.losses = Losses(self.model, recipe.trains_backbone)
         self.losses.train()
-        if self.losses.pointing is not None:
-            self.losses.pointing.to(self.device)
         self.sharded = ranks.world > 1 and not (recipe.adapters or repeated)
         if self.sharded:
             layers = list(self.model.backbone.model.language_model.layers)
             shard(self.losses, layers, ranks, DTYPES[recipe.dtype])
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        if self.losses.pointing is not None:
-            self.trained |= {
-                f'pointing.{n}': p for n, p in self.losses.pointing.named_parameters()
-            }
         self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS)
         self.average = (
             {n: p.detach().clone() for n, p in self.trained.items()} if recipe.ema else {}
@@ -91,12 +88,15 @@ class StageStep:
     def _groups(self) -> list[dict[str, Any]]:
         """Return parameter groups: VLM and decoder at their rates, decay for matrices only."""
         groups = []
-        for prefix, peak in (
-            ('backbone.', self.recipe.backbone_rate),
-            ('decoder.', self.recipe.decoder_rate),
-            ('pointing.', self.recipe.backbone_rate),
-        ):
-            own = [p for name, p in self.trained.items() if name.startswith(prefix)]
+        recipe = self.recipe
+        parts = {
+            'backbone.': recipe.backbone_rate,
+            'decoder.readout.draft.': DRAFT_RATE * recipe.decoder_rate,
+            'decoder.': recipe.decoder_rate,
+        }
+        left = dict(self.trained)
+        for prefix, peak in parts.items():
+            own = [left.pop(name) for name in list(left) if name.startswith(prefix)]
             for decay, chosen in (
                 (self.recipe.weight_decay, [p for p in own if p.ndim > 1]),
                 (0.0, [p for p in own if p.ndim <= 1]),
@@ -112,7 +112,8 @@ class StageStep:
             [
                 float(sum(t.acting is not None for t in taken)),
                 float(sum(t.answering is not None for t in taken)),
-                float(sum(t.sample.point is not None for t in taken)) if self._points else 0.0,
+                float(sum(bool(t.sample.points) for t in taken)) if self._points else 0.0,
+                float(sum(t.acting is not None for t in taken)) if self._drafts else 0.0,
             ],
             self.device,
         )
@@ -154,7 +155,11 @@ class StageStep:
 
     @property
     def _points(self) -> bool:
-        return self.losses.pointing is not None
+        return bool(self.model.config.decoder.readout_points) and self.recipe.images
+
+    @property
+    def _drafts(self) -> bool:
+        return self.model.config.decoder.readout_draft
 
     def _parts(self, taken: Sequence[Taken]) -> list[Sequence[Taken]]:
         """
@@ -184,28 +189,38 @@ class StageStep:
         batch = collate_mixed(
             self.model, [t.acting for t in acting], [t.answering for t in answering], pictures
         )
-        if self._points:
-            points = [t.sample.point for t in acting]
-            merge = self.model.backbone.model.visual.spatial_merge_size
-            found = pointing_part(points, [t.acting for t in acting], merge)
-            batch |= {key: value.to(self.device) for key, value in found.items()}
         drawn = None
         if acting:
             seeds = [(recipe.seed, NOISE, t.draw, t.sentence) for t in acting]
             drawn = draw_each(self.model, [t.acting for t in acting], recipe.draws, seeds)
+            if 'points' in batch and recipe.told:
+                batch |= self._told(batch, seeds)
         narrow = recipe.dtype != 'float32'
-        with torch.autocast(self.device.type, DTYPES[recipe.dtype], enabled=narrow):
-            action, channel, text, pointed = self.losses(batch, drawn)
+        on_cpu = narrow and self.device.type == 'cpu'
+        # There flash attention takes twice as long back in bfloat16.
+        plain = sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext()
+        with plain, torch.autocast(self.device.type, DTYPES[recipe.dtype], enabled=narrow):
+            action, channel, text, *others = self.losses(batch, drawn)
         text = text[len(acting) :]
         # FSDP takes the mean over processes; ours is the mean over all samples of the step.
-        weights = (recipe.action_weight, recipe.text_weight, recipe.pointing_weight)
+        weights = (recipe.action_weight, recipe.text_weight, recipe.pointing_weight, DRAFT_WEIGHT)
+        losses = (action, text, *others)
         parts = [
             (weight * loss.sum() * self.ranks.world / max(1.0, count))
-            for weight, loss, count in zip(weights, (action, text, pointed), counts, strict=True)
+            for weight, loss, count in zip(weights, losses, counts, strict=True)
         ]
         sum(parts).backward()
         self._tally(acting, action, channel, answering, text)
-        return tuple(float(loss.detach().sum()) for loss in (action, text, pointed))
+        return tuple(float(loss.detach().sum()) for loss in losses)
+
+    def _told(
+        self, batch: Mapping[str, Tensor], seeds: Sequence[tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """Return what the samples are told of their points and values."""
+        rows = zip(batch['points'].cpu(), batch['values'].cpu(), seeds, strict=True)
+        told = [told_of(p, v, self.recipe.told, generator_of(seed)) for p, v, seed in rows]
+        points, values = (torch.stack(part).to(self.device) for part in zip(*told, strict=True))
+        return {'told': points, 'told_values': values}
 
     def _tally(
         self,

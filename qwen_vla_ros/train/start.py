@@ -76,8 +76,9 @@ def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
             f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
             f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
         )
-    robots = find_robots(parts)
-    config = fit_robots(preset(recipe.preset), driven(robots))
+    config = preset(recipe.preset)
+    robots = find_robots(parts, (), config.decoder.joint_actions == 'relative')
+    config = fit_robots(config, driven(robots))
     tokenizer = train_tokenizer(sentences(parts, robots), VOCABULARY, config.inputs.views)
     backbone = with_vocabulary(config.backbone, tokenizer, len(tokenizer))
     torch.manual_seed(recipe.seed)
@@ -106,9 +107,9 @@ def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
     known: list[TrainedRobot] = []
     if (folder / 'statistics.json').is_file() and facts.get('stage') != T2A:
         known = read_robots(folder)
-    robots = find_robots(parts, known)
     # Trained weights are float32, whatever is computed in; frozen ones are narrowed later.
     model = from_pretrained(folder, 'cpu', 'float32')
+    robots = find_robots(parts, known, model.config.decoder.joint_actions == 'relative')
     tokenizer = load_tokenizer(folder)
     model.config = _with_views(
         model, tokenizer, fit_robots(model.config, driven(robots)), recipe.seed

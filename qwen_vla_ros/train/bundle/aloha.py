@@ -18,7 +18,7 @@ from qwen_vla_ros.sim.aloha.vx300s import HandPose, joints_for
 from qwen_vla_ros.sim.aloha.world import VIEWS, AlohaWorld
 from qwen_vla_ros.sim.cameras import SIZE
 from qwen_vla_ros.sim.six_axis import rotation_z
-from qwen_vla_ros.train.bundle.frames import Frame, Taught
+from qwen_vla_ros.train.bundle.frames import POINTS, Frame, Points, Taught, inside, values_of
 from qwen_vla_ros.transforms import ResizeImages
 
 HORIZON, STEP_S = 50, 0.02
@@ -69,7 +69,12 @@ class AlohaMaker:
         for moment, cubes in zip(moments, said, strict=True):
             images = self._pictures(moment)
             taught = tuple(
-                Taught(instruction_for(scene, name, rng), next(actions), self._point(name))
+                Taught(
+                    instruction_for(scene, name, rng),
+                    next(actions),
+                    self._points(name),
+                    values=self._values(name),
+                )
                 for name in (scene.names[cube] for cube in cubes)
             )
             frames.append(Frame(images, moment.q.astype(np.float32), taught))
@@ -86,12 +91,20 @@ class AlohaMaker:
         }
         return self._resize.forward({'images': images})['images']
 
-    def _point(self, name: str) -> tuple[float, float] | None:
-        """Return where in ego a cube is, None where it is hidden or outside."""
-        middle = self._world.object_poses()[name][:3, 3]
-        u, v = self._world.project('ego', middle[None])[0][0] / (SIZE[1], SIZE[0])
-        inside = 0 <= u <= 1 and 0 <= v <= 1 and self._world.sees('ego', name)
-        return (float(u), float(v)) if inside else None
+    def _values(self, name: str) -> dict[str, float]:
+        """Return where a cube is in table, and its turn."""
+        pose = self._world.object_poses()[name]
+        return values_of(pose[:3, 3], float(np.arctan2(pose[1, 0], pose[0, 0])))
+
+    def _points(self, name: str) -> Points:
+        """Return where a cube and the hands are in the pictures, seen or hidden behind an arm."""
+        world, found = self._world, dict.fromkeys(POINTS)
+        middle = world.object_poses()[name][None, :3, 3]
+        for view in self.views:
+            found[f'{view}/target'] = inside(world.project(view, middle))
+        for side, tip in zip(('left', 'right'), world.tip_positions(), strict=True):
+            found[f'ego/{side}_hand'] = inside(world.project('ego', tip[None]))
+        return found
 
 
 def _render_size(size: tuple[int, int]) -> tuple[int, int]:

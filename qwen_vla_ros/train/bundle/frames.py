@@ -6,13 +6,40 @@ A family is a Maker; its episodes come from their seeds alone. Seeds below 1,000
 evaluation, from HELD_OUT on for held-out figures, from TRAINING on for training.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from qwen_vla_ros.sim.cameras import SIZE
+
 TRAINING, HELD_OUT = 10_000_000, 2_500_000
+# Where things are in the pictures, by view (model/readout.py): what the sentence is about, what it
+# is put at, and the hands.
+POINTS = (
+    'ego/target',
+    'ego/reference',
+    'ego/left_hand',
+    'ego/right_hand',
+    'cam_left_wrist/target',
+    'cam_right_wrist/target',
+)
+Points = Mapping[str, tuple[float, float] | None]
+# Where they are in the robot's own frame, and the target's turn (a block looks the same every
+# quarter): arms and traces in base_link or table, in REACH_M; a base from itself, in m.
+VALUES = (
+    'target_x',
+    'target_y',
+    'target_z',
+    'target_cos4',
+    'target_sin4',
+    'reference_x',
+    'reference_y',
+    'reference_z',
+)
+REACH_M = 0.1
 
 
 @dataclass(frozen=True)
@@ -21,15 +48,16 @@ class Taught:
     One sentence about a picture, and what follows from it.
 
     actions: float32 [H, A] in the order of the layout's names, row h the command for the
-    picture's instant + h * step (row 0: where the robot is); [0, 0] for a question. point: where
-    in `ego` the thing lies that the sentence is about first, (u, v) in 0..1 from the upper left
-    corner; None where it is not in the picture. text: what the language head answers, or ''
+    picture's instant + h * step (row 0: where the robot is); [0, 0] for a question. points: some
+    of POINTS, each (u, v) in 0..1 from its picture's upper left corner, None where it is not in
+    the picture; values: some of VALUES. text: what the language head answers, or ''
     """
 
     instruction: str
     actions: np.ndarray
-    point: tuple[float, float] | None = None
+    points: Points = field(default_factory=dict)
     text: str = ''
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,3 +78,22 @@ class Maker(Protocol):
 
     def episode(self, seed: int) -> list[Frame]:
         """Return the frames of a seed, always the same ones."""
+
+
+def inside(projected: tuple[np.ndarray, np.ndarray]) -> tuple[float, float] | None:
+    """Return what a camera's project() says of one place as (u, v) in 0..1; None: not in sight."""
+    u, v = projected[0][0] / (SIZE[1], SIZE[0])
+    return (float(u), float(v)) if 0 <= u <= 1 and 0 <= v <= 1 else None
+
+
+def values_of(
+    target: Sequence[float], yaw: float | None = None, reference: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Return VALUES of places [3] in m of an arm's frame and the target's turn in rad."""
+    found = {f'target_{axis}': x / REACH_M for axis, x in zip('xyz', target, strict=True)}
+    if yaw is not None:
+        found |= {'target_cos4': math.cos(4 * yaw), 'target_sin4': math.sin(4 * yaw)}
+    if reference is not None:
+        near = zip('xyz', reference, strict=True)
+        found |= {f'reference_{axis}': x / REACH_M for axis, x in near}
+    return {name: float(value) for name, value in found.items()}

@@ -81,7 +81,12 @@ def _taught(
     said, with_room = _sentence(teacher.house, goal, rng)
     rows = teacher.rows(pose, state, Asked(goal, with_room), seen, rng)
     part = seen.shows(goal)
-    return Taught(said, rows.astype(np.float32), part.point if part else None)
+    points, values = {'ego/target': part.point if part else None}, {}
+    if part and goal.piece:
+        piece = teacher.house.piece(goal.piece)
+        x, y, _ = joined(inverted(pose), (piece.x, piece.y, 0.0))
+        values = {'target_x': float(x), 'target_y': float(y)}
+    return Taught(said, rows.astype(np.float32), points, values=values)
 
 
 def _goals(house: House, rng: np.random.Generator) -> list[Goal]:

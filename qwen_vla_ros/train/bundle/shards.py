@@ -4,7 +4,8 @@ Frames of a family on disk: rendered in parallel, read back as episodes.
 A shard is one .npz (numpy arrays only, read without pickle) of EPISODES_A_SHARD seeds:
   episode int32 [F]   view.NAME uint8 [F, h, w, 3]   state float32 [F, S]   of each frame
   frame int32 [N]     instruction str [N]   text str [N]   actions float32 [N, H, A]
-  point float32 [N, 2] (NaN: not in the picture)           of each sentence
+  points float32 [N, P, 2] of POINTS (NaN: not in the picture; inf: not told)   of each sentence
+  values float32 [N, V] of VALUES (NaN: there is none)     of each sentence
 Shades are varied frame by frame as they are written: another camera has another exposure.
 """
 
@@ -24,7 +25,7 @@ from qwen_vla_ros.data.sample import Place, Sample, spoken
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.batches import augmented
-from qwen_vla_ros.train.bundle.frames import Frame, Maker
+from qwen_vla_ros.train.bundle.frames import POINTS, VALUES, Frame, Maker, Points
 
 EPISODES_A_SHARD = 10
 Sizes = Mapping[str, tuple[int, int]]
@@ -105,13 +106,21 @@ def _arrays(frames: Sequence[tuple[int, Frame]]) -> dict[str, np.ndarray]:
         'instruction': np.array([item.instruction for _, item in taught]),
         'text': np.array([item.text for _, item in taught]),
         'actions': np.stack([item.actions for _, item in taught]).astype(np.float32),
-        'point': np.array([item.point or (np.nan, np.nan) for _, item in taught], np.float32),
+        'points': np.array([_points(item.points) for _, item in taught], np.float32),
+        'values': np.array(
+            [[item.values.get(name, np.nan) for name in VALUES] for _, item in taught], np.float32
+        ),
     }
     for view in frames[0][1].images:
         found[f'view.{view}'] = np.stack([frame.images[view] for _, frame in frames])
     if frames[0][1].state is not None:
         found['state'] = np.stack([frame.state for _, frame in frames]).astype(np.float32)
     return found
+
+
+def _points(told: Points) -> list[tuple[float, float]]:
+    """Return POINTS in order; NaN and inf as the module tells."""
+    return [(told[n] or (np.nan, np.nan)) if n in told else (np.inf, np.inf) for n in POINTS]
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,9 @@ class ShardEpisodes:
         words, text = str(data['instruction'][row]), str(data['text'][row])
         if self.embodiment is None:
             return spoken(place, images, words, text)
-        actions, point = data['actions'][row], data['point'][row]
+        actions = data['actions'][row]
+        values = dict(zip(VALUES, data['values'][row].astype(float).tolist(), strict=True))
+        points = dict(zip(POINTS, data['points'][row].astype(float).tolist(), strict=True))
         return Sample(
             place=place,
             images=images,
@@ -179,7 +190,12 @@ class ShardEpisodes:
             state=data['state'][picture] if 'state' in data else None,
             state_names=self.embodiment.state_names if 'state' in data else (),
             text=text,
-            point=None if np.isnan(point).any() else (float(point[0]), float(point[1])),
+            points={
+                name: (u, v) if np.isfinite(u) else None
+                for name, (u, v) in points.items()
+                if not np.isinf(u)
+            },
+            values={name: value for name, value in values.items() if np.isfinite(value)},
         )
 
     def same_picture(self, episode: int, frame: int) -> np.ndarray:

@@ -3,7 +3,7 @@ The bundled checkpoint: one set of weights for every family, by the stages of th
 
   see   a model that begins from nothing first learns to see (train/runs.py `small`: the named
         block in the picture); it stands in for the released VLM that other sizes begin with
-  t2a   words to motion, without pictures; the decoder alone
+  t2a   words to motion, without pictures: first the draft alone (drafting.py), then the decoder
   cpt   all families, everything trains
   sft   the same families, weighed by what a robot is asked to do
   rl    train/rl_loop.py from there (`qwen-vla train rl --world tasks`)
@@ -23,6 +23,7 @@ import torch
 from qwen_vla_ros.data.sample import Episodes
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.action_decoder import ActionDecoder
 from qwen_vla_ros.model.checkpoint import (
     from_pretrained,
     load_tokenizer,
@@ -32,7 +33,8 @@ from qwen_vla_ros.model.checkpoint import (
 from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
 from qwen_vla_ros.model.processor import train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
-from qwen_vla_ros.train.bundle.frames import TRAINING
+from qwen_vla_ros.train.bundle.drafting import fit_draft
+from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING, VALUES
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.demo_data import ArrayEpisodes, kept, make_words
@@ -50,52 +52,73 @@ SIZES = {
     'cam_right_wrist': (48, 64),
 }
 VOCABULARY = 768
+READOUT = {
+    'readout_points': POINTS,
+    'readout_values': VALUES,
+    'readout_queries': 8,
+    'readout_draft': True,
+    'joint_actions': 'relative',
+}
+DRAFT_STEPS = 7000
+# family -> how often the draft learns from each of its sets
+DRAFTED = {
+    'robot manipulation': 0.55,
+    'bimanual manipulation': 0.25,
+    'navigation': 0.1,
+    'synthetic': 0.05,
+}
 # family of the mixture -> its sets: maker, episodes, share
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
-    'robot manipulation': (('tabletop:Tabletop', 2200), ('aloha:AlohaMaker', 700)),
+    'robot manipulation': (('tabletop:Tabletop', 3200),),
+    'bimanual manipulation': (('aloha:AlohaMaker', 900),),
     'navigation': (('rooms:RoomsMaker', 250),),
     'synthetic': (('traces:Trace2DMaker', 250), ('traces:Trace3DMaker', 250)),
     'vision-language': (('questions:QuestionsMaker', 500),),
 }
 SCRATCH = {
     'preset': 'small',
-    'backbone_rate': 6e-4,
+    'backbone_rate': 4e-4,
     'decoder_rate': 1e-3,
     'warm_up': 50,
-    'batch': 36,
-    'draws': 2,
+    'batch': 24,
+    'draws': 1,
     'sentences': 3,
-    'pointing_weight': 0.3,
+    'pointing_weight': 1.0,
+    'dtype': 'bfloat16',
 }
 RECIPES = (
     Recipe(
         T2A,
-        **{**SCRATCH, 'backbone_rate': 0.0, 'sentences': 1, 'pointing_weight': 0.0},
-        steps=300,
+        **{**SCRATCH, 'backbone_rate': 0.0, 'sentences': 1, 'batch': 48},
+        steps=200,
         text_weight=0.0,
+        told=1.0,
         distribution='logit_normal',
         images=False,
         whole=True,
-        families={'synthetic': 0.5, 'real': 0.5},
+        families={'synthetic': 0.1, 'real': 0.9},
     ),
     Recipe(
         CPT,
         **SCRATCH,
-        steps=1500,
+        steps=1350,
+        told=0.4,
         families={
-            'robot manipulation': 70,
-            'navigation': 12,
-            'synthetic': 8,
-            'vision-language': 10,
+            'robot manipulation': 52,
+            'bimanual manipulation': 26,
+            'navigation': 11,
+            'synthetic': 5,
+            'vision-language': 6,
         },
     ),
     Recipe(
         SFT,
-        **{**SCRATCH, 'backbone_rate': 2e-4, 'decoder_rate': 5e-4, 'pointing_weight': 0.1},
-        steps=500,
+        **{**SCRATCH, 'backbone_rate': 2e-4, 'decoder_rate': 5e-4},
+        steps=1150,
         families={
-            'robot manipulation': 80,
-            'navigation': 12,
+            'robot manipulation': 54,
+            'bimanual manipulation': 28,
+            'navigation': 10,
             'synthetic': 4,
             'vision-language': 4,
         },
@@ -133,7 +156,7 @@ def stage_sets(stage: str, sets: Sequence[DataSet], folder: Path) -> list[DataSe
     real = [
         DataSet('real', data.episodes, data.training, data.held_out)
         for data in sets
-        if data.family in ('robot manipulation', 'navigation')
+        if data.family not in ('synthetic', 'vision-language')
     ]
     return [DataSet.of('synthetic', words), *real]
 
@@ -147,7 +170,7 @@ def begin(before: Path, sets: Sequence[DataSet], first: bool) -> Start:
     """
     parts = [data.training for data in sets]
     model, tokenizer = from_pretrained(before, 'cpu', 'float32'), load_tokenizer(before)
-    robots = find_robots(parts, () if first else read_robots(before))
+    robots = find_robots(parts, () if first else read_robots(before), relative=True)
     if first:
         tokenizer = _with_words(model, tokenizer, parts, robots)
     return Start(model.train(), tokenizer, robots, before, not first)
@@ -157,13 +180,14 @@ def _with_words(
     model: QwenVLA, tokenizer: Any, parts: Sequence[Episodes], robots: Mapping[Key, Any]
 ) -> Any:
     """
-    Give a model the views, the horizon and a tokenizer of the families' own words.
+    Give a model the views, the horizon, a readout and a tokenizer of the families' own words.
 
     A token that the former tokenizer had keeps its embedding; a new one begins as the mean of
     what the former made of it. Return the tokenizer.
     """
     config = fit_robots(model.config, driven(robots))
     inputs = replace(config.inputs, image_sizes=dict(SIZES))
+    decoder = replace(config.decoder, **READOUT)
     words = train_tokenizer(sentences(parts, robots), VOCABULARY, inputs.views)
     old, known = (
         model.backbone.get_input_embeddings().weight.detach().clone(),
@@ -181,8 +205,29 @@ def _with_words(
                 pieces = tokenizer(text, add_special_tokens=False)['input_ids']
                 weight[row] = old[pieces].mean(0)
     backbone = with_vocabulary(config.backbone, words, len(words))
-    model.config = replace(config, inputs=inputs, backbone=backbone)
+    model.config = replace(config, inputs=inputs, backbone=backbone, decoder=decoder)
+    former = model.decoder.state_dict()
+    model.decoder = ActionDecoder(decoder, old.shape[1], tuple(SIZES))
+    model.decoder.load_state_dict(former, strict=False)  # the readout is new
+    for part in (model.decoder.action_out[2].weight, model.decoder.action_out[2].bias):
+        torch.nn.init.zeros_(part)  # what it adds to the draft
     return words
+
+
+def run_draft(before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE) -> Path:
+    """Train the readout's draft, the first part of T2A, and return its checkpoint."""
+    done = out / 'draft' / 'checkpoint'
+    if ranks.first and not done.is_dir():
+        begun = begin(before, sets, True)
+        parts = {s.episodes.source: s.episodes for s in sets if s.family in DRAFTED}
+        shares = {s.episodes.source: DRAFTED[s.family] for s in sets if s.family in DRAFTED}
+        seconds = fit_draft(begun, parts, shares, DRAFT_STEPS, out / 'draft')
+        facts = {'stage': T2A, 'text': None, 'optimisation_seconds': seconds}
+        robots = list(begun.robots.values())
+        save_checkpoint(done, begun.model, begun.tokenizer, robots, facts)
+        draw_log(out / 'draft' / 'log.jsonl', out / 'draft' / 'curves.png')
+    ranks.gathered(None)
+    return done
 
 
 def run_stage(
@@ -191,7 +236,6 @@ def run_stage(
     sets: Sequence[DataSet],
     out: Path,
     command: str,
-    first: bool,
     ranks: Ranks = ALONE,
 ) -> Path | None:
     """Train one stage to its end and return its checkpoint; None when a signal stopped it."""
@@ -199,7 +243,7 @@ def run_stage(
     done = folder / 'checkpoint'
     if done.is_dir():
         return done
-    begun = begin(before, sets, first)
+    begun = begin(before, sets, False)
     model = begun.model
     flow = replace(model.config.flow, distribution=recipe.distribution)
     model.config = replace(model.config, flow=flow)
@@ -235,9 +279,9 @@ def train_bundled(
         sets = load_sets(out / 'data', workers, scale) if ranks.first else []
         ranks.gathered(None)
         sets = sets or load_sets(out / 'data', workers, scale)
-        before: Path | None = init
-        for number, recipe in enumerate(recipes):
-            before = run_stage(recipe, before, sets, out, command, number == 0, ranks)
+        before: Path | None = run_draft(init, sets, out, ranks)
+        for recipe in recipes:
+            before = run_stage(recipe, before, sets, out, command, ranks)
             if before is None:
                 return None
             if ranks.first:

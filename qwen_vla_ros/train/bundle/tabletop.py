@@ -8,7 +8,7 @@ noisy, it begins anywhere (also with a thing in its hand) and changes its mind. 
 labelled from the true state, for the task under way and for others that its picture allows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,19 +17,19 @@ from qwen_vla_ros.sim.scene import instruction_for
 from qwen_vla_ros.sim.tasks.environment import TasksEnv
 from qwen_vla_ros.sim.tasks.goals import KINDS, PICK, PLACE, PUSH, STACK
 from qwen_vla_ros.sim.tasks.reactive import Task, Thing, chunk, things_of
-from qwen_vla_ros.sim.world import SIZE, VIEWS, TabletopWorld
-from qwen_vla_ros.train.bundle.frames import Frame, Taught
+from qwen_vla_ros.sim.world import VIEWS, TabletopWorld
+from qwen_vla_ros.train.bundle.frames import POINTS, Frame, Points, Taught, inside, values_of
 from qwen_vla_ros.train.bundle.tabletop_starts import put_somewhere
 from qwen_vla_ros.train.bundle.tabletop_tasks import drawn, possible_tasks, sentence_of
 from qwen_vla_ros.train.demonstrations import DemonstrationPlan, start_posture, walk
 from qwen_vla_ros.transforms import ResizeImages
 
 HORIZON = 16
-TOUCH_SHARE = 0.35
+TOUCH_SHARE = 0.2
 TOUCH_FRAMES = 6
 ROWS = 26  # of a walk
 KEPT_HIGH, KEPT_LOW, LOW_M = 0.22, 0.55, 0.075  # share of rows that become frames
-KIND_SHARES = {PICK: 0.2, PLACE: 0.19, PUSH: 0.42, STACK: 0.19}  # of the first tasks
+KIND_SHARES = {PICK: 0.28, PLACE: 0.15, PUSH: 0.42, STACK: 0.15}  # of the first tasks
 CHANGE = 0.03  # chance a row of another task
 STILL_ROWS, STILL_RAD = 3, 0.006  # after so long at rest there is another task
 PLACE_ERROR_M, YAW_ERROR_RAD = 0.006, 0.1  # of what a walk's teacher is told
@@ -68,7 +68,7 @@ class Tabletop:
             world.set_posture(posture)
             chunks = expert_chunk(posture, places, HORIZON).astype(np.float32)
             taught = tuple(
-                Taught(instruction_for(item, rng), rows, _point(world, item.position))
+                _said_of(world, instruction_for(item, rng), rows, item.position)
                 for item, rows in zip(scene.objects, chunks, strict=True)
             )
             frames.append(self._frame(world, taught))
@@ -119,10 +119,13 @@ class Tabletop:
         found = (drawn([one for one in possible if one.kind == kind], rng) for kind in others)
         chosen = [task, *(one for one in found if one is not None)]
         return tuple(
-            Taught(
+            _said_of(
+                self._env.world,
                 sentence_of(one, rng),
                 chunk(joints, things, one, HORIZON).astype(np.float32),
-                _point(self._env.world, things[one.target][:3]),
+                things[one.target][:3],
+                things[one.target].yaw,
+                things[one.reference][:3] if one.reference else None,
             )
             for one in chosen
         )
@@ -144,7 +147,29 @@ def _mistaken(thing: Thing, error: np.ndarray) -> Thing:
     return thing._replace(x=thing.x + x, y=thing.y + y, yaw=thing.yaw + yaw)
 
 
-def _point(world: TabletopWorld, place: tuple[float, ...]) -> tuple[float, float] | None:
-    """Return where a place [3] is in `ego`, 0..1; None outside the picture."""
-    u, v = world.project('ego', np.array([place]))[0][0] / SIZE[::-1]
-    return (float(u), float(v)) if 0 <= u <= 1 and 0 <= v <= 1 else None
+def _said_of(
+    world: TabletopWorld,
+    words: str,
+    rows: np.ndarray,
+    target: Sequence[float],
+    yaw: float | None = None,
+    reference: Sequence[float] | None = None,
+) -> Taught:
+    points = points_of(world, target, reference)
+    return Taught(words, rows, points, values=values_of(target, yaw, reference))
+
+
+def points_of(
+    world: TabletopWorld, target: Sequence[float], reference: Sequence[float] | None = None
+) -> Points:
+    """Return where places [3] in base_link and the hand are in the pictures."""
+    found = dict.fromkeys(POINTS)
+    for name, view, place in (
+        ('ego/target', 'ego', target),
+        ('ego/reference', 'ego', reference),
+        ('ego/right_hand', 'ego', world.tip_position()),
+        ('cam_right_wrist/target', 'cam_right_wrist', target),
+    ):
+        if place is not None:
+            found[name] = inside(world.project(view, np.array([place])))
+    return found

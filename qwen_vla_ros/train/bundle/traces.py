@@ -15,7 +15,7 @@ from qwen_vla_ros.sim import arm
 from qwen_vla_ros.sim.cameras import SIZE
 from qwen_vla_ros.sim.expert import expert_chunk
 from qwen_vla_ros.sim.world import TabletopWorld
-from qwen_vla_ros.train.bundle.frames import Frame, Taught
+from qwen_vla_ros.train.bundle.frames import Frame, Points, Taught, inside, values_of
 from qwen_vla_ros.train.demonstrations import DemonstrationPlan, start_posture, walk
 
 VIEW, LAYOUT = 'ego', 'trace'
@@ -43,14 +43,23 @@ class Trace2DMaker:
         for posture in walk(rng, start_posture(rng, np.array(scene.posture)), xyz, plan):
             world.set_posture(posture)
             traces = self.traces(world, tip_ways(posture, xyz))
-            points = in_picture(world, xyz)
             taught = tuple(
-                Taught(said(name, rng), trace.astype(np.float32), (float(u), float(v)))
-                for name, trace, (u, v) in zip(scene.names, traces, points, strict=True)
+                Taught(
+                    said(name, rng),
+                    trace.astype(np.float32),
+                    self.points(world, place),
+                    values=values_of(place),
+                )
+                for name, trace, place in zip(scene.names, traces, xyz, strict=True)
             )
             image = world.render(VIEW, self._size)
             frames.append(Frame({VIEW: image}, posture.astype(np.float32), taught))
         return frames
+
+    def points(self, world: TabletopWorld, target: np.ndarray) -> Points:
+        """Return where a place [3] in base_link and the hand are in the picture."""
+        places = {'ego/target': target, 'ego/right_hand': world.tip_position()}
+        return {name: inside(world.project(VIEW, at[None])) for name, at in places.items()}
 
     def traces(self, world: TabletopWorld, ways: np.ndarray) -> np.ndarray:
         """Return what is taught of ways [N, H, 3] in m in base_link."""
