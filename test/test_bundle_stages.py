@@ -19,7 +19,7 @@ SIZES = {'ego': (96, 128), 'cam_right_wrist': (48, 64)}
 
 
 class GreyMaker:
-    """Grey tables: 'lift it' raises the shoulder, 'lower it' lowers it."""
+    """Grey tables: 'lift' raises the shoulder, 'lower' lowers it."""
 
     embodiment, layout, views = 'widowx', 'abs_joint', ('ego', 'cam_right_wrist')
 
@@ -36,7 +36,7 @@ class GreyMaker:
             images = {v: np.full((*size, 3), shade, np.uint8) for v, size in self.sizes.items()}
             state = np.array([0, 0, 0, 0, 1.2, 0, 0.02], np.float32)
             taught = []
-            for sign, words in ((1, 'lift it'), (-1, 'lower it')):
+            for sign, words in ((1, 'lift the red block'), (-1, 'lower the blue can')):
                 rows = np.tile(state, (16, 1))
                 rows[:, 1] += sign * np.linspace(0, 0.3, 16)
                 points = {'ego/target': (0.25, 0.75) if sign > 0 else None}
@@ -75,7 +75,7 @@ def test_sentences_of_one_picture_belong_together(tmp_path, grey):
     assert episodes.same_picture(1, 2).tolist() == [3]
     one, other = episodes.sample(1, 2), episodes.sample(1, 3)
     assert (one.images['ego'] == other.images['ego']).all()
-    assert (one.instruction, other.instruction) == ('lift it', 'lower it')
+    assert (one.instruction, other.instruction) == ('lift the red block', 'lower the blue can')
     assert (one.points, other.points) == ({'ego/target': (0.25, 0.75)}, {'ego/target': None})
     assert one.actions[-1, 1] == pytest.approx(0.3)
 
@@ -87,6 +87,7 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     }
     monkeypatch.setattr(stages, 'SETS', sets)
     monkeypatch.setattr(stages, 'DRAFT_STEPS', 30)
+    monkeypatch.setattr(stages, 'SIGHT_STEPS', 12)
     short = [
         replace(recipe, steps=2, batch=6, families=dict.fromkeys(families, 1.0))
         for recipe, families in zip(
@@ -107,6 +108,8 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     drafted = [json.loads(line) for line in (tmp_path / 'draft' / 'log.jsonl').open()]
     assert len(drafted) == 30 and drafted[-1]['draft'] < 0.5 * drafted[0]['draft']
     assert 0 < drafted[-1]['held_out']['grey']['error_share'] < 0.5
+    sight = [json.loads(line) for line in (tmp_path / 'sight' / 'log.jsonl').open()]
+    assert len(sight) == 12 and sight[-1]['pointing'] < 0.8 * sight[0]['pointing']
     assert '"pointing"' not in logs[0] and '"draft"' in logs[0]
     assert '"pointing"' in logs[1] and '"text"' in logs[1] and '"action"' in logs[1]
     # What is there is not trained again.

@@ -99,7 +99,7 @@ def test_padding_and_company_change_nothing():
     together = model.sample_actions(model.collate(items), noise=noise)
     for index, item in enumerate(items):
         alone = model.sample_actions(model.collate([item]), noise=noise[index : index + 1])
-        torch.testing.assert_close(together[index : index + 1], alone, atol=2e-5, rtol=0)
+        torch.testing.assert_close(together[index : index + 1], alone, atol=1e-4, rtol=0)
 
 
 def test_the_engine_gives_what_the_model_gives():
@@ -139,6 +139,23 @@ def test_what_is_told_stands_in_for_what_is_seen_and_inf_leaves_it():
     told[0, 1] = torch.tensor([0.2, 0.2])
     changed = (model.context({**silent, 'told': told}).tokens_BTD - seen).abs().amax(-1)[0] > 1e-6
     assert changed.tolist()[:5] == [False, True, False, True, True]  # that point, and the geometry
+
+
+def test_where_the_blocks_add_nothing_every_noise_ends_at_the_draft():
+    model = build()
+    for part in (model.decoder.action_out[2].weight, model.decoder.action_out[2].bias):
+        torch.nn.init.zeros_(part)
+    items = [sample(0), sample(1)]
+    batch = model.collate(items)
+    draft = model.context(batch).drafted(16) * batch['action_mask']
+    for seed in (0, 1):
+        noise = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(
+            model.sample_actions(batch, noise=noise), draft, atol=1e-5, rtol=0
+        )
+    assert draft.abs().mean() > 0.01
+    longer = model.context(batch).drafted(20)
+    assert torch.equal(longer[:, 15:], longer[:, 15:16].expand(-1, 5, -1))
 
 
 def test_pointing_is_learnt_and_so_is_that_there_is_nothing():

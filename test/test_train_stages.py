@@ -61,8 +61,8 @@ def test_a_mixed_batch_has_the_losses_of_its_halves(tmp_path):
     acting = [t.acting for t in taken]
     answering = [t.answering for t in taken if t.answering]
     drawn = draw_each(one.model, acting, 2, [(0, t.draw) for t in taken])
-    action, _, text, _ = one.losses(collate_mixed(one.model, acting, answering), drawn)
-    alone, channel, _, _ = one.losses(collate_mixed(one.model, acting, ()), drawn)
+    action, _, text, *_ = one.losses(collate_mixed(one.model, acting, answering), drawn)
+    alone, channel, *_ = one.losses(collate_mixed(one.model, acting, ()), drawn)
     torch.testing.assert_close(action, alone, atol=1e-5, rtol=1e-4)
     words = collate_mixed(one.model, (), answering)
     torch.testing.assert_close(text[len(acting) :], text_loss(one.model, words), atol=1e-5, rtol=0)

@@ -147,7 +147,8 @@ def text_loss(model: QwenVLA, batch: Mapping[str, Tensor]) -> Tensor:
 
 def answer_losses(model: QwenVLA, hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """Return text_loss() of hidden states that are already there; 0 for rows without answer."""
-    hidden_NC = hidden_BTC.flatten(0, 1)[batch['answer_index']]
+    width = model.backbone.config.text_config.hidden_size  # a readout's states are wider
+    hidden_NC = hidden_BTC[..., :width].flatten(0, 1)[batch['answer_index']]
     losses_N = _cross_entropy(model.backbone.lm_head, hidden_NC, batch['answer_ids'])
     sums = losses_N.new_zeros(len(hidden_BTC)).index_add(0, batch['answer_row'], losses_N)
     counts = torch.zeros_like(sums).index_add(0, batch['answer_row'], torch.ones_like(losses_N))

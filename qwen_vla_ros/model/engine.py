@@ -164,13 +164,15 @@ class Engine:
             known = memory[0].shape[1]
             past = PromptState(list(zip(memory[1::2], memory[2::2], strict=True)))
             masks = {**UNPADDED, 'full_attention': _causal(ids.shape[1], known, ids.device)}
+        embedded = model.embed(batch, features)
         hidden = model.backbone.model.language_model(
-            inputs_embeds=model.embed(batch, features),
+            inputs_embeds=embedded,
             position_ids=position[..., known:],
             attention_mask=masks,
             past_key_values=past,
             use_cache=past is not None,
         ).last_hidden_state
+        hidden = model.joined(hidden, embedded)
         if memory:
             hidden = torch.cat((memory[0], hidden), dim=1)
         parts = {'position_ids': position, 'attention_mask': padding, 'state': state}
@@ -189,15 +191,16 @@ class Engine:
         key = samples[0]['input_ids'][:known].tobytes()
         if self._prompt is None or self._prompt[0] != key:
             state = PromptState()
+            embedded = self.model.embed({'input_ids': batch['input_ids'][:, :known]}, None)
             hidden = self.model.backbone.model.language_model(
-                inputs_embeds=self.model.embed({'input_ids': batch['input_ids'][:, :known]}, None),
+                inputs_embeds=embedded,
                 position_ids=batch['position_ids'][..., :known],
                 attention_mask=UNPADDED,
                 past_key_values=state,
                 use_cache=True,
             ).last_hidden_state
             state.finish()
-            self._prompt = (key, hidden, state)
+            self._prompt = (key, self.model.joined(hidden, embedded), state)
         else:
             self.counts['prompts_reused'] += 1
         return self._prompt[1:]

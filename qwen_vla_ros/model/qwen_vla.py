@@ -69,7 +69,7 @@ class QwenVLA(nn.Module):
         return batch, self.config.decoder.horizon, self.config.decoder.action_dim
 
     def encode(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the backbone's last hidden states [B, T, C] (paper 2.4, after the final norm)."""
+        """Return the backbone's last hidden states [B, T, C] (paper 2.4), or see joined()."""
         features = self.see(batch) if 'pixel_values' in batch else None
         return self.read(batch, features)
 
@@ -89,12 +89,20 @@ class QwenVLA(nn.Module):
 
     def read(self, batch: Mapping[str, Tensor], features: Tensor | None) -> Tensor:
         """Return the language model's hidden states [B, T, C] over text and visual tokens."""
-        return self.backbone.model.language_model(
-            inputs_embeds=self.embed(batch, features),
+        x_BTC = self.embed(batch, features)
+        hidden = self.backbone.model.language_model(
+            inputs_embeds=x_BTC,
             position_ids=batch['position_ids'],
             attention_mask=batch.get('attention_mask', UNPADDED),
             use_cache=False,
         ).last_hidden_state
+        return self.joined(hidden, x_BTC)
+
+    def joined(self, hidden_BTC: Tensor, x_BTC: Tensor) -> Tensor:
+        """Return the states; for a readout [B, T, 2C], with what went into the language model."""
+        if not self.config.decoder.readout_points:
+            return hidden_BTC
+        return torch.cat((hidden_BTC, x_BTC.to(hidden_BTC.dtype)), -1)
 
     def embed(self, batch: Mapping[str, Tensor], features: Tensor | None) -> Tensor:
         """Return [B, T, C]: embedded text with the visual tokens in their places."""

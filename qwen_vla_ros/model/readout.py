@@ -34,6 +34,7 @@ VALUE_WAVES = 5  # of a value: 16 to 1
 GLANCE, LAYERS = 32, 384  # widths of the estimate: what a point shows, and its layers
 GEOMETRY = 2  # tokens
 DRAFT, DRAFT_LAYERS = 768, 4
+KEY = 64
 BEFORE_IMAGE = 2  # tokens: its view's, and that an image begins
 VALUE_SCALE = 4.0  # usual size of a value
 HEADS = 4
@@ -80,8 +81,16 @@ class Readout(nn.Module):
         count, values = len(points), len(config.readout_values)
         self.state_dim = config.state_dim if config.state_input == 'continuous' else 0
         features = 2 + 4 * WAVES
+        # One word of fifty hardly moves the mean of a prompt: sight.py sets these to its spread.
+        self.words_middle = nn.Parameter(torch.zeros(2 * backbone_width))
+        self.words_scale = nn.Parameter(torch.ones(2 * backbone_width))
+        self.ask = nn.Linear(2 * backbone_width, count * KEY)
+        self.key = nn.Linear(backbone_width, KEY)
         self.places = nn.Linear(backbone_width, 3 * count)
-        self.missing = nn.Linear(backbone_width, count)
+        self.missing = nn.Linear(2 * backbone_width, count)
+        self.told_by_states = nn.Linear(backbone_width, count)
+        nn.init.zeros_(self.told_by_states.weight)  # sight (train/bundle) comes before it
+        nn.init.zeros_(self.told_by_states.bias)
         self.where = _mlp(features, width, width)
         self.what = nn.Linear(backbone_width, width)
         nn.init.zeros_(self.what.weight)  # T2A knows the places alone; what is there comes later
@@ -102,25 +111,47 @@ class Readout(nn.Module):
         self.keys_values = nn.Linear(backbone_width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def find(self, hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Found:
-        """Return where the points are; batch: token_view and token_place, see token_places()."""
-        out = self.places(hidden_BTC).float().unflatten(-1, (-1, 3))
+    def find(
+        self,
+        seen_BTC: Tensor,
+        words_B2C: Tensor,
+        state_BS: Tensor | None,
+        batch: Mapping[str, Tensor],
+        states_BTC: Tensor | None = None,
+    ) -> tuple[Found, Tensor]:
+        """
+        Return where the points are with the values that follow, and the share of each token.
+
+        seen: what went into the language model, of which only visual tokens count; words: see
+        words_of(); states: what came out of it. batch: token_view, token_place.
+        """
+        out = self.places(seen_BTC).float().unflatten(-1, (-1, 3))
+        words_B2C = (words_B2C - self.words_middle) * self.words_scale
+        asked = self.ask(words_B2C).unflatten(-1, (-1, KEY))
+        logits = out[..., 0].transpose(1, 2) + asked.float() @ self.key(seen_BTC).float().mT / 8
+        if states_BTC is not None:
+            logits = logits + self.told_by_states(states_BTC).float().transpose(1, 2)
         own_BPT = batch['token_view'][:, None] == self.view[None, :, None]
-        logits = out[..., 0].transpose(1, 2).masked_fill(~own_BPT, -torch.inf)
-        nowhere = self.missing(_last(hidden_BTC, batch.get('attention_mask'))).float()
-        logits = torch.cat((logits, nowhere[..., None]), -1)
+        logits = logits.masked_fill(~own_BPT, -torch.inf)
+        logits = torch.cat((logits, self.missing(words_B2C).float()[..., None]), -1)
         share_BPT = logits.softmax(-1)[..., :-1]
         middle, cell = batch['token_place'].split(2, -1)
         place_BTP2 = middle[:, :, None] + out[..., 1:].tanh() * cell[:, :, None]
         seen = share_BPT.sum(-1)
+        share_BPT = share_BPT / seen[..., None].clamp(min=1e-3)
         place = torch.einsum('bpt,btpc->bpc', share_BPT, place_BTP2)
-        return Found(logits, place / seen[..., None].clamp(min=1e-3), seen)
+        found = Found(logits, place, seen)
+        if self.values:
+            found = self._estimated(found, share_BPT.to(seen_BTC.dtype) @ seen_BTC, state_BS)
+        return found, share_BPT
 
     def forward(
         self, hidden_BTC: Tensor, state_BS: Tensor | None, batch: Mapping[str, Tensor]
     ) -> tuple[Tensor, Found | None, Tensor | None]:
         """
         Return the tokens, what was found (None without pictures), and a draft [B, H, K] or None.
+
+        hidden [B, T, 2C]: the language model's states, then what went into it.
 
         batch: attention_mask where samples were padded; token_view and token_place of pictures
         (see find); told float32 [B, P, 2] and told_values [B, V]: what counts instead, NaN: not in
@@ -131,14 +162,11 @@ class Readout(nn.Module):
             place, seen = told.nan_to_num(0.5, 0.5, 0.5), told.isfinite().all(-1).float()
         elif 'token_view' not in batch:
             raise ValueError('this decoder reads points: the batch has no picture and tells none')
+        states_BTC, seen_BTC = hidden_BTC.chunk(2, -1)
+        words = words_of(states_BTC, batch['text_end'])
         if 'token_view' in batch:
-            found = self.find(hidden_BTC, batch)
-            share = found.logits_BPT1.softmax(-1)[..., :-1]
-            share = share / found.seen_BP[..., None].clamp(min=1e-3)
-            looked_BPC = share.to(hidden_BTC.dtype) @ hidden_BTC
-            thing = self.what(looked_BPC)
-            if self.values:
-                found = self._estimated(found, looked_BPC, state_BS)
+            found, share = self.find(seen_BTC, words, state_BS, batch, states_BTC)
+            thing = self.what(share.to(states_BTC.dtype) @ states_BTC)
             if told is None:
                 place, seen = found.place_BP2, found.seen_BP
             else:
@@ -154,9 +182,8 @@ class Readout(nn.Module):
         geometry = self.geometry(known_BG).unflatten(-1, (GEOMETRY, -1))
         draft = None
         if self.rows:
-            words = words_of(hidden_BTC, batch['text_end'])
             draft = self.draft(torch.cat((known_BG, words), -1)).unflatten(-1, self.rows)
-        read = self._ask(hidden_BTC, batch.get('attention_mask'))
+        read = self._read(states_BTC, batch.get('attention_mask'))
         return torch.cat((points_BPD, geometry, read), dim=1), found, draft
 
     def geometry_in(
@@ -193,7 +220,7 @@ class Readout(nn.Module):
         values, known = out.chunk(2, -1)
         return replace(found, values_BV=VALUE_SCALE * values, known_BV=known)
 
-    def _ask(self, hidden_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def _read(self, hidden_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
         """Return what the queries read of all states, [B, Q, D]."""
         keys, values = self.keys_values(hidden_BTC).chunk(2, -1)
         queries = self.queries.to(keys.dtype).expand(len(keys), -1, -1)
@@ -298,14 +325,6 @@ def _value_features(values_BV: Tensor, known_BV: Tensor) -> Tensor:
         angle.cos() * known,
     )
     return torch.cat(parts, -1)
-
-
-def _last(hidden_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
-    """Return the state of the last real token, [B, C]."""
-    if mask_BT is None:
-        return hidden_BTC[:, -1]
-    last = mask_BT.sum(1).long() - 1
-    return hidden_BTC.gather(1, last[:, None, None].expand(-1, 1, hidden_BTC.shape[2]))[:, 0]
 
 
 def _heads(x_BTD: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class ActorCritic(nn.Module):
 
     def values(self, hidden_BTC: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return [B]: the head on the mean of the real tokens' states, which get no gradient."""
-        states, mask = hidden_BTC.detach(), batch.get('attention_mask')
+        states = hidden_BTC.detach()[..., : self.value.in_features]  # a readout's are wider
+        mask = batch.get('attention_mask')
         if mask is None:
             return self.value(states.mean(1))[:, 0]
         real = mask[..., None].to(states.dtype)

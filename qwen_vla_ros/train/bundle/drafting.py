@@ -37,6 +37,7 @@ class Sentences:
     """Normalised arrays of one robot's set; prompt is a row of the words."""
 
     prompt: Tensor
+    frame: Tensor
     points: Tensor
     values: Tensor
     state: Tensor
@@ -74,15 +75,15 @@ def fit_draft(
     readout, size = begun.model.decoder.readout, begun.model.decoder.readout.rows
     encoder = Encoder(begun.model.config, begun.tokenizer, begun.robots, images=False)
     prompts: dict[str, int] = {}
-    parts = [_sentences(encoder, part, prompts, shares[name]) for name, part in sets.items()]
-    words = _words(begun, list(prompts))
+    parts = [sentences_of(encoder, part, prompts, shares[name]) for name, part in sets.items()]
+    words = read_words(begun, list(prompts))
     weights = torch.tensor([part.weight for part in parts])
     optimiser = torch.optim.AdamW(readout.draft.parameters(), RATE, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     with (out / 'log.jsonl').open('w') as log, tqdm(total=steps, desc='draft', unit='step') as bar:
         for step in range(steps):
-            now = _rate(step, steps)
+            now = cosine(step, steps, WARM_UP)
             for group in optimiser.param_groups:
                 group['lr'] = RATE * now
             counts = torch.bincount(
@@ -118,7 +119,7 @@ def fit_draft(
     return time.monotonic() - started
 
 
-def _sentences(
+def sentences_of(
     encoder: Encoder, part: ShardEpisodes, prompts: dict[str, int], weight: float
 ) -> Sentences:
     """Return a set's arrays as the pipeline would make them of every sample."""
@@ -141,6 +142,7 @@ def _sentences(
     ]
     return Sentences(
         torch.tensor(index),
+        torch.from_numpy(frame),
         torch.from_numpy(data['points'].astype(np.float32)),
         torch.from_numpy(data['values'].astype(np.float32)),
         torch.from_numpy(np.pad(state, ((0, 0), (0, width - state.shape[1]))).astype(np.float32)),
@@ -150,7 +152,7 @@ def _sentences(
 
 
 @torch.no_grad()
-def _words(begun: Start, prompts: Sequence[str]) -> Tensor:
+def read_words(begun: Start, prompts: Sequence[str]) -> Tensor:
     """Return words_of() each prompt, [N, 2C], as the encoder writes it without pictures."""
     model, found = begun.model, []
     tokenizer = begun.tokenizer
@@ -167,7 +169,8 @@ def _words(begun: Start, prompts: Sequence[str]) -> Tensor:
                 }
             )
         batch = model.collate(samples)
-        found.append(words_of(model.encode(batch), batch['text_end']))
+        states = model.encode(batch).chunk(2, -1)[0]
+        found.append(words_of(states, batch['text_end']))
     return torch.cat(found).detach()
 
 
@@ -198,8 +201,9 @@ def _held_out(begun: Start, part: Sentences, words: Tensor, size: tuple[int, int
     return round(float((draft - actions).abs()[mask].mean()), 5)
 
 
-def _rate(step: int, steps: int) -> float:
-    if step < WARM_UP:
-        return (step + 1) / WARM_UP
-    done = (step - WARM_UP) / max(1, steps - WARM_UP)
+def cosine(step: int, steps: int, warm_up: int) -> float:
+    """Return the factor of a rate: linear warm-up, then a cosine to LAST_RATE."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
     return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2

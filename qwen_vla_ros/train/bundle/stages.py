@@ -4,16 +4,17 @@ The bundled checkpoint: one set of weights for every family, by the stages of th
   see   a model that begins from nothing first learns to see (train/runs.py `small`: the named
         block in the picture); it stands in for the released VLM that other sizes begin with
   t2a   words to motion, without pictures: first the draft alone (drafting.py), then the decoder
-  cpt   all families, everything trains
+  cpt   first where things are in pictures (sight.py); then all families, everything trains
   sft   the same families, weighed by what a robot is asked to do
   rl    train/rl_loop.py from there (`qwen-vla train rl --world tasks`)
 
 A stage whose checkpoint is there is not run again, so the same command goes on after any kill.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.bundle.drafting import fit_draft
 from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING, VALUES
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
+from qwen_vla_ros.train.bundle.sight import fit_sight
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.demo_data import ArrayEpisodes, kept, make_words
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
@@ -59,7 +61,8 @@ READOUT = {
     'readout_draft': True,
     'joint_actions': 'relative',
 }
-DRAFT_STEPS = 7000
+DRAFT_STEPS, SIGHT_STEPS = 7000, 2200
+SEEN = {'robot manipulation': 0.6, 'bimanual manipulation': 0.25, 'navigation': 0.15}
 # family -> how often the draft learns from each of its sets
 DRAFTED = {
     'robot manipulation': 0.55,
@@ -77,9 +80,9 @@ SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
 }
 SCRATCH = {
     'preset': 'small',
-    'backbone_rate': 4e-4,
-    'decoder_rate': 1e-3,
-    'warm_up': 50,
+    'backbone_rate': 1e-4,
+    'decoder_rate': 3e-4,
+    'warm_up': 20,
     'batch': 24,
     'draws': 1,
     'sentences': 3,
@@ -89,7 +92,7 @@ SCRATCH = {
 RECIPES = (
     Recipe(
         T2A,
-        **{**SCRATCH, 'backbone_rate': 0.0, 'sentences': 1, 'batch': 48},
+        **{**SCRATCH, 'backbone_rate': 0.0, 'decoder_rate': 1e-3, 'sentences': 1, 'batch': 48},
         steps=200,
         text_weight=0.0,
         told=1.0,
@@ -101,7 +104,7 @@ RECIPES = (
     Recipe(
         CPT,
         **SCRATCH,
-        steps=1350,
+        steps=300,
         told=0.4,
         families={
             'robot manipulation': 52,
@@ -113,8 +116,8 @@ RECIPES = (
     ),
     Recipe(
         SFT,
-        **{**SCRATCH, 'backbone_rate': 2e-4, 'decoder_rate': 5e-4},
-        steps=1150,
+        **{**SCRATCH, 'backbone_rate': 5e-5, 'decoder_rate': 1.5e-4},
+        steps=250,
         families={
             'robot manipulation': 54,
             'bimanual manipulation': 28,
@@ -214,6 +217,17 @@ def _with_words(
     return words
 
 
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    """Compute on every core: the other processes wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_draft(before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE) -> Path:
     """Train the readout's draft, the first part of T2A, and return its checkpoint."""
     done = out / 'draft' / 'checkpoint'
@@ -221,11 +235,29 @@ def run_draft(before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = A
         begun = begin(before, sets, True)
         parts = {s.episodes.source: s.episodes for s in sets if s.family in DRAFTED}
         shares = {s.episodes.source: DRAFTED[s.family] for s in sets if s.family in DRAFTED}
-        seconds = fit_draft(begun, parts, shares, DRAFT_STEPS, out / 'draft')
+        with _all_cores():
+            seconds = fit_draft(begun, parts, shares, DRAFT_STEPS, out / 'draft')
         facts = {'stage': T2A, 'text': None, 'optimisation_seconds': seconds}
         robots = list(begun.robots.values())
         save_checkpoint(done, begun.model, begun.tokenizer, robots, facts)
         draw_log(out / 'draft' / 'log.jsonl', out / 'draft' / 'curves.png')
+    ranks.gathered(None)
+    return done
+
+
+def run_sight(before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE) -> Path:
+    """Train the vision tower on the arms' pictures and return its checkpoint."""
+    done = out / 'sight' / 'checkpoint'
+    if ranks.first and not done.is_dir():
+        begun = begin(before, sets, False)
+        parts = {s.episodes.source: s.episodes for s in sets if s.family in SEEN}
+        shares = {s.episodes.source: SEEN[s.family] for s in sets if s.family in SEEN}
+        with _all_cores():
+            seconds = fit_sight(begun, parts, shares, SIGHT_STEPS, out / 'sight')
+        facts = {'stage': CPT, 'text': None, 'optimisation_seconds': seconds}
+        robots = list(begun.robots.values())
+        save_checkpoint(done, begun.model, begun.tokenizer, robots, facts)
+        draw_log(out / 'sight' / 'log.jsonl', out / 'sight' / 'curves.png')
     ranks.gathered(None)
     return done
 
@@ -281,6 +313,8 @@ def train_bundled(
         sets = sets or load_sets(out / 'data', workers, scale)
         before: Path | None = run_draft(init, sets, out, ranks)
         for recipe in recipes:
+            if recipe.stage == CPT:
+                before = run_sight(before, sets, out, ranks)
             before = run_stage(recipe, before, sets, out, command, ranks)
             if before is None:
                 return None
