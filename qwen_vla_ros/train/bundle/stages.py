@@ -61,6 +61,7 @@ READOUT = {
     'readout_draft': True,
     'joint_actions': 'relative',
 }
+PARTS = ('draft', 'sight')  # that begin T2A and CPT
 DRAFT_STEPS, SIGHT_STEPS = 7000, 2200
 SEEN = {'robot manipulation': 0.6, 'bimanual manipulation': 0.25, 'navigation': 0.15}
 # family -> how often the draft learns from each of its sets
@@ -328,15 +329,18 @@ def train_bundled(
 def _bundle(out: Path, stages: Sequence[str], command: str) -> None:
     """Write the last stage's checkpoint in float16, with what every stage told of itself."""
     last = out / stages[-1] / 'checkpoint'
-    told = {
-        stage: json.loads((out / stage / 'checkpoint' / 'training.json').read_text())
-        for stage in stages
-    }
+    told = {stage: _told_of(out / stage) for stage in stages}
     facts = {'command': command, 'stage': stages[-1], 'text': told[stages[-1]].get('text')}
     kept = ('run', 'data', 'optimisation_seconds', 'held_out', 'machine')
     facts['stages'] = {stage: {k: own[k] for k in kept} for stage, own in told.items()}
+    facts['parts'] = {part: _told_of(out / part)['optimisation_seconds'] for part in PARTS}
     model = from_pretrained(last, 'cpu', 'float32')
     folder = out / 'checkpoint'
     save_checkpoint(folder, model, load_tokenizer(last), read_robots(last), facts, torch.float16)
-    for stage in stages:
+    for stage in (*PARTS, *stages):
         draw_log(out / stage / 'log.jsonl', folder / f'curves-{stage}.png')
+
+
+def _told_of(folder: Path) -> dict[str, Any]:
+    """Return what a stage's checkpoint says of its training."""
+    return json.loads((folder / 'checkpoint' / 'training.json').read_text())
