@@ -93,7 +93,14 @@ SCRATCH = {
 RECIPES = (
     Recipe(
         T2A,
-        **{**SCRATCH, 'backbone_rate': 0.0, 'decoder_rate': 1e-3, 'sentences': 1, 'batch': 48},
+        **{
+            **SCRATCH,
+            'backbone_rate': 0.0,
+            'decoder_rate': 1e-3,
+            'sentences': 1,
+            'batch': 48,
+            'warm_up': 50,
+        },
         steps=200,
         text_weight=0.0,
         told=1.0,
