@@ -250,7 +250,7 @@ def token_places(
     if not any(len(sample.get('image_views', ())) for sample in samples):
         return end
     view = np.full(is_image.shape, -1, np.int64)
-    place = np.zeros((*is_image.shape, 4), np.float32)
+    place = np.zeros((*is_image.shape, 4), np.float32)  # of words: no point attends to them
     for row, sample in enumerate(samples):
         at, names = np.flatnonzero(is_image[row]), sample.get('image_views', ())
         if not len(names):

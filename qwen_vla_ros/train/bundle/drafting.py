@@ -161,13 +161,7 @@ def read_words(begun: Start, prompts: Sequence[str]) -> Tensor:
         samples = []
         for text in some:
             ids = np.asarray(tokenizer(text, add_special_tokens=False)['input_ids'], np.int64)
-            samples.append(
-                {
-                    'input_ids': ids,
-                    'mm_token_type_ids': np.zeros_like(ids),
-                    'state': np.zeros(model.config.decoder.state_dim, np.float32),
-                }
-            )
+            samples.append({'input_ids': ids, 'mm_token_type_ids': np.zeros_like(ids)})
         batch = model.collate(samples)
         states = model.encode(batch).chunk(2, -1)[0]
         found.append(words_of(states, batch['text_end']))

@@ -236,36 +236,26 @@ def _all_cores() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_draft(before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE) -> Path:
-    """Train the readout's draft, the first part of T2A, and return its checkpoint."""
-    done = out / 'draft' / 'checkpoint'
+def run_part(
+    part: str, before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE
+) -> Path:
+    """Train one of PARTS, on the first process alone, and return its checkpoint."""
+    done = out / part / 'checkpoint'
     if ranks.first and not done.is_dir():
-        begun = begin(before, sets, True)
-        parts = {s.episodes.source: s.episodes for s in sets if s.family in DRAFTED}
-        shares = {s.episodes.source: DRAFTED[s.family] for s in sets if s.family in DRAFTED}
+        stage, steps, fit, families = {
+            'draft': (T2A, DRAFT_STEPS, fit_draft, DRAFTED),
+            'sight': (CPT, SIGHT_STEPS, fit_sight, SEEN),
+        }[part]
+        begun = begin(before, sets, part == PARTS[0])
+        chosen = [data for data in sets if data.family in families]
+        episodes = {data.episodes.source: data.episodes for data in chosen}
+        shares = {data.episodes.source: families[data.family] for data in chosen}
         with _all_cores():
-            seconds = fit_draft(begun, parts, shares, DRAFT_STEPS, out / 'draft')
-        facts = {'stage': T2A, 'text': None, 'optimisation_seconds': seconds}
+            seconds = fit(begun, episodes, shares, steps, out / part)
+        facts = {'stage': stage, 'text': None, 'optimisation_seconds': seconds}
         robots = list(begun.robots.values())
         save_checkpoint(done, begun.model, begun.tokenizer, robots, facts)
-        draw_log(out / 'draft' / 'log.jsonl', out / 'draft' / 'curves.png')
-    ranks.gathered(None)
-    return done
-
-
-def run_sight(before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE) -> Path:
-    """Train the vision tower on the arms' pictures and return its checkpoint."""
-    done = out / 'sight' / 'checkpoint'
-    if ranks.first and not done.is_dir():
-        begun = begin(before, sets, False)
-        parts = {s.episodes.source: s.episodes for s in sets if s.family in SEEN}
-        shares = {s.episodes.source: SEEN[s.family] for s in sets if s.family in SEEN}
-        with _all_cores():
-            seconds = fit_sight(begun, parts, shares, SIGHT_STEPS, out / 'sight')
-        facts = {'stage': CPT, 'text': None, 'optimisation_seconds': seconds}
-        robots = list(begun.robots.values())
-        save_checkpoint(done, begun.model, begun.tokenizer, robots, facts)
-        draw_log(out / 'sight' / 'log.jsonl', out / 'sight' / 'curves.png')
+        draw_log(out / part / 'log.jsonl', out / part / 'curves.png')
     ranks.gathered(None)
     return done
 
@@ -319,10 +309,10 @@ def train_bundled(
         sets = load_sets(out / 'data', workers, scale) if ranks.first else []
         ranks.gathered(None)
         sets = sets or load_sets(out / 'data', workers, scale)
-        before: Path | None = run_draft(init, sets, out, ranks)
+        before: Path | None = run_part('draft', init, sets, out, ranks)
         for recipe in recipes:
             if recipe.stage == CPT:
-                before = run_sight(before, sets, out, ranks)
+                before = run_part('sight', before, sets, out, ranks)
             before = run_stage(recipe, before, sets, out, command, ranks)
             if before is None:
                 return None
