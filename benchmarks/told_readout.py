@@ -3,9 +3,9 @@ What a checkpoint with a readout would reach if it saw everything: points and va
 
   python -m benchmarks.told_readout --checkpoint runs/bundled/draft/checkpoint --draft
 
-The WidowX' tasks without pictures (as at T2A): the simulator tells where things are. Beside
-`qwen-vla eval skills` with pictures it says what finding costs, and what acting does. --draft runs
-the readout's draft alone, without the flow.
+The WidowX' tasks and ALOHA's handover without pictures (as at T2A): the simulator tells where
+things are. Beside `qwen-vla eval skills` with pictures it says what finding costs, and what acting
+does. --draft runs the readout's draft alone, without the flow.
 """
 
 import argparse
@@ -22,27 +22,35 @@ from qwen_vla_ros.data.sample import Place, Sample
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.evaluate.statistics import wilson_interval
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
-from qwen_vla_ros.sim.tasks.environment import TasksEnv, run_episode
+from qwen_vla_ros.sim.aloha import environment as aloha
+from qwen_vla_ros.sim.tasks import environment as tasks
 from qwen_vla_ros.sim.tasks.reactive import Task, things_of
-from qwen_vla_ros.train.bundle.frames import values_of
-from qwen_vla_ros.train.bundle.tabletop import points_of
+from qwen_vla_ros.train.bundle.aloha import cube_points, cube_values
+from qwen_vla_ros.train.bundle.frames import Points, values_of
+from qwen_vla_ros.train.bundle.tabletop import points_of, turn_of
 from qwen_vla_ros.train.mixed_batch import collate_mixed
 from qwen_vla_ros.train.robots import Encoder
 from qwen_vla_ros.types import ActionChunk, Observation
+
+TRANSFER = 'transfer'
+Told = tuple[Points, Mapping[str, float]]
 
 
 class ToldPolicy:
     """A checkpoint's decoder as a policy of an environment that tells it where things are."""
 
-    def __init__(self, folder: Path, env: TasksEnv, draft: bool) -> None:
-        """Load it."""
+    def __init__(self, folder: Path, env: Any, draft: bool) -> None:
+        """Load it; env is a TasksEnv or an AlohaEnv."""
         self._model = from_pretrained(folder, 'cpu', 'float32').eval()
         robots = {
             (robot.embodiment.name, robot.embodiment.action_names(robot.layout)): robot
             for robot in read_robots(folder)
         }
         self._encoder = Encoder(self._model.config, load_tokenizer(folder), robots, images=False)
-        self._env, self._draft, self._robot = env, draft, Embodiment.load('widowx')
+        arm = isinstance(env, tasks.TasksEnv)
+        self._env, self._draft = env, draft
+        self._told = told_of_task if arm else told_of_handover
+        self._robot = Embodiment.load('widowx' if arm else 'aloha')
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -67,10 +75,9 @@ class ToldPolicy:
         return ActionChunk(actions, names, observation.stamp_ns, self._robot.step_s)
 
     def _sample(self, observation: Observation) -> Sample:
-        env, names = self._env, self._robot.action_names()
-        things, task = things_of(env.world), Task.of(env.goal, env.first)
-        target, shape = things[task.target], (self._robot.horizon, len(names))
-        reference = things[task.reference][:3] if task.reference else None
+        names = self._robot.action_names()
+        shape = (self._robot.horizon, len(names))
+        points, values = self._told(self._env)
         return Sample(
             Place('told', 0, 0),
             {},
@@ -82,12 +89,27 @@ class ToldPolicy:
             observation.stamp_ns,
             np.asarray(observation.state, np.float32),
             self._robot.state_names,
-            points=points_of(env.world, target[:3], reference),
-            values=values_of(target[:3], target.yaw, reference),
+            points=points,
+            values=values,
         )
 
     def reset(self) -> None:
         """Nothing to forget."""
+
+
+def told_of_task(env: tasks.TasksEnv) -> Told:
+    """Return points and values of the WidowX' present task."""
+    things, task = things_of(env.world), Task.of(env.goal, env.first)
+    target = things[task.target]
+    reference = things[task.reference][:3] if task.reference else None
+    hands = {'right': env.world.tip_position()}
+    values = values_of(target[:3], turn_of(target), reference, hands)
+    return points_of(env.world, target[:3], reference), values
+
+
+def told_of_handover(env: aloha.AlohaEnv) -> Told:
+    """Return points and values of ALOHA's present cube."""
+    return cube_points(env.world, env.world.target), cube_values(env.world, env.world.target)
 
 
 def main() -> None:
@@ -95,16 +117,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--checkpoint', type=Path, required=True)
     parser.add_argument('--draft', action='store_true')
-    parser.add_argument('--kinds', default='pick,push,place,stack')
+    parser.add_argument('--kinds', default='pick,push,place,stack,transfer')
     parser.add_argument('--episodes', type=int, default=30)
     args = parser.parse_args()
     print(machine())
     torch.set_num_threads(1)
-    env = TasksEnv(images=False)
-    policy = ToldPolicy(args.checkpoint, env, args.draft)
     for kind in args.kinds.split(','):
-        seeds = tqdm(range(args.episodes), desc=kind, leave=False)
-        done = sum(bool(run_episode(policy, seed, kind, env)['success']) for seed in seeds)
+        handover = kind == TRANSFER
+        env = aloha.AlohaEnv(images=False) if handover else tasks.TasksEnv(images=False)
+        policy = ToldPolicy(args.checkpoint, env, args.draft)
+        done = 0
+        for seed in tqdm(range(args.episodes), desc=kind, leave=False):
+            given = (policy, seed, env) if handover else (policy, seed, kind, env)
+            done += bool((aloha if handover else tasks).run_episode(*given)['success'])
         low, high = wilson_interval(done, args.episodes)
         print(f'{kind}: {done} of {args.episodes} [{100 * low:.0f}, {100 * high:.0f}] %')
 

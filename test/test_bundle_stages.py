@@ -86,8 +86,9 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
         'vision-language': (('grey:GreyQuestionsMaker', 22),),
     }
     monkeypatch.setattr(stages, 'SETS', sets)
-    monkeypatch.setattr(stages, 'DRAFT_STEPS', 30)
-    monkeypatch.setattr(stages, 'SIGHT_STEPS', 12)
+    few = {'sight': 12, 'answers': 8, 'draft': 30}
+    parts = {name: (few[name], *rest) for name, (_, *rest) in stages.PARTS.items()}
+    monkeypatch.setattr(stages, 'PARTS', parts)
     short = [
         replace(recipe, steps=2, batch=6, families=dict.fromkeys(families, 1.0))
         for recipe, families in zip(
@@ -107,9 +108,12 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     logs = [(tmp_path / stage / 'log.jsonl').read_text() for stage in ('t2a', 'cpt', 'sft')]
     drafted = [json.loads(line) for line in (tmp_path / 'draft' / 'log.jsonl').open()]
     assert len(drafted) == 30 and drafted[-1]['draft'] < 0.5 * drafted[0]['draft']
-    assert 0 < drafted[-1]['held_out']['grey']['error_share'] < 0.5
+    assert 0 < drafted[-1]['held_out']['grey']['error_told'] < 0.5
     sight = [json.loads(line) for line in (tmp_path / 'sight' / 'log.jsonl').open()]
     assert len(sight) == 12 and sight[-1]['pointing'] < 0.8 * sight[0]['pointing']
+    answers = [json.loads(line) for line in (tmp_path / 'answers' / 'log.jsonl').open()]
+    assert len(answers) == 8 and answers[-1]['text'] < answers[0]['text']
+    assert answers[0]['moved'] < 0.05 and 0 <= answers[-1]['held_out']['questions']['right'] <= 1
     assert '"pointing"' not in logs[0] and '"draft"' in logs[0]
     assert '"pointing"' in logs[1] and '"text"' in logs[1] and '"action"' in logs[1]
     # What is there is not trained again.

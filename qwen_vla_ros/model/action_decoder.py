@@ -19,7 +19,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from qwen_vla_ros.model.config import ActionDecoderConfig
-from qwen_vla_ros.model.readout import Found, Readout
+from qwen_vla_ros.model.readout import Readout
+from qwen_vla_ros.model.scene import Found
 
 SURE = 0.25  # timestep: below it rows tell more of where they end than a draft does
 

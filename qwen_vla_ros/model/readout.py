@@ -19,7 +19,7 @@ decoder width, N heads, F features of a place.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,35 +28,32 @@ from torch.nn import functional
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.config import ActionDecoderConfig
+from qwen_vla_ros.model.scene import (
+    VALUE_SCALE,
+    VALUE_WAVES,
+    WAVES,
+    Found,
+    Scene,
+    place_features,
+    same_axis,
+    value_features,
+    values_that_count,
+    waves,
+    with_ways,
+)
 
-WAVES = 6  # the shortest is a 16th of a picture
-VALUE_WAVES = 5  # of a value: 16 to 1
-GLANCE, LAYERS = 32, 384  # widths of the estimate: what a point shows, and its layers
+STATE_WAVES = 3  # of a channel of the state: what a picture's hand sees turns with its joints
+GLANCE, LAYERS = 64, 512  # widths of the estimate: what a point shows, and its layers
 GEOMETRY = 2  # tokens
+MOST_SPREAD = 4.0  # of words, in standard deviations
 DRAFT, DRAFT_LAYERS = 768, 4
 KEY = 64
 BEFORE_IMAGE = 2  # tokens: its view's, and that an image begins
-VALUE_SCALE = 4.0  # usual size of a value
 HEADS = 4
-
-
-@dataclass(frozen=True)
-class Found:
-    """
-    Where the points are.
-
-    logits_BPT1   of each token, last: not in the picture; -inf where a token is of no use
-    place_BP2     (u, v) in 0..1 of the point's own picture
-    seen_BP       probability that it is in the picture
-    values_BV     estimates
-    known_BV      logits: there is such a value
-    """
-
-    logits_BPT1: Tensor
-    place_BP2: Tensor
-    seen_BP: Tensor
-    values_BV: Tensor | None = None
-    known_BV: Tensor | None = None
+# What finds, estimates and drafts; train/bundle fits these before the stages.
+FINDING = ('ask', 'key', 'places', 'missing', 'glance', 'estimate')
+DRAFTING = ('reach', 'draft')
+LEARNT_APART = (*FINDING, *DRAFTING)
 
 
 class Readout(nn.Module):
@@ -99,14 +96,21 @@ class Readout(nn.Module):
         self.absent = nn.Parameter(torch.randn(count, width) * 0.02)
         told = count * (features + 1) + self.state_dim
         self.values = values
+        self.pairs = same_axis(config.readout_values)
+        self.hands = [i for i, name in enumerate(config.readout_values) if 'hand' in name]
         if values:
             self.glance = nn.Linear(backbone_width, GLANCE)
-            self.estimate = _layers(told + count * GLANCE, LAYERS, 2 * values)
-        told += values * (2 + 2 * VALUE_WAVES)
+            seen = told + 2 * STATE_WAVES * self.state_dim + count * GLANCE
+            self.estimate = _layers(seen, LAYERS, 2 * values)
+        told += (values + len(self.pairs)) * (2 + 2 * VALUE_WAVES)
+        moving = (1 + 2 * STATE_WAVES) * self.state_dim + 2 * backbone_width
+        if self.hands:
+            self.reach = _layers(moving, LAYERS, 2 * len(self.hands))
         self.geometry = _layers(told, 2 * width, GEOMETRY * width)
         self.rows = (config.horizon, config.action_dim) if config.readout_draft else None
         if self.rows:
-            self.draft = Draft(told + 2 * backbone_width, math.prod(self.rows))
+            known = told + 2 * STATE_WAVES * self.state_dim + 2 * backbone_width
+            self.draft = Draft(known, math.prod(self.rows))
         self.queries = nn.Parameter(torch.randn(config.readout_queries, width) * 0.02)
         self.keys_values = nn.Linear(backbone_width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -126,14 +130,14 @@ class Readout(nn.Module):
         words_of(); states: what came out of it. batch: token_view, token_place.
         """
         out = self.places(seen_BTC).float().unflatten(-1, (-1, 3))
-        words_B2C = (words_B2C - self.words_middle) * self.words_scale
-        asked = self.ask(words_B2C).unflatten(-1, (-1, KEY))
+        spread_B2C = self.standardised(words_B2C)
+        asked = self.ask(spread_B2C).unflatten(-1, (-1, KEY))
         logits = out[..., 0].transpose(1, 2) + asked.float() @ self.key(seen_BTC).float().mT / 8
         if states_BTC is not None:
             logits = logits + self.told_by_states(states_BTC).float().transpose(1, 2)
         own_BPT = batch['token_view'][:, None] == self.view[None, :, None]
         logits = logits.masked_fill(~own_BPT, -torch.inf)
-        logits = torch.cat((logits, self.missing(words_B2C).float()[..., None]), -1)
+        logits = torch.cat((logits, self.missing(spread_B2C).float()[..., None]), -1)
         share_BPT = logits.softmax(-1)[..., :-1]
         middle, cell = batch['token_place'].split(2, -1)
         place_BTP2 = middle[:, :, None] + out[..., 1:].tanh() * cell[:, :, None]
@@ -142,7 +146,8 @@ class Readout(nn.Module):
         place = torch.einsum('bpt,btpc->bpc', share_BPT, place_BTP2)
         found = Found(logits, place, seen)
         if self.values:
-            found = self._estimated(found, share_BPT.to(seen_BTC.dtype) @ seen_BTC, state_BS)
+            looked = share_BPT.to(seen_BTC.dtype) @ seen_BTC
+            found = self._estimated(found, looked, state_BS, words_B2C)
         return found, share_BPT
 
     def forward(
@@ -177,12 +182,15 @@ class Readout(nn.Module):
         here = self.where(features.to(hidden_BTC.dtype)) + thing
         known = seen[..., None].to(here.dtype)
         points_BPD = known * here + (1 - known) * self.absent + self.name
-        values = _values(found, batch.get('told_values')) if self.values else ()
+        values: tuple[Tensor, ...] = ()
+        if self.values:
+            values = values_that_count(found, batch.get('told_values'))
+            values = self._with_hands(*values, state_BS, words)
         known_BG = self.geometry_in(features, seen, state_BS, values).to(hidden_BTC.dtype)
         geometry = self.geometry(known_BG).unflatten(-1, (GEOMETRY, -1))
         draft = None
         if self.rows:
-            draft = self.draft(torch.cat((known_BG, words), -1)).unflatten(-1, self.rows)
+            draft = self._drafted(known_BG, state_BS, words)
         read = self._read(states_BTC, batch.get('attention_mask'))
         return torch.cat((points_BPD, geometry, read), dim=1), found, draft
 
@@ -196,29 +204,69 @@ class Readout(nn.Module):
         """Return all that is known of the scene as one row a sample."""
         parts = [features_BPF.flatten(1), seen_BP, *self._state(state_BS)]
         if values:
-            parts.append(_value_features(*values))
+            parts.append(value_features(*with_ways(*values, self.pairs)))
         return torch.cat(parts, -1)
 
-    def draft_from(
-        self, told_BP2: Tensor, told_BV: Tensor, state_BS: Tensor | None, words_BC: Tensor
-    ) -> Tensor:
-        """Return a draft [B, H, K] of what is told (see forward) and of words_of() a prompt."""
-        place, seen = told_BP2.nan_to_num(0.5, 0.5, 0.5), told_BP2.isfinite().all(-1).float()
-        values = _values(None, told_BV) if self.values else ()
-        known_BG = self.geometry_in(place_features(place, seen), seen, state_BS, values)
-        return self.draft(torch.cat((known_BG, words_BC), -1)).unflatten(-1, self.rows)
+    def draft_from(self, scene: Scene, state_BS: Tensor | None, words_B2C: Tensor) -> Tensor:
+        """Return a draft [B, H, K] of a scene and of words_of() a prompt."""
+        values = self._with_hands(scene.values_BV, scene.known_BV, state_BS, words_B2C)
+        features = place_features(scene.place_BP2, scene.seen_BP)
+        known_BG = self.geometry_in(features, scene.seen_BP, state_BS, values)
+        return self._drafted(known_BG, state_BS, words_B2C)
+
+    def _drafted(self, known_BG: Tensor, state_BS: Tensor | None, words_B2C: Tensor) -> Tensor:
+        moving = self._state_waves(state_BS)
+        told = torch.cat((known_BG, *moving, self.standardised(words_B2C)), -1)
+        return self.draft(told.to(words_B2C.dtype)).unflatten(-1, self.rows)
+
+    def standardised(self, words_B2C: Tensor) -> Tensor:
+        """Return words_of() prompts by their spread; words unlike all that were met stay near."""
+        spread = (words_B2C - self.words_middle) * self.words_scale
+        return spread.clamp(-MOST_SPREAD, MOST_SPREAD)
 
     def _state(self, state_BS: Tensor | None) -> list[Tensor]:
         return [state_BS.float()] if self.state_dim else []
 
-    def _estimated(self, found: Found, looked_BPC: Tensor, state_BS: Tensor | None) -> Found:
+    def _state_waves(self, state_BS: Tensor | None) -> list[Tensor]:
+        rates = math.pi / 2 * 2.0 ** torch.arange(STATE_WAVES)
+        return [waves(state, rates) for state in self._state(state_BS)]
+
+    def reached(self, state_BS: Tensor | None, words_B2C: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the hands are, and logits that there are such: the robot's joints tell."""
+        parts = (
+            *self._state(state_BS),
+            *self._state_waves(state_BS),
+            self.standardised(words_B2C),
+        )
+        places, known = self.reach(torch.cat(parts, -1).to(words_B2C.dtype)).float().chunk(2, -1)
+        return VALUE_SCALE * places, known
+
+    def _with_hands(
+        self, values_BV: Tensor, known_BV: Tensor, state_BS: Tensor | None, words_B2C: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return values and how surely they are known, the hands' as the joints tell."""
+        if not self.hands:
+            return values_BV, known_BV
+        places, sure = (x.detach() for x in self.reached(state_BS, words_B2C))
+        values, known = values_BV.clone(), known_BV.clone()
+        values[:, self.hands] = places.to(values.dtype)
+        known[:, self.hands] = sure.sigmoid().to(known.dtype)
+        return values, known
+
+    def _estimated(
+        self, found: Found, looked_BPC: Tensor, state_BS: Tensor | None, words_B2C: Tensor
+    ) -> Found:
         """Return what was found with the values that follow from it."""
         features = place_features(found.place_BP2, found.seen_BP)
         glances = self.glance(looked_BPC) * found.seen_BP[..., None].to(looked_BPC.dtype)
-        parts = (features.flatten(1), found.seen_BP, glances.flatten(1), *self._state(state_BS))
+        states = (*self._state(state_BS), *self._state_waves(state_BS))
+        parts = (features.flatten(1), found.seen_BP, glances.flatten(1), *states)
         out = self.estimate(torch.cat(parts, -1).to(looked_BPC.dtype)).float()
-        values, known = out.chunk(2, -1)
-        return replace(found, values_BV=VALUE_SCALE * values, known_BV=known)
+        values, known = (x.clone() for x in out.chunk(2, -1))
+        values = VALUE_SCALE * values
+        if self.hands:
+            values[:, self.hands], known[:, self.hands] = self.reached(state_BS, words_B2C)
+        return replace(found, values_BV=values, known_BV=known)
 
     def _read(self, hidden_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
         """Return what the queries read of all states, [B, Q, D]."""
@@ -291,40 +339,6 @@ class Draft(nn.Module):
         for layer in self.layers:
             x = x + functional.silu(layer(functional.layer_norm(x, x.shape[-1:])))
         return self.last(functional.layer_norm(x, x.shape[-1:]))
-
-
-def place_features(place_BP2: Tensor, seen_BP: Tensor) -> Tensor:
-    """Return places as waves, [B, P, F]; nothing of what is not seen."""
-    rate = math.pi * 2.0 ** torch.arange(WAVES, device=place_BP2.device)
-    angle = (place_BP2[..., None] * rate).flatten(-2)
-    return torch.cat((2 * place_BP2 - 1, angle.sin(), angle.cos()), -1) * seen_BP[..., None]
-
-
-def _values(found: Found | None, told_BV: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the values that count and how surely there are such, each [B, V]."""
-    if found is not None:  # what they are is taught by their own loss alone
-        guess, sure = found.values_BV.detach(), found.known_BV.detach().sigmoid()
-    if told_BV is None:
-        return guess, sure
-    values, known = told_BV.nan_to_num(0.0, 0.0, 0.0), told_BV.isfinite().float()
-    if found is None:
-        return values, known
-    given = ~told_BV.isinf()
-    return torch.where(given, values, guess), torch.where(given, known, sure)
-
-
-def _value_features(values_BV: Tensor, known_BV: Tensor) -> Tensor:
-    """Return values as waves, [B, V * (2 + 2 VALUE_WAVES)]; nothing of what is not known."""
-    rate = math.pi * 2.0 ** torch.arange(-3, VALUE_WAVES - 3, device=values_BV.device)
-    angle = (values_BV[..., None] * rate).flatten(1)
-    known = known_BV.repeat_interleave(VALUE_WAVES, 1)
-    parts = (
-        values_BV / VALUE_SCALE * known_BV,
-        known_BV,
-        angle.sin() * known,
-        angle.cos() * known,
-    )
-    return torch.cat(parts, -1)
 
 
 def _heads(x_BTD: Tensor) -> Tensor:

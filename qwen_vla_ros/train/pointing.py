@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qwen_vla_ros.model.readout import Found
+from qwen_vla_ros.model.scene import Found
 
 PLACE_WEIGHT = 10.0
 BETA = 0.02  # of a picture: below it the error counts by its square
@@ -55,15 +55,19 @@ def _value_losses(found: Found, values_BV: Tensor, points_BP2: Tensor) -> Tensor
     """Return [B]: the values' error, and the entropy of whether there are any."""
     if found.values_BV is None:
         return points_BP2.new_zeros(len(points_BP2))
+    losses = value_losses(found.values_BV, found.known_BV, values_BV)
+    told = ~points_BP2.isinf().all(-1).all(-1)  # a sample that tells no points tells no values
+    return losses * told
+
+
+def value_losses(guess_BV: Tensor, known_BV: Tensor, values_BV: Tensor) -> Tensor:
+    """Return [B]: guesses' and logits' error about values, NaN where there is none."""
     there = values_BV.isfinite()
     right = values_BV.nan_to_num(0.0)
-    error = functional.smooth_l1_loss(found.values_BV, right, reduction='none', beta=VALUE_BETA)
+    error = functional.smooth_l1_loss(guess_BV, right, reduction='none', beta=VALUE_BETA)
     error = error.masked_fill(~there, 0).sum(-1) / there.sum(-1).clamp(min=1)
-    known = functional.binary_cross_entropy_with_logits(
-        found.known_BV, there.float(), reduction='none'
-    )
-    told = ~points_BP2.isinf().all(-1).all(-1)  # a sample that tells no points tells no values
-    return (VALUE_WEIGHT * error + known.mean(-1)) * told
+    known = functional.binary_cross_entropy_with_logits(known_BV, there.float(), reduction='none')
+    return VALUE_WEIGHT * error + known.mean(-1)
 
 
 def _point_losses(found: Found, points_BP2: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

@@ -43,6 +43,7 @@ class Recipe:
     pointing_weight of the loss that teaches a readout where its points are (pointing.py); a
                     model without one, as published, has none
     told            share of samples that are told their points (readout.py)
+    readout_share   of decoder_rate, for what of a readout was trained before (LEARNT_APART)
     """
 
     stage: str
@@ -71,6 +72,7 @@ class Recipe:
     sentences: int = 1
     pointing_weight: float = 0.0
     told: float = 0.0
+    readout_share: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.adapters import PARTS
 from qwen_vla_ros.model.placement import DTYPES
 from qwen_vla_ros.model.qwen_vla import QwenVLA
+from qwen_vla_ros.model.readout import LEARNT_APART
 from qwen_vla_ros.train.losses import Losses
 from qwen_vla_ros.train.mixed_batch import collate_mixed, draw_each, generator_of
 from qwen_vla_ros.train.pointing import told_of
@@ -34,7 +35,7 @@ from qwen_vla_ros.train.watch import Tally
 BETAS = (0.9, 0.95)
 NOISE = 1  # told apart from the mixture's own draws of the same seed
 LOSSES = ('action', 'text', 'pointing', 'draft')
-DRAFT_WEIGHT, DRAFT_RATE = 0.5, 0.2  # of the loss; its share of the decoder's rate
+DRAFT_WEIGHT = 0.5  # of the loss
 ALONE = Ranks()
 
 
@@ -88,10 +89,10 @@ class StageStep:
     def _groups(self) -> list[dict[str, Any]]:
         """Return parameter groups: VLM and decoder at their rates, decay for matrices only."""
         groups = []
-        recipe = self.recipe
+        recipe, readout = self.recipe, self.recipe.readout_share * self.recipe.decoder_rate
         parts = {
             'backbone.': recipe.backbone_rate,
-            'decoder.readout.draft.': DRAFT_RATE * recipe.decoder_rate,
+            **{f'decoder.readout.{part}': readout for part in LEARNT_APART},
             'decoder.': recipe.decoder_rate,
         }
         left = dict(self.trained)

@@ -24,6 +24,7 @@ from qwen_vla_ros.transforms import ResizeImages
 HORIZON, STEP_S = 50, 0.02
 FRAMES, STEPS = 12, 90  # pictures an episode, and at most so many steps between them
 CHANGE_MIND, DROP, KNOCK, FUMBLE = 0.015, 0.008, 0.03, 0.02  # chance a step
+LIES_M = mjcf.CUBE / 2 + 0.01  # a centre above is of a held cube
 _ARM = np.arange(14) % 7 != 6
 
 
@@ -72,8 +73,8 @@ class AlohaMaker:
                 Taught(
                     instruction_for(scene, name, rng),
                     next(actions),
-                    self._points(name),
-                    values=self._values(name),
+                    cube_points(self._world, name),
+                    values=cube_values(self._world, name),
                 )
                 for name in (scene.names[cube] for cube in cubes)
             )
@@ -91,20 +92,25 @@ class AlohaMaker:
         }
         return self._resize.forward({'images': images})['images']
 
-    def _values(self, name: str) -> dict[str, float]:
-        """Return where a cube is in table, and its turn."""
-        pose = self._world.object_poses()[name]
-        return values_of(pose[:3, 3], float(np.arctan2(pose[1, 0], pose[0, 0])))
 
-    def _points(self, name: str) -> Points:
-        """Return where a cube and the hands are in the pictures, seen or hidden behind an arm."""
-        world, found = self._world, dict.fromkeys(POINTS)
-        middle = world.object_poses()[name][None, :3, 3]
-        for view in self.views:
-            found[f'{view}/target'] = inside(world.project(view, middle))
-        for side, tip in zip(('left', 'right'), world.tip_positions(), strict=True):
-            found[f'ego/{side}_hand'] = inside(world.project('ego', tip[None]))
-        return found
+def cube_values(world: AlohaWorld, name: str) -> dict[str, float]:
+    """Return where a cube and the hands are in table, and a cube's turn where it lies."""
+    pose = world.object_poses()[name]
+    lies = pose[2, 3] < LIES_M
+    yaw = float(np.arctan2(pose[1, 0], pose[0, 0])) if lies else None
+    hands = dict(zip(('left', 'right'), world.tip_positions(), strict=True))
+    return values_of(pose[:3, 3], yaw, hands=hands)
+
+
+def cube_points(world: AlohaWorld, name: str) -> Points:
+    """Return where a cube and the hands are in the pictures, seen or hidden behind an arm."""
+    found: dict[str, tuple[float, float] | None] = dict.fromkeys(POINTS)
+    middle = world.object_poses()[name][None, :3, 3]
+    for view in VIEWS:
+        found[f'{view}/target'] = inside(world.project(view, middle))
+    for side, tip in zip(('left', 'right'), world.tip_positions(), strict=True):
+        found[f'ego/{side}_hand'] = inside(world.project('ego', tip[None]))
+    return found
 
 
 def _render_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -28,7 +28,8 @@ POINTS = (
 )
 Points = Mapping[str, tuple[float, float] | None]
 # Where they are in the robot's own frame, and the target's turn (a block looks the same every
-# quarter): arms and traces in base_link or table, in REACH_M; a base from itself, in m.
+# quarter; that of a can and of a held cube is not told): arms and traces in base_link or table,
+# in REACH_M; a base from itself, in m.
 VALUES = (
     'target_x',
     'target_y',
@@ -38,6 +39,12 @@ VALUES = (
     'reference_x',
     'reference_y',
     'reference_z',
+    'left_hand_x',
+    'left_hand_y',
+    'left_hand_z',
+    'right_hand_x',
+    'right_hand_y',
+    'right_hand_z',
 )
 REACH_M = 0.1
 
@@ -87,13 +94,20 @@ def inside(projected: tuple[np.ndarray, np.ndarray]) -> tuple[float, float] | No
 
 
 def values_of(
-    target: Sequence[float], yaw: float | None = None, reference: Sequence[float] | None = None
+    target: Sequence[float],
+    yaw: float | None = None,
+    reference: Sequence[float] | None = None,
+    hands: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """Return VALUES of places [3] in m of an arm's frame and the target's turn in rad."""
-    found = {f'target_{axis}': x / REACH_M for axis, x in zip('xyz', target, strict=True)}
+    places = {'target': target, 'reference': reference}
+    places |= {f'{side}_hand': place for side, place in (hands or {}).items()}
+    found = {
+        f'{name}_{axis}': x / REACH_M
+        for name, place in places.items()
+        if place is not None
+        for axis, x in zip('xyz', place, strict=True)
+    }
     if yaw is not None:
         found |= {'target_cos4': math.cos(4 * yaw), 'target_sin4': math.sin(4 * yaw)}
-    if reference is not None:
-        near = zip('xyz', reference, strict=True)
-        found |= {f'reference_{axis}': x / REACH_M for axis, x in near}
     return {name: float(value) for name, value in found.items()}

@@ -8,29 +8,28 @@ learnt from ten times as many pictures in the same time.
 Shapes: B pictures, T visual tokens of a picture, C backbone width.
 """
 
-import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from qwen_vla_ros.model.qwen_vla import QwenVLA
-from qwen_vla_ros.model.readout import Found, token_places
+from qwen_vla_ros.model.readout import FINDING, token_places
+from qwen_vla_ros.model.scene import Found
 from qwen_vla_ros.model.vision import look, plan_images
 from qwen_vla_ros.patches import patchify
-from qwen_vla_ros.train.bundle.drafting import Sentences, cosine, read_words, sentences_of
+from qwen_vla_ros.train.bundle.fitting import Part, fit
 from qwen_vla_ros.train.bundle.frames import POINTS, VALUES
+from qwen_vla_ros.train.bundle.sentences import Sentences, read_words, sentences_of
 from qwen_vla_ros.train.bundle.shards import ShardEpisodes
 from qwen_vla_ros.train.pointing import pointing_losses
 from qwen_vla_ros.train.robots import Encoder
 from qwen_vla_ros.train.start import Start
 
 PICTURES, SENTENCES = 32, 3  # of a step, and of a picture
-READ_RATE, TOWER_RATE, WARM_UP, HELD_OUT = 2e-3, 6e-4, 50, 20
+READ_RATE, TOWER_RATE, WARM_UP, LOOK, HELD_OUT, SEED = 2e-3, 6e-4, 50, 200, 20, 0
 LOOKED_AT = 96  # held-out sentences of a set
 
 
@@ -46,10 +45,6 @@ class Sight:
             name: sentences_of(encoder, part, prompts, 1.0) for name, part in sets.items()
         }
         self.words = read_words(begun, list(prompts))
-        readout = begun.model.decoder.readout
-        with torch.no_grad():
-            readout.words_middle.copy_(self.words.mean(0))
-            readout.words_scale.copy_(1 / self.words.std(0).clamp(min=1e-4))
         self.rows = {name: _rows_of(part.frame) for name, part in self.sentences.items()}
 
     def drawn(self, name: str, rng: np.random.Generator) -> np.ndarray:
@@ -73,7 +68,7 @@ class Sight:
         views = [v for v in model.config.inputs.image_sizes if f'view.{v}' in part.arrays]
         tokens, grids = [], []
         for view in views:
-            found, grid = _look_at(model, part.arrays[f'view.{view}'][pictures])
+            found, grid = look_at(model, part.arrays[f'view.{view}'][pictures])
             tokens.append(found)
             grids.append(grid)
         seen = torch.cat(tokens, 1)[torch.from_numpy(which.reshape(-1))]
@@ -93,45 +88,36 @@ def fit_sight(
     shares: Mapping[str, float],
     steps: int,
     out: Path,
-) -> float:
+) -> float | None:
     """
-    Train vision tower and readout in place, write out/log.jsonl, and return how long it took in s.
+    Train vision tower and readout in place, as fit() tells.
 
     shares: set -> how often it is drawn
     """
-    started, rng = time.monotonic(), np.random.default_rng(0)
     sight = Sight(begun, sets)
     readout, tower = begun.model.decoder.readout, begun.model.backbone.model.visual
-    parts = (readout.ask, readout.key, readout.places, readout.missing)
-    parts = (*parts, readout.glance, readout.estimate)
-    heads = [weight for part in parts for weight in part.parameters()]
-    groups = [
-        {'params': heads, 'peak': READ_RATE},
-        {'params': list(tower.parameters()), 'peak': TOWER_RATE},
-    ]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    with torch.no_grad():
+        readout.words_middle.copy_(sight.words.mean(0))
+        readout.words_scale.copy_(1 / sight.words.std(0).clamp(min=1e-4))
+    heads = [weight for part in FINDING for weight in getattr(readout, part).parameters()]
     chance = np.array([shares[name] for name in sets]) / sum(shares[name] for name in sets)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / 'log.jsonl').open('w') as log, tqdm(total=steps, desc='sight', unit='step') as bar:
-        for step in range(steps):
-            now = cosine(step, steps, WARM_UP)
-            for group in optimiser.param_groups:
-                group['lr'] = group['peak'] * now
-            name = str(rng.choice(list(sets), p=chance))
-            found, told, places = sight.run(name, sight.drawn(name, rng))
-            loss = pointing_losses(found, told.points, told.values, places).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_([*heads, *tower.parameters()], 1.0)
-            optimiser.step()
-            entry = {'step': step + 1, 'pointing': loss.item(), 'gradient_norm': float(norm)}
-            if (step + 1) % 200 == 0 or step + 1 == steps:
-                entry['held_out'] = {name: _errors(sight, name) for name in sets}
-            log.write(json.dumps(entry) + '\n')
-            log.flush()
-            bar.update()
-            bar.set_postfix(pointing=f'{entry["pointing"]:.3f}')
-    return time.monotonic() - started
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((SEED, step))
+        name = str(rng.choice(list(sets), p=chance))
+        found, told, places = sight.run(name, sight.drawn(name, rng))
+        return {'pointing': pointing_losses(found, told.points, told.values, places).mean()}
+
+    part = Part(
+        'sight',
+        ((heads, READ_RATE), (list(tower.parameters()), TOWER_RATE)),
+        losses,
+        lambda: {name: _errors(sight, name) for name in sets},
+        WARM_UP,
+        LOOK,
+        {'pointing': 1.0},
+    )
+    return fit(part, steps, out)
 
 
 @torch.no_grad()
@@ -156,7 +142,7 @@ def _rows_of(frame: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return begin, count
 
 
-def _look_at(model: QwenVLA, images: np.ndarray) -> tuple[Tensor, tuple[int, int, int]]:
+def look_at(model: QwenVLA, images: np.ndarray) -> tuple[Tensor, tuple[int, int, int]]:
     """Return the visual tokens [B, T, C] of pictures of one size, and their grid of patches."""
     tower, vision = model.backbone.model.visual, model.config.backbone['vision_config']
     patch, merge = vision['patch_size'], vision['spatial_merge_size']

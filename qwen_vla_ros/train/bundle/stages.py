@@ -2,9 +2,10 @@
 The bundled checkpoint: one set of weights for every family, by the stages of the paper.
 
   see   a model that begins from nothing first learns to see (train/runs.py `small`: the named
-        block in the picture); it stands in for the released VLM that other sizes begin with
+        block in the picture), where things are in pictures (sight.py) and to answer
+        (answering.py); it stands in for the released VLM that other sizes begin with
   t2a   words to motion, without pictures: first the draft alone (drafting.py), then the decoder
-  cpt   first where things are in pictures (sight.py); then all families, everything trains
+  cpt   all families, everything trains
   sft   the same families, weighed by what a robot is asked to do
   rl    train/rl_loop.py from there (`qwen-vla train rl --world tasks`)
 
@@ -34,6 +35,7 @@ from qwen_vla_ros.model.checkpoint import (
 from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
 from qwen_vla_ros.model.processor import train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
+from qwen_vla_ros.train.bundle.answering import fit_answers
 from qwen_vla_ros.train.bundle.drafting import fit_draft
 from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING, VALUES
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
@@ -61,15 +63,24 @@ READOUT = {
     'readout_draft': True,
     'joint_actions': 'relative',
 }
-PARTS = ('draft', 'sight')  # that begin T2A and CPT
-DRAFT_STEPS, SIGHT_STEPS = 7000, 2200
-SEEN = {'robot manipulation': 0.6, 'bimanual manipulation': 0.25, 'navigation': 0.15}
+SEEN = {  # family -> how often sight looks at it
+    'robot manipulation': 0.57,
+    'bimanual manipulation': 0.25,
+    'navigation': 0.18,
+}
 # family -> how often the draft learns from each of its sets
 DRAFTED = {
     'robot manipulation': 0.55,
     'bimanual manipulation': 0.25,
     'navigation': 0.1,
     'synthetic': 0.05,
+}
+READ = {'vision-language': 1.0, 'robot manipulation': 0.0, 'bimanual manipulation': 0.0}
+# What comes before the stages: how many steps of what, from which families.
+PARTS = {
+    'sight': (8000, fit_sight, SEEN),
+    'answers': (500, fit_answers, {**READ, 'navigation': 0.0, 'synthetic': 0.0}),
+    'draft': (12000, fit_draft, DRAFTED),
 }
 # family of the mixture -> its sets: maker, episodes, share
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
@@ -81,13 +92,14 @@ SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
 }
 SCRATCH = {
     'preset': 'small',
-    'backbone_rate': 1e-4,
-    'decoder_rate': 3e-4,
+    'backbone_rate': 3e-5,
+    'decoder_rate': 2e-4,
     'warm_up': 20,
     'batch': 24,
     'draws': 1,
     'sentences': 3,
     'pointing_weight': 1.0,
+    'readout_share': 0.05,
     'dtype': 'bfloat16',
 }
 RECIPES = (
@@ -96,12 +108,12 @@ RECIPES = (
         **{
             **SCRATCH,
             'backbone_rate': 0.0,
-            'decoder_rate': 1e-3,
+            'decoder_rate': 5e-4,
             'sentences': 1,
             'batch': 48,
             'warm_up': 50,
         },
-        steps=200,
+        steps=120,
         text_weight=0.0,
         told=1.0,
         distribution='logit_normal',
@@ -112,7 +124,7 @@ RECIPES = (
     Recipe(
         CPT,
         **SCRATCH,
-        steps=300,
+        steps=250,
         told=0.4,
         families={
             'robot manipulation': 52,
@@ -124,8 +136,8 @@ RECIPES = (
     ),
     Recipe(
         SFT,
-        **{**SCRATCH, 'backbone_rate': 5e-5, 'decoder_rate': 1.5e-4},
-        steps=250,
+        **{**SCRATCH, 'backbone_rate': 1.5e-5, 'decoder_rate': 1e-4},
+        steps=150,
         families={
             'robot manipulation': 54,
             'bimanual manipulation': 28,
@@ -238,21 +250,20 @@ def _all_cores() -> Iterator[None]:
 
 def run_part(
     part: str, before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE
-) -> Path:
-    """Train one of PARTS, on the first process alone, and return its checkpoint."""
+) -> Path | None:
+    """Train one of PARTS, on the first process alone, and return its checkpoint or None."""
     done = out / part / 'checkpoint'
     if ranks.first and not done.is_dir():
-        stage, steps, fit, families = {
-            'draft': (T2A, DRAFT_STEPS, fit_draft, DRAFTED),
-            'sight': (CPT, SIGHT_STEPS, fit_sight, SEEN),
-        }[part]
-        begun = begin(before, sets, part == PARTS[0])
+        steps, fit, families = PARTS[part]
+        begun = begin(before, sets, part == next(iter(PARTS)))
         chosen = [data for data in sets if data.family in families]
         episodes = {data.episodes.source: data.episodes for data in chosen}
         shares = {data.episodes.source: families[data.family] for data in chosen}
         with _all_cores():
             seconds = fit(begun, episodes, shares, steps, out / part)
-        facts = {'stage': stage, 'text': None, 'optimisation_seconds': seconds}
+        if seconds is None:
+            return None
+        facts = {'stage': part, 'text': None, 'optimisation_seconds': seconds}
         robots = list(begun.robots.values())
         save_checkpoint(done, begun.model, begun.tokenizer, robots, facts)
         draw_log(out / part / 'log.jsonl', out / part / 'curves.png')
@@ -309,10 +320,12 @@ def train_bundled(
         sets = load_sets(out / 'data', workers, scale) if ranks.first else []
         ranks.gathered(None)
         sets = sets or load_sets(out / 'data', workers, scale)
-        before: Path | None = run_part('draft', init, sets, out, ranks)
+        before: Path | None = init
+        for part in PARTS:
+            before = run_part(part, before, sets, out, ranks)
+            if before is None:
+                return None
         for recipe in recipes:
-            if recipe.stage == CPT:
-                before = run_part('sight', before, sets, out, ranks)
             before = run_stage(recipe, before, sets, out, command, ranks)
             if before is None:
                 return None

@@ -124,7 +124,7 @@ class Tabletop:
                 sentence_of(one, rng),
                 chunk(joints, things, one, HORIZON).astype(np.float32),
                 things[one.target][:3],
-                things[one.target].yaw,
+                turn_of(things[one.target]),
                 things[one.reference][:3] if one.reference else None,
             )
             for one in chosen
@@ -156,7 +156,13 @@ def _said_of(
     reference: Sequence[float] | None = None,
 ) -> Taught:
     points = points_of(world, target, reference)
-    return Taught(words, rows, points, values=values_of(target, yaw, reference))
+    hands = {'right': world.tip_position()}
+    return Taught(words, rows, points, values=values_of(target, yaw, reference, hands))
+
+
+def turn_of(thing: Thing) -> float | None:
+    """Return a block's yaw; a can looks the same from all sides."""
+    return None if thing.name.endswith('can') else thing.yaw
 
 
 def points_of(

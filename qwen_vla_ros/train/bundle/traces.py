@@ -48,7 +48,7 @@ class Trace2DMaker:
                     said(name, rng),
                     trace.astype(np.float32),
                     self.points(world, place),
-                    values=values_of(place),
+                    values=values_of(place, hands={'right': world.tip_position()}),
                 )
                 for name, trace, place in zip(scene.names, traces, xyz, strict=True)
             )
