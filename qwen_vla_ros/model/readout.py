@@ -298,7 +298,7 @@ def token_places(
     if not any(len(sample.get('image_views', ())) for sample in samples):
         return end
     view = np.full(is_image.shape, -1, np.int64)
-    place = np.zeros((*is_image.shape, 4), np.float32)  # of words: no point attends to them
+    place = np.zeros((*is_image.shape, 4), np.float32)  # words have none, and are masked
     for row, sample in enumerate(samples):
         at, names = np.flatnonzero(is_image[row]), sample.get('image_views', ())
         if not len(names):
