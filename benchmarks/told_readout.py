@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument('--draft', action='store_true')
     parser.add_argument('--kinds', default='pick,push,place,stack,transfer')
     parser.add_argument('--episodes', type=int, default=30)
+    parser.add_argument('--rows', type=int, default=8, help='of a WidowX chunk that run (8)')
     args = parser.parse_args()
     print(machine())
     torch.set_num_threads(1)
@@ -128,7 +129,7 @@ def main() -> None:
         policy = ToldPolicy(args.checkpoint, env, args.draft)
         done = 0
         for seed in tqdm(range(args.episodes), desc=kind, leave=False):
-            given = (policy, seed, env) if handover else (policy, seed, kind, env)
+            given = (policy, seed, env) if handover else (policy, seed, kind, env, args.rows)
             done += bool((aloha if handover else tasks).run_episode(*given)['success'])
         low, high = wilson_interval(done, args.episodes)
         print(f'{kind}: {done} of {args.episodes} [{100 * low:.0f}, {100 * high:.0f}] %')

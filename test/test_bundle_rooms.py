@@ -86,6 +86,23 @@ def test_stop_is_frequent_and_stands_apart(episode):
     assert ((far >= 0.08) | (turned >= 0.12))[~stop].all()
 
 
+def test_the_way_to_take_is_told_where_there_is_one(episode):
+    taught = [taught for frame in episode for taught in frame.taught]
+    led = [t for t in taught if 'reference_x' in t.values]
+    assert led and not any('reference_x' in t.values for t in taught if not t.actions.any())
+    for one in taught:
+        # It leads where the base goes; a base that is not led turns on the spot, or stops.
+        if 'reference_x' in one.values and np.linalg.norm(one.actions[-1, :2]) > 0.8:
+            way = np.array([one.values['reference_x'], one.values['reference_y']])
+            assert np.linalg.norm(one.actions[:, :2] - way, axis=1).min() < 0.75
+        if 'reference_x' not in one.values:
+            assert np.linalg.norm(one.actions[:, :2], axis=1).max() < 0.1
+            assert one.points['ego/reference'] is None
+    shown = [t for t in led if t.points['ego/reference']]
+    left = [t.points['ego/reference'][0] < 0.5 for t in shown]
+    assert shown and left == [t.values['reference_y'] > 0 for t in shown]
+
+
 @pytest.fixture(scope='module')
 def env():
     made = RoomsEnv(images=False)

@@ -57,11 +57,21 @@ class GreyQuestionsMaker(GreyMaker):
         return [Frame(frame.images, None, (Taught('what is it', nothing, text='grey'),))]
 
 
+class PracticeGrey(GreyMaker):
+    """The same tables, met by a checkpoint."""
+
+    def __init__(self, sizes, checkpoint):
+        """Take what acts; nothing does when there is no such checkpoint."""
+        super().__init__(sizes)
+        assert (checkpoint / 'model.safetensors').is_file()
+
+
 @pytest.fixture
 def grey(monkeypatch):
     """Put the families of this file where the stages look for theirs."""
     module = ModuleType('qwen_vla_ros.train.bundle.grey')
     module.GreyMaker, module.GreyQuestionsMaker = GreyMaker, GreyQuestionsMaker
+    module.PracticeGrey = PracticeGrey
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -86,8 +96,17 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
         'vision-language': (('grey:GreyQuestionsMaker', 22),),
     }
     monkeypatch.setattr(stages, 'SETS', sets)
-    few = {'sight': 12, 'answers': 8, 'draft': 30}
-    parts = {name: (few[name], *rest) for name, (_, *rest) in stages.PARTS.items()}
+    practice = {'robot manipulation': (('grey:PracticeGrey', 22),)}
+    monkeypatch.setattr(stages, 'PRACTICE', practice)
+    again = {'grey': 0.6, 'practicegrey': 0.4}
+    few = {
+        'sight': (12, {'grey': 1.0}),
+        'answers': (8, {'greyquestions': 1.0, 'grey': 0.0}),
+        'draft': (30, {'grey': 1.0}),
+        'sharpen': (2, again),
+        'redraft': (2, again),
+    }
+    parts = {name: (few[name][0], fit, few[name][1]) for name, (_, fit, _) in stages.PARTS.items()}
     monkeypatch.setattr(stages, 'PARTS', parts)
     short = [
         replace(recipe, steps=2, batch=6, families=dict.fromkeys(families, 1.0))
@@ -111,6 +130,9 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     assert 0 < drafted[-1]['held_out']['grey']['error_told'] < 0.5
     sight = [json.loads(line) for line in (tmp_path / 'sight' / 'log.jsonl').open()]
     assert len(sight) == 12 and sight[-1]['pointing'] < 0.8 * sight[0]['pointing']
+    again = [json.loads(line) for line in (tmp_path / 'sharpen' / 'log.jsonl').open()]
+    assert list(again[-1]['held_out']) == ['grey', 'practicegrey']
+    assert again[-1]['pointing'] < sight[0]['pointing']
     answers = [json.loads(line) for line in (tmp_path / 'answers' / 'log.jsonl').open()]
     assert len(answers) == 8 and answers[-1]['text'] < answers[0]['text']
     assert answers[0]['moved'] < 0.05 and 0 <= answers[-1]['held_out']['questions']['right'] <= 1

@@ -49,6 +49,8 @@ def test_a_run_goes_on_where_it_was_and_takes_further_skills(tmp_path, capsys):
     assert '| touch | 2 of 2 [34, 100] % | – |' in (tmp_path / 'table.md').read_text()
     assert 'data:image/png' in (tmp_path / 'report.html').read_text()
     assert 'touch' in capsys.readouterr().out
+    assert skills(tmp_path, '--skills', 'touch', '--seeds', '0:1', '--rows', '2') == 2
+    assert 'holds the stage expert with --rows 8' in capsys.readouterr().err
 
 
 def test_weights_that_were_trained_further_are_refused(tmp_path, capsys):
@@ -65,6 +67,7 @@ def test_weights_that_were_trained_further_are_refused(tmp_path, capsys):
         (('--skills', 'juggle'), '--policy expert has no juggle; choose from pick, push'),
         (('--skills', 'questions'), '--policy expert has no questions'),
         (('--workers', '0'), '--workers 0: at least 1'),
+        (('--rows', '16'), '--rows 16: choose from 1 to 15'),
         (('--pace', '2'), '--pace 2.0: choose from 0.05 to 1'),
         (('--ros', '2'), '--policy expert has no tasks through ROS'),
         (('--checkpoint', 'a'), '--policy expert takes no --checkpoint'),

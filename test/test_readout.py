@@ -10,7 +10,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.config import preset
 from qwen_vla_ros.model.engine import Engine
 from qwen_vla_ros.model.qwen_vla import QwenVLA
-from qwen_vla_ros.model.readout import token_places
+from qwen_vla_ros.model.readout import LEARNT_APART, token_places
 from qwen_vla_ros.model.scene import Scene
 from qwen_vla_ros.train.mixed_batch import collate_mixed, generator_of
 from qwen_vla_ros.train.pointing import pointing_losses, points_of, told_of
@@ -155,8 +155,21 @@ def test_where_the_blocks_add_nothing_every_noise_ends_at_the_draft():
             model.sample_actions(batch, noise=noise), draft, atol=1e-5, rtol=0
         )
     assert draft.abs().mean() > 0.01
+    # So the step that explores is the last one.
+    make = torch.Generator().manual_seed(0)
+    found, step = model.explore(batch, generator=make, noise_level=0.1, smooth=0.5)
+    assert (step.tau_after == 0).all() and (step.noise_level, step.smooth) == (0.1, 0.5)
+    away = (found - draft)[batch['action_mask']]
+    assert 0.01 < away.std() < 0.1
     longer = model.context(batch).drafted(20)
     assert torch.equal(longer[:, 15:], longer[:, 15:16].expand(-1, 5, -1))
+
+
+def test_what_finds_and_drafts_can_be_held_while_the_rest_learns():
+    readout = build().decoder.readout
+    readout.hold()
+    learn = {name.partition('.')[0] for name, p in readout.named_parameters() if p.requires_grad}
+    assert learn.isdisjoint(LEARNT_APART) and {'geometry', 'where', 'queries'} <= learn
 
 
 def test_pointing_is_learnt_and_so_is_that_there_is_nothing():

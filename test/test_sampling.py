@@ -1,6 +1,7 @@
 """Samplers: exact on straight paths, equal among themselves where they must be."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,6 +142,25 @@ def test_log_probability_is_that_of_the_drawn_step_and_carries_gradients():
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
     found.sum().backward()
     assert scale.grad.abs() > 0
+
+
+def test_smooth_noise_strays_from_row_to_row_and_its_density_is_that_of_such_rows():
+    count, rows, smooth = 4000, 5, 0.8
+    noise, mask = draw(count, rows, 1), torch.ones(count, rows, 1)
+    mask[:, :1] = 0  # rows 2 to 4 of 5 count
+    mask[:, 4:] = 0
+    make, index = torch.Generator().manual_seed(2), torch.full((count,), 3)
+    _, step = flow_sde(independent, noise, 4, torch.ones_like(mask), index, 0.5, make, smooth)
+    slope = independent(step.before, step.tau[:, None].expand(count, rows))
+    mean, deviation = sde_step(slope, step.before, step.tau, step.tau_after, 0.5)
+    strayed = ((step.after - mean) / deviation)[..., 0]
+    apart = torch.arange(rows)
+    wanted = smooth ** (apart[:, None] - apart[None]).abs()
+    torch.testing.assert_close(torch.corrcoef(strayed.T), wanted.float(), atol=0.05, rtol=0)
+    covariance = deviation[0, 0, 0].square() * wanted[1:4, 1:4]
+    normal = torch.distributions.MultivariateNormal(mean[:, 1:4, 0], covariance)
+    found = replace(step, mask=mask).log_prob(independent)
+    torch.testing.assert_close(found, normal.log_prob(step.after[:, 1:4, 0]), atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize('noise_level', [0.3, 0.7])

@@ -18,6 +18,7 @@ from qwen_vla_ros.train.rl_actors import open_worlds
 from qwen_vla_ros.train.rl_loop import RLRun
 from qwen_vla_ros.train.rl_policy import fresh_actor, load_actor
 from qwen_vla_ros.train.rl_recipe import Limits, rl_demo
+from qwen_vla_ros.train.rollout import _that_ran
 from qwen_vla_ros.train.run_state import last_state
 
 OFTEN = Limits(save_every=1)
@@ -83,6 +84,26 @@ def test_a_rollout_is_replayed_by_its_seed_and_its_log_probabilities_come_again(
     new, value = run.policy(batch, one.step)
     torch.testing.assert_close(new, one.log_prob, atol=2e-3, rtol=1e-4)
     torch.testing.assert_close(value, one.value)
+
+
+def test_noise_and_its_smoothness_are_those_of_the_recipe(tmp_path):
+    recipe = dataclasses.replace(RECIPE, noise=0.1, smooth=0.9)
+    found, plain = (
+        build(tmp_path / name, one).act() for name, one in (('a', recipe), ('b', RECIPE))
+    )
+    assert (found.step.noise_level, found.step.smooth) == (0.1, 0.9)
+    assert (plain.step.noise_level, plain.step.smooth) == (0.5, 0.0)
+    roughness = [
+        (one.step.after - one.step.before)[:, :8, :3].diff(dim=1).std() for one in (found, plain)
+    ]
+    assert roughness[0] < 0.6 * roughness[1]
+
+
+def test_only_the_rows_that_ran_count(tmp_path):
+    step = build(tmp_path).act().step
+    mask = torch.ones_like(step.mask)
+    ran = _that_ran(dataclasses.replace(step, mask=mask), torch.tensor([0, 2] * (len(mask) // 2)))
+    assert ran.mask[0].all() and ran.mask[1, :, 0].tolist() == [0, 1, 1, *[0] * 5]
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_bits_and_leaves_a_checkpoint(tmp_path):

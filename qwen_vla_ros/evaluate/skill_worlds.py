@@ -54,7 +54,7 @@ def contracts_of(skill: str) -> tuple[str, ...]:
 def open_skill(skill: str, args: argparse.Namespace) -> SkillWorld:
     """Return the world of a skill."""
     if skill in KINDS:
-        return TaskTable()
+        return TaskTable(args.rows)
     if skill in ROBOTS:
         return ClosedLoop(skill, args)
     from qwen_vla_ros.evaluate.skill_pictures import Pictures
@@ -65,18 +65,18 @@ def open_skill(skill: str, args: argparse.Namespace) -> SkillWorld:
 class TaskTable:
     """Pick, push, place and stack."""
 
-    def __init__(self) -> None:
-        """Make the world."""
+    def __init__(self, rows: int) -> None:
+        """Make the world; rows of a chunk run before the next one is asked for."""
         from qwen_vla_ros.sim.tasks.environment import TasksEnv
 
-        self._env = TasksEnv()
+        self._env, self._rows = TasksEnv(), rows
 
     def run(self, policies: Policies, skill: str, seed: int) -> dict[str, Any]:
         """Run an episode of a kind."""
         from qwen_vla_ros.sim.tasks.environment import run_episode
 
         policy = self._teacher() if policies.teacher else policies.open('widowx')
-        facts = run_episode(policy, seed, skill, self._env)
+        facts = run_episode(policy, seed, skill, self._env, self._rows)
         kept = ('instruction', 'target', 'success', 'elapsed_s', 'inferences')
         return {name: facts[name] for name in kept}
 

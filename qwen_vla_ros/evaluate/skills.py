@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from qwen_vla_ros.compatibility.training import learnt_answers
+from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.evaluate.choose_policy import bundled_checkpoint, require_checkpoint
 from qwen_vla_ros.evaluate.episodes import parse_seeds, write_json
@@ -61,6 +62,12 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--skills', default='all', help=f'of {",".join(SKILLS)} (default: all that there are)'
     )
+    parser.add_argument(
+        '--rows',
+        type=int,
+        default=8,
+        help='of a chunk that run before the next one, of the tasks pick to stack (default: 8)',
+    )
     parser.add_argument('--workers', type=int, default=2, help='processes (default: 2)')
     parser.add_argument(
         '--ros',
@@ -95,9 +102,12 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError(f'--ros {args.ros}: --policy {args.policy} has no tasks through ROS')
     if not 0.05 <= args.pace <= 1.0:
         raise QwenVlaError(f'--pace {args.pace}: choose from 0.05 to 1')
+    most = Embodiment.load('widowx').horizon - 1
+    if not 1 <= args.rows <= most:
+        raise QwenVlaError(f'--rows {args.rows}: choose from 1 to {most}')
     seeds, stages = parse_seeds(args.seeds), name_stages(args)
     skills = chosen_skills(args.skills, args.policy)
-    _keep_stages(args.out, stages)
+    _keep_stages(args.out, stages, args.rows)
     wanted = [
         (stage, skill, seed)
         for stage, folder in stages.items()
@@ -203,17 +213,23 @@ def possible_skills(stage: str, folder: Path | None, skills: Sequence[str]) -> l
     return found
 
 
-def _keep_stages(out: Path, stages: Stages) -> None:
-    """Write down which weights each stage has; refuse others under a name that was used."""
+def _keep_stages(out: Path, stages: Stages, rows: int) -> None:
+    """Write down each stage's weights, and the rows; refuse others under a name that was used."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / STAGES
     known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     for stage, folder in stages.items():
-        facts = {'checkpoint': str(folder or stage), 'weights': _weights(folder)}
-        if known.get(stage, facts)['weights'] != facts['weights']:
+        facts = {'checkpoint': str(folder or stage), 'weights': _weights(folder), 'rows': rows}
+        before = known.get(stage, facts)
+        if before['weights'] != facts['weights']:
             raise QwenVlaError(
                 f'--out {out} holds the stage {stage} with other weights '
-                f'({known[stage]["checkpoint"]}); choose another folder'
+                f'({before["checkpoint"]}); choose another folder'
+            )
+        if before['rows'] != rows:
+            raise QwenVlaError(
+                f'--out {out} holds the stage {stage} with --rows {before["rows"]}; choose '
+                'another folder'
             )
         known[stage] = facts
     write_json(known, path)

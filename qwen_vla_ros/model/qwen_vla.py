@@ -210,12 +210,16 @@ class QwenVLA(nn.Module):
         steps: int | None = None,
         generator: torch.Generator | None = None,
         context: Context | None = None,
+        noise_level: float | None = None,
+        smooth: float = 0.0,
     ) -> tuple[Tensor, NoisyStep]:
         """
         Return actions [B, H, K] with one random step a sample, and that step (paper 4.2).
 
         NoisyStep.log_prob(model.velocity(context)) gives its log-probability again, with
-        gradients, under any later weights.
+        gradients, under any later weights. Where there is a draft the random step is the last:
+        those before it end at the draft whatever the noise. noise_level: None: the config's;
+        smooth: see flow_sde().
         """
         flow = self.config.flow
         steps = steps or flow.denoising_steps
@@ -224,9 +228,12 @@ class QwenVLA(nn.Module):
         shape = batch['action_mask'].shape
         noise = torch.randn(shape, generator=generator).to(self.device)
         index = torch.randint(steps, (count,), generator=generator)
+        if context.draft_BHK is not None:
+            index.fill_(steps - 1)
+        level = flow.noise_level if noise_level is None else noise_level
         mask = batch['action_mask'].to(noise.dtype)
         return flow_sde(
-            self.velocity(context), noise, steps, mask, index, flow.noise_level, generator
+            self.velocity(context), noise, steps, mask, index, level, generator, smooth
         )
 
     def collate(

@@ -115,6 +115,16 @@ class Readout(nn.Module):
         self.keys_values = nn.Linear(backbone_width, 2 * width)
         self.out = nn.Linear(width, width)
 
+    def hold(self) -> None:
+        """
+        Train no more what finds and drafts.
+
+        A reward's gradient reaches what finds, but not the draft, which goes by it too.
+        """
+        for part in LEARNT_APART:
+            if hasattr(self, part):
+                getattr(self, part).requires_grad_(False)
+
     def find(
         self,
         seen_BTC: Tensor,

@@ -135,8 +135,9 @@ class NoisyStep:
 
     before, after  [B, H, K] points of the walk
     tau, tau_after [B] their times
-    mask           [B, H, K] valid entries
+    mask           [B, H, K] valid entries; of each channel rows that follow each other
     noise_level    a of the stochastic step
+    smooth         correlation of the noise of neighbouring rows, 0 <= smooth < 1
     """
 
     before: Tensor
@@ -145,6 +146,7 @@ class NoisyStep:
     tau_after: Tensor
     mask: Tensor
     noise_level: float
+    smooth: float = 0.0
 
     def log_prob(self, velocity: Velocity) -> Tensor:
         """Return [B]: the log-density of `after` under a velocity field, summed over the chunk."""
@@ -156,8 +158,12 @@ class NoisyStep:
             self.noise_level,
         )
         scaled = (self.after - mean) / deviation
+        own = math.sqrt(1 - self.smooth**2)  # share of a row's noise that is not the last one's
+        follows = (self.mask[:, 1:] * self.mask[:, :-1]).bool()
+        fresh = (scaled[:, 1:] - self.smooth * scaled[:, :-1]) / own
+        scaled = torch.cat((scaled[:, :1], torch.where(follows, fresh, scaled[:, 1:])), 1)
         density = -0.5 * scaled.square() - deviation.log() - 0.5 * math.log(2 * math.pi)
-        return (density * self.mask).sum((1, 2))
+        return (density * self.mask).sum((1, 2)) - math.log(own) * follows.sum((1, 2))
 
 
 def sde_step(
@@ -188,16 +194,21 @@ def flow_sde(
     index_B: Tensor,
     noise_level: float,
     generator: torch.Generator | None = None,
+    smooth: float = 0.0,
 ) -> tuple[Tensor, NoisyStep]:
     """
     Return actions [B, H, K] of a walk with noise at one step a sample, and that step.
 
     index_B int64 [B] in [0, steps): which step is random; the others are Euler steps. More than
     one step is needed: from tau 1 straight to 0 there is no time left to stand in for tau 1.
+    smooth: correlation of the random step's noise from row to row: a motion that strays, instead
+    of one that trembles.
     """
     if steps < 2 or not 0 <= int(index_B.min()) <= int(index_B.max()) < steps:
         raise ValueError(f'flow-SDE: indices {index_B.tolist()} for {steps} steps (at least 2)')
     fresh = torch.randn(noise_BHK.shape, generator=generator).to(noise_BHK)
+    for row in range(1, fresh.shape[1] if smooth else 0):
+        fresh[:, row] = smooth * fresh[:, row - 1] + math.sqrt(1 - smooth**2) * fresh[:, row]
     grid = torch.tensor(time_grid(steps), dtype=noise_BHK.dtype, device=noise_BHK.device)
     x_BHK = noise_BHK * mask_BHK
     before, after = torch.empty_like(x_BHK), torch.empty_like(x_BHK)
@@ -212,7 +223,8 @@ def flow_sde(
         after = torch.where(chosen, ahead, after)
         x_BHK = ahead
     index_B = index_B.to(grid.device)
-    return x_BHK, NoisyStep(before, after, grid[index_B], grid[index_B + 1], mask_BHK, noise_level)
+    tau_B, next_B = grid[index_B], grid[index_B + 1]
+    return x_BHK, NoisyStep(before, after, tau_B, next_B, mask_BHK, noise_level, smooth)
 
 
 def _with_prefix(x_BHK: Tensor, prefix_BDK: Tensor | None) -> Tensor:

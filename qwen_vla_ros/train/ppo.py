@@ -120,6 +120,7 @@ def rows_of(step: NoisyStep, index: Tensor) -> NoisyStep:
         step.tau_after[index],
         step.mask[index],
         step.noise_level,
+        step.smooth,
     )
 
 
@@ -127,4 +128,4 @@ def join_steps(steps: list[NoisyStep]) -> NoisyStep:
     """Return noisy steps of several decisions as one."""
     parts = ('before', 'after', 'tau', 'tau_after', 'mask')
     joined = (torch.cat([getattr(step, part) for step in steps]) for part in parts)
-    return NoisyStep(*joined, steps[0].noise_level)
+    return NoisyStep(*joined, steps[0].noise_level, steps[0].smooth)

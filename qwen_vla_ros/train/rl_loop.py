@@ -32,7 +32,7 @@ from qwen_vla_ros.train.ranks import Ranks
 from qwen_vla_ros.train.rl_actors import LOCAL, Worlds, open_worlds
 from qwen_vla_ros.train.rl_policy import Actor, fresh_actor, load_actor
 from qwen_vla_ros.train.rl_recipe import Limits, RLRecipe
-from qwen_vla_ros.train.rollout import Rollout, roll_out
+from qwen_vla_ros.train.rollout import Noise, Rollout, roll_out
 from qwen_vla_ros.train.run_state import (
     adam_tensors,
     last_state,
@@ -57,6 +57,8 @@ class RLRun:
         """Build around the policy, and take up the state that lies in `out`."""
         self.recipe, self.actor, self.worlds, self.out = recipe, actor, worlds, out
         actor.model.backbone.requires_grad_(not recipe.freeze_vlm)
+        if actor.model.config.decoder.readout_points:
+            actor.model.decoder.readout.hold()
         self.policy = ActorCritic(actor.model).to(actor.model.device)
         pipelines = actor.pipelines({order.robot for order in worlds.orders})
         self.pipelines = [pipelines[order.robot] for order in worlds.orders]
@@ -115,6 +117,7 @@ class RLRun:
             (recipe.seed, self.iteration),
             recipe.clips,
             recipe.freeze_vlm,
+            Noise(recipe.noise, recipe.smooth),
         )
 
     def improve(self, rollout: Rollout) -> dict[str, float]:
@@ -248,7 +251,7 @@ class RLRun:
             raise QwenVlaError(
                 f'{self.out}: success fell to {self.successes[-1]:.2f} in iteration '
                 f'{self.iteration}; the state before: {last_state(self.out / "state")}. Lower '
-                'the rate, or the noise level (flow.noise_level)'
+                'the rate, or the noise (--noise)'
             )
         return entry
 

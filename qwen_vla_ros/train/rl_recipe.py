@@ -19,6 +19,8 @@ class RLRecipe:
     rows               of a chunk that are run before the next decision; 0: as usual in each world
     minibatch          decisions a step of the optimiser
     freeze_vlm         train the decoder alone: a decision is seen once and not in every epoch
+    noise, smooth      level of the random step's noise (None: the model's), and its correlation
+                       from row to row
     enough_kl          an iteration's further epochs are left out above this
     collapse           the run ends when the mean success of the last five iterations falls below
                        this share of the best such mean, by more than chance
@@ -35,6 +37,8 @@ class RLRecipe:
     rate: float = 5e-6
     value_rate: float = 1e-4
     freeze_vlm: bool = False
+    noise: float | None = None
+    smooth: float = 0.0
     clip: float = 1.0
     enough_kl: float = 0.1
     collapse: float = 0.5

@@ -10,7 +10,7 @@ Shapes: T decisions in a row, N worlds, T * N decisions in all, ordered by t, th
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,17 @@ from qwen_vla_ros.train.rl_worlds import FIRST_SEED, Met
 from qwen_vla_ros.transforms import Pipeline
 
 SCENE, NOISE = 2, 3  # told apart from other draws of the same seed
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of the random step: its level (None: the model's), its correlation from row to row."""
+
+    level: float | None = None
+    smooth: float = 0.0
+
+
+AS_TRAINED = Noise()
 
 
 @dataclass(frozen=True)
@@ -119,23 +130,26 @@ def roll_out(
     place: tuple[int, int],
     clips: Clips,
     keep_hidden: bool = False,
+    strays: Noise = AS_TRAINED,
 ) -> Rollout:
     """
     Let the policy act `decisions` times in every world.
 
-    pipelines: of each world's robot; place: (seed, number); keep_hidden: keep the VLM's states
+    pipelines: of each world's robot; place: (seed, number); keep_hidden: keep the VLM's states;
+    strays: the noise
     """
     actor.eval()
     count, (seed, number) = len(worlds), place
     scenes, tale, kept = Scenes(seed, number, count), Tale(worlds, decisions), _Kept()
     noise = np.random.default_rng((seed, NOISE, number))
     generator = torch.Generator().manual_seed(int(noise.integers(2**62)))
+    rows = torch.tensor([order.rows for order in worlds.orders])
     begun = time.monotonic()
     shown = worlds.reset({world: scenes.next(world) for world in range(count)})
     spent, refused = time.monotonic() - begun, 0
     for decision in range(decisions):
         seen = [pipelines[world].forward(shown[world]) for world in range(count)]
-        actions, step, log_prob, value, hidden = _decide(actor, seen, generator)
+        actions, step, log_prob, value, hidden = _decide(actor, seen, generator, strays, rows)
         made = map(_chunk, pipelines, seen, actions)
         chunks = dict(enumerate(made))
         begun = time.monotonic()
@@ -177,18 +191,36 @@ def _chunk(pipeline: Pipeline, seen: dict[str, Any], actions: np.ndarray) -> np.
 
 
 def _decide(
-    actor: ActorCritic, seen: list[dict[str, Any]], generator: torch.Generator
+    actor: ActorCritic,
+    seen: list[dict[str, Any]],
+    generator: torch.Generator,
+    strays: Noise,
+    rows: Tensor,
 ) -> tuple[np.ndarray, NoisyStep, Tensor, Tensor, list[Tensor]]:
     """Return normalised actions [N, H, K], step, log-probabilities, values [N], VLM's states."""
     model = actor.model
     batch = model.collate(seen)
     hidden = model.encode(batch)
     context = model.condition(hidden, batch)
-    actions, step = model.explore(batch, generator=generator, context=context)
+    actions, step = model.explore(
+        batch,
+        generator=generator,
+        context=context,
+        noise_level=strays.level,
+        smooth=strays.smooth,
+    )
+    step = _that_ran(step, rows)
     log_prob = step.log_prob(model.velocity(context))
     value = actor.values(hidden, batch)
     states = [row[: len(s['input_ids'])].clone() for row, s in zip(hidden, seen, strict=True)]
     return actions.float().cpu().numpy(), step, log_prob.cpu(), value.cpu(), states
+
+
+def _that_ran(step: NoisyStep, rows_N: Tensor) -> NoisyStep:
+    """Return a step of which rows 1 .. rows count, those that a world runs; 0: all of them."""
+    row = torch.arange(step.mask.shape[1])
+    runs = (rows_N == 0)[:, None] | ((row >= 1) & (row <= rows_N[:, None]))
+    return replace(step, mask=step.mask * runs[..., None].to(step.mask))
 
 
 def _reward(

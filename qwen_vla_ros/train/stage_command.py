@@ -107,6 +107,12 @@ def _rl_arguments(parser: argparse.ArgumentParser) -> None:
     acting.add_argument('--epochs', type=int, help='over the chunks of an iteration (default: 4)')
     acting.add_argument('--rate', type=float, help='of the policy (default: 5e-6)')
     acting.add_argument(
+        '--noise', type=float, help="level of the random step's noise (default: of the model)"
+    )
+    acting.add_argument(
+        '--smooth', type=float, help='its correlation from row to row, 0 to 0.99 (default: 0)'
+    )
+    acting.add_argument(
         '--freeze-vlm', action='store_true', help='train the decoder alone; much cheaper'
     )
     acting.add_argument(
@@ -159,14 +165,19 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
         'rate': args.rate,
         'minibatch': args.batch,
         'freeze_vlm': args.freeze_vlm,
+        'noise': args.noise,
+        'smooth': args.smooth,
         'seed': args.seed,
     }
     if args.demo and args.preset != 'tiny':
         raise QwenVlaError('train rl --demo: it is made for --preset tiny')
-    for name in ('worlds', 'decisions', 'rows', 'iterations', 'epochs', 'batch', 'minutes'):
+    positive = ('worlds', 'decisions', 'rows', 'iterations', 'epochs', 'batch', 'minutes', 'noise')
+    for name in positive:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise QwenVlaError(f'train rl --{name} {value}: give more than 0')
+    if args.smooth is not None and not 0 <= args.smooth < 1:
+        raise QwenVlaError(f'train rl --smooth {args.smooth}: give 0 or more, and less than 1')
     recipe = rl_demo() if args.demo else RLRecipe(tuple(args.world.split(',')))
     return dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
 

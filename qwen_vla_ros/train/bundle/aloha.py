@@ -6,7 +6,7 @@ changes of mind; a cube goes with the hand that holds it. With empty hands a pic
 a sentence for each cube, with a held cube with a sentence about that one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,19 +56,30 @@ class AlohaMaker:
         count = min(FRAMES, len(met))
         chosen = np.sort(rng.choice(len(met), count, replace=False, p=chance / chance.sum()))
         moments = [met[index] for index in chosen]
-        said = [range(3) if moment.held is None else [moment.held] for moment in moments]
-        actions = iter(
-            transfer_chunk(
-                np.stack([m.q for m, cubes in zip(moments, said, strict=True) for _ in cubes]),
-                np.stack([m.poses[c] for m, cs in zip(moments, said, strict=True) for c in cs]),
-                scene.giver,
-                HORIZON,
-                STEP_S,
-            ).astype(np.float32)
+        pictures = []
+        for moment in moments:
+            self._put(moment)
+            pictures.append(self._pictures())
+        return self._frames(list(zip(moments, pictures, strict=True)), rng)
+
+    def _frames(
+        self, met: Sequence[tuple[Moment, dict[str, np.ndarray]]], rng: np.random.Generator
+    ) -> list[Frame]:
+        """Return moments and their pictures with what is said of them."""
+        scene = self._world.scene
+        said = [range(3) if moment.held is None else [moment.held] for moment, _ in met]
+        pairs = [(moment, c) for (moment, _), cubes in zip(met, said, strict=True) for c in cubes]
+        chunks = transfer_chunk(
+            np.stack([moment.q for moment, _ in pairs]),
+            np.stack([moment.poses[cube] for moment, cube in pairs]),
+            scene.giver,
+            HORIZON,
+            STEP_S,
         )
+        actions = iter(chunks.astype(np.float32))
         frames = []
-        for moment, cubes in zip(moments, said, strict=True):
-            images = self._pictures(moment)
+        for (moment, images), cubes in zip(met, said, strict=True):
+            self._put(moment)
             taught = tuple(
                 Taught(
                     instruction_for(scene, name, rng),
@@ -81,11 +92,14 @@ class AlohaMaker:
             frames.append(Frame(images, moment.q.astype(np.float32), taught))
         return frames
 
-    def _pictures(self, moment: Moment) -> dict[str, np.ndarray]:
-        """Bring a moment about in the world and return its pictures."""
+    def _put(self, moment: Moment) -> None:
+        """Bring a moment about in the world."""
         for name, pose in zip(self._world.scene.names, moment.poses, strict=True):
             self._world.set_object_pose(name, pose)
         self._world.set_posture(moment.q)
+
+    def _pictures(self) -> dict[str, np.ndarray]:
+        """Return the pictures of the present moment."""
         images = {
             view: self._world.render(view, _render_size(size))
             for view, size in self._resize.sizes.items()
@@ -130,7 +144,7 @@ def walk(rng: np.random.Generator, scene: AlohaScene) -> list[Moment]:
         ahead = np.where(_ARM, rows[0, 1], q + rng.uniform(0.2, 1.0) * (rows[0, 1] - q))
         moved = _disturbed(rng, ahead, care, held is not None)
         q, poses, held = _carried(rng, scene.giver, q, moved, poses, held)
-        met.append(Moment(q, poses, held, _weight(q, poses[target], held is not None)))
+        met.append(Moment(q, poses, held, weight_of(q, poses[target], held is not None)))
         if held is None and rng.random() < CHANGE_MIND:
             target = int(rng.integers(3))
         target = target if held is None else held
@@ -253,7 +267,7 @@ def _fallen(rng: np.random.Generator, giver: str, poses: np.ndarray, cube: int) 
     return pose
 
 
-def _weight(q: np.ndarray, cube: np.ndarray, held: bool) -> float:
+def weight_of(q: np.ndarray, cube: np.ndarray, held: bool) -> float:
     """Return how much a moment is wanted: more where a hand grips, and where they meet."""
     gaps = np.linalg.norm(vx300s.tips(q) - cube[:3, 3], axis=-1)
     gripping = cube[2, 3] < 0.05 and gaps.min() < 0.09

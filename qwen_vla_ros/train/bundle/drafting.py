@@ -45,11 +45,12 @@ def fit_draft(
     shares: Mapping[str, float],
     steps: int,
     out: Path,
+    share: float = 1.0,
 ) -> float | None:
     """
     Train the draft in place, as fit() tells.
 
-    shares: set -> how often it is drawn
+    shares: set -> how often it is drawn; share: of the usual rates
     """
     readout, size = begun.model.decoder.readout, begun.model.decoder.readout.rows
     encoder = Encoder(begun.model.config, begun.tokenizer, begun.robots, images=False)
@@ -84,7 +85,7 @@ def fit_draft(
 
     own = [weight for part in DRAFTING for weight in getattr(readout, part).parameters()]
     counts = {'draft': 1.0, 'reach': 0.1}
-    part = Part('draft', ((own, RATE),), losses, held_out, WARM_UP, LOOK, counts)
+    part = Part('draft', ((own, share * RATE),), losses, held_out, WARM_UP, LOOK, counts)
     return fit(part, steps, out)
 
 

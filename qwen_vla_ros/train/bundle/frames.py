@@ -17,7 +17,7 @@ from qwen_vla_ros.sim.cameras import SIZE
 
 TRAINING, HELD_OUT = 10_000_000, 2_500_000
 # Where things are in the pictures, by view (model/readout.py): what the sentence is about, what it
-# is put at, and the hands.
+# is put at (of a base: where its way is 1.5 m on), and the hands.
 POINTS = (
     'ego/target',
     'ego/reference',

@@ -18,7 +18,13 @@ from qwen_vla_ros.sim.rooms.sight import Seen
 from qwen_vla_ros.sim.rooms.tasks import BOTH_SENTENCES, OBJECT_SENTENCES, ROOM_SENTENCES, Goal
 from qwen_vla_ros.sim.rooms.world import VIEW, RoomsWorld
 from qwen_vla_ros.train.bundle.frames import Frame, Taught
-from qwen_vla_ros.train.bundle.rooms_teacher import AT_START, Asked, RoomsTeacher
+from qwen_vla_ros.train.bundle.rooms_teacher import (
+    AT_START,
+    Asked,
+    RoomsTeacher,
+    place_on,
+    rows_on,
+)
 
 FRAMES, SENTENCES = 40, 5  # a house, and at most a frame
 # How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway, or
@@ -77,16 +83,23 @@ def _taught(
     seen: Seen,
     rng: np.random.Generator,
 ) -> Taught:
-    """Return one sentence with its waypoints, and where its goal is in the picture."""
+    """Return a sentence with its waypoints, and where its goal and the way to take are seen."""
     said, with_room = _sentence(teacher.house, goal, rng)
-    rows = teacher.rows(pose, state, Asked(goal, with_room), seen, rng)
+    way = teacher.next_way(pose, state, Asked(goal, with_room), seen)
     part = seen.shows(goal)
-    points, values = {'ego/target': part.point if part else None}, {}
+    points = {'ego/target': part.point if part else None, 'ego/reference': None}
+    places = {}
     if part and goal.piece:
         piece = teacher.house.piece(goal.piece)
-        x, y, _ = joined(inverted(pose), (piece.x, piece.y, 0.0))
-        values = {'target_x': float(x), 'target_y': float(y)}
-    return Taught(said, rows.astype(np.float32), points, values=values)
+        places['target'] = piece.x, piece.y
+    if way is not None and (ahead := place_on(way, pose)):
+        places['reference'] = ahead
+        points['ego/reference'] = teacher.sight.point(pose, (*ahead, 0.0))
+    values = {}
+    for name, place in places.items():
+        x, y, _ = joined(inverted(pose), (*place, 0.0))
+        values |= {f'{name}_x': float(x), f'{name}_y': float(y)}
+    return Taught(said, rows_on(way, pose).astype(np.float32), points, values=values)
 
 
 def _goals(house: House, rng: np.random.Generator) -> list[Goal]:

@@ -3,10 +3,11 @@ A teacher for a student with one picture, the odometry and no memory: what to do
 
 A goal that the picture shows is driven to along the expert's way, deeper past the edge of its
 floor, so that a student who stops a little early has arrived. What is not in the picture is looked
-for by rules that need no map: turn left on the spot, at the start once round, then through a
-doorway that shows. A goal leaves the picture too where the way to it bends, so the speed serves as
-memory: on ways even turns go forward a little, and a base that drives goes on along its way while
-the goal is in its room. Nearly at rest is at rest: STOP stands apart from the smallest motion.
+for by rules that need no map: turn left on the spot, at the start once round, then through the
+doorway that shows nearest to the middle. A goal leaves the picture too where the way to it bends,
+so the speed serves as memory: on ways even turns go forward a little, and a base that drives goes
+on along its way while the goal is in its room. Nearly at rest is at rest: STOP stands apart from
+the smallest motion.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,8 +27,7 @@ from qwen_vla_ros.types import ActionChunk, Observation
 PIECE_DEEPER, ROOM_DEEPER = 0.25, 0.60  # m past the edge of the goal's floor
 AT_START = 0.25  # m of odometry
 LOOKED_AROUND = (-1.2, -0.02)  # rad, yaw of odometry at the start after the turn to the left
-COMMITTED = (1.5, 0.35)  # m and rad: a doorway so near and straight ahead is always taken
-LEAVE = 0.8  # how often a doorway that shows is taken before all was looked at
+WAY_M, ARRIVED = 1.5, 0.04  # m of a way: how far on it is told, and less is its end
 MOST_TURN = 1.5  # rad of a chunk; what comes after it waits for the next picture
 REST_M, REST_RAD = 0.08, 0.12
 CREEP = 0.05  # m that a step of a turn goes forward
@@ -59,24 +59,16 @@ class RoomsTeacher:
             self._ways[goal] = way_to(self.house, goal, deeper, CREEP)
         return self._ways[goal]
 
-    def rows(
-        self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen, rng: np.random.Generator
-    ) -> np.ndarray:
+    def next_way(self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen) -> Way | None:
         """
-        Return waypoints [8, 3] in the base at a pose on the map.
+        Return the way to take from a pose on the map; None: turn left and look.
 
         state: x, y, yaw of odometry, forward speed and turning speed, as the contract has it.
         """
         driving = state[3] > DRIVING and self._at_hand(pose, asked)
         if driving or self.evident(pose, asked, seen):
-            rows = self.way(asked.goal).rows(pose)
-        else:
-            rows = self._search(pose, state, asked, rng)
-        rows[:, 2] = np.unwrap(rows[:, 2], axis=0)
-        if len(beyond := np.flatnonzero(np.abs(rows[:, 2]) > MOST_TURN)):
-            rows[beyond[0] :] = rows[beyond[0] - 1]
-        far, turned = np.linalg.norm(rows[:, :2], axis=1).max(), np.abs(rows[:, 2]).max()
-        return np.zeros_like(rows) if far < REST_M and turned < REST_RAD else rows
+            return self.way(asked.goal)
+        return self._search(pose, state, asked)
 
     def evident(self, pose: Pose, asked: Asked, seen: Seen) -> bool:
         """Return whether the picture shows where to go."""
@@ -101,10 +93,8 @@ class RoomsTeacher:
             there.contains(d.x, d.y) and beside.contains(d.x, d.y) for d in self.house.doorways
         )
 
-    def _search(
-        self, pose: Pose, state: np.ndarray, asked: Asked, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Return rows that look for what is not in the picture."""
+    def _search(self, pose: Pose, state: np.ndarray, asked: Asked) -> Way | None:
+        """Return a way on which to look for what is not in the picture."""
         x, y, yaw = state[:3]
         here = self.house.room_at(*pose[:2])
         stay = here is not None and here.name == asked.goal.room
@@ -112,18 +102,13 @@ class RoomsTeacher:
         start = bool(np.hypot(x, y) < AT_START)
         door = self._doorway(pose)
         if door is None or stay:
-            return _turn_left()
-        doorway, distance, bearing = door
-        if distance < COMMITTED[0] and abs(bearing) < COMMITTED[1] and not start:
-            share = 1.0
-        elif start:
-            share = float(LOOKED_AROUND[0] < yaw < LOOKED_AROUND[1])
-        else:
-            share = LEAVE
-        return self._through(doorway, pose) if rng.random() < share else _turn_left()
+            return None
+        if start and not LOOKED_AROUND[0] < yaw < LOOKED_AROUND[1]:
+            return None
+        return self._through(door, pose)
 
-    def _doorway(self, pose: Pose) -> tuple[Doorway, float, float] | None:
-        """Return the doorway nearest to the middle of the picture, its distance and bearing."""
+    def _doorway(self, pose: Pose) -> Doorway | None:
+        """Return the doorway nearest to the middle of the picture, or around the base."""
         found = []
         for door in self.house.doorways:
             away = float(np.hypot(door.x - pose[0], door.y - pose[1]))
@@ -132,13 +117,13 @@ class RoomsTeacher:
             if away < 0.5:
                 across = np.pi / 2 if door.along == 'x' else 0.0
                 if abs(np.cos(pose[2] - across)) > 0.7:
-                    return door, away, 0.0
+                    return door
             elif self.sight.point(pose, (door.x, door.y, _DOOR_HEIGHT)) is not None:
-                found.append((abs(bearing), door, away, bearing))
-        return min(found, key=lambda item: item[0])[1:] if found else None
+                found.append((abs(bearing), door))
+        return min(found, key=lambda item: item[0])[1] if found else None
 
-    def _through(self, door: Doorway, pose: Pose) -> np.ndarray:
-        """Return rows through a doorway, to the side to which the base looks or is not."""
+    def _through(self, door: Doorway, pose: Pose) -> Way:
+        """Return the way through a doorway, to the side to which the base looks or is not."""
         ahead = np.array([np.cos(pose[2]), np.sin(pose[2])])
         across = np.array([0.0, 1.0] if door.along == 'x' else [1.0, 0.0])
         middle = np.array([door.x, door.y])
@@ -151,14 +136,32 @@ class RoomsTeacher:
             away = np.hypot(self.floor.x - goal[0], self.floor.y - goal[1])
             region = self.floor.free & (away <= max(0.25, float(away[self.floor.free].min())))
             self._ways[key] = Way(self.floor, region, creep=CREEP)
-        return self._ways[key].rows(pose)
+        return self._ways[key]
 
 
-def _turn_left() -> np.ndarray:
-    """Return rows [8, 3] that turn on the spot."""
-    rows = np.zeros((HORIZON, 3))
-    rows[:, 2] = TURN * STEP_S * np.arange(1, HORIZON + 1)
-    return rows
+def rows_on(way: Way | None, pose: Pose) -> np.ndarray:
+    """Return waypoints [8, 3] in the base at a pose on the map; None: turn left on the spot."""
+    if way is None:
+        rows = np.zeros((HORIZON, 3))
+        rows[:, 2] = TURN * STEP_S * np.arange(1, HORIZON + 1)
+    else:
+        rows = way.rows(pose)
+    rows[:, 2] = np.unwrap(rows[:, 2], axis=0)
+    if len(beyond := np.flatnonzero(np.abs(rows[:, 2]) > MOST_TURN)):
+        rows[beyond[0] :] = rows[beyond[0] - 1]
+    far, turned = np.linalg.norm(rows[:, :2], axis=1).max(), np.abs(rows[:, 2]).max()
+    return np.zeros_like(rows) if far < REST_M and turned < REST_RAD else rows
+
+
+def place_on(way: Way, pose: Pose) -> tuple[float, float] | None:
+    """Return where a way is WAY_M on, or ends, on the map in m; None where it has ended."""
+    path, here = way.path(pose), np.array(pose[:2])
+    ahead = path[int(np.linalg.norm(path - here, axis=1).argmin()) :]
+    along = np.cumsum(np.linalg.norm(np.diff(np.vstack([here, ahead]), axis=0), axis=1))
+    if along[-1] < ARRIVED:
+        return None
+    x, y = ahead[min(int(np.searchsorted(along, WAY_M)), len(ahead) - 1)]
+    return float(x), float(y)
 
 
 class RoomsTeacherPolicy:
@@ -176,11 +179,12 @@ class RoomsTeacherPolicy:
         if goal is None:
             raise QwenVlaError(f'rooms teacher: {observation.instruction!r} names no goal')
         if self._teacher is None or self._teacher.house is not house:
-            self._teacher, self._rng = RoomsTeacher(house), np.random.default_rng(house.seed)
+            self._teacher = RoomsTeacher(house)
         pose = joined(odom, pose_of(observation))
         asked = Asked(goal, bool(goal.piece) and f' {goal.room} ' in observation.instruction)
         seen = self._teacher.sight.look(pose)
-        rows = self._teacher.rows(pose, observation.state, asked, seen, self._rng)
+        way = self._teacher.next_way(pose, observation.state, asked, seen)
+        rows = rows_on(way, pose)
         return ActionChunk(rows.astype(np.float32), NAMES, observation.stamp_ns, STEP_S)
 
     def reset(self) -> None:

@@ -36,24 +36,31 @@ class Order:
     """
     What to render; equal orders give equal files.
 
-    maker: 'module:Class' of train/bundle; sizes: view -> (h, w); seeds first, first + 1, ...
+    maker: 'module:Class' of train/bundle; sizes: view -> (h, w); seeds first, first + 1, ...;
+    checkpoint: of the policy that acts in it (practice.py), or None
     """
 
     maker: str
     sizes: Sizes
     first: int
     episodes: int
+    checkpoint: Path | None = None
 
     @property
     def kind(self) -> str:
         """Return the maker's class in small letters, without its last word."""
         return self.maker.partition(':')[2].removesuffix('Maker').lower()
 
+    @property
+    def made_by(self) -> type[Maker]:
+        """Return the maker's class."""
+        module, _, name = self.maker.partition(':')
+        return getattr(importlib.import_module(f'qwen_vla_ros.train.bundle.{module}'), name)
+
     def make(self) -> Maker:
         """Return the maker, with the views that it shows."""
-        module, _, name = self.maker.partition(':')
-        found = importlib.import_module(f'qwen_vla_ros.train.bundle.{module}')
-        return getattr(found, name)(self.sizes)
+        acting = () if self.checkpoint is None else (self.checkpoint,)
+        return self.made_by(self.sizes, *acting)
 
 
 def render(order: Order, folder: Path, workers: int) -> list[Path]:
@@ -147,7 +154,7 @@ class ShardEpisodes:
             pictures += len(found['episode'])
             for key, value in found.items():
                 parts.setdefault(key, []).append(value)
-        maker = order.make()
+        maker = order.made_by
         robot = Embodiment.load(maker.embodiment) if maker.embodiment else None
         arrays = {key: np.concatenate(values) for key, values in parts.items()}
         return cls(order.kind, robot, maker.layout, arrays)

@@ -88,17 +88,19 @@ def fit_sight(
     shares: Mapping[str, float],
     steps: int,
     out: Path,
+    share: float = 1.0,
 ) -> float | None:
     """
     Train vision tower and readout in place, as fit() tells.
 
-    shares: set -> how often it is drawn
+    shares: set -> how often it is drawn; share: of the usual rates
     """
     sight = Sight(begun, sets)
     readout, tower = begun.model.decoder.readout, begun.model.backbone.model.visual
     with torch.no_grad():
-        readout.words_middle.copy_(sight.words.mean(0))
-        readout.words_scale.copy_(1 / sight.words.std(0).clamp(min=1e-4))
+        if (readout.words_scale == 1).all():  # nothing goes by them yet
+            readout.words_middle.copy_(sight.words.mean(0))
+            readout.words_scale.copy_(1 / sight.words.std(0).clamp(min=1e-4))
     heads = [weight for part in FINDING for weight in getattr(readout, part).parameters()]
     chance = np.array([shares[name] for name in sets]) / sum(shares[name] for name in sets)
 
@@ -110,7 +112,7 @@ def fit_sight(
 
     part = Part(
         'sight',
-        ((heads, READ_RATE), (list(tower.parameters()), TOWER_RATE)),
+        ((heads, share * READ_RATE), (list(tower.parameters()), share * TOWER_RATE)),
         losses,
         lambda: {name: _errors(sight, name) for name in sets},
         WARM_UP,

@@ -4,7 +4,8 @@ The bundled checkpoint: one set of weights for every family, by the stages of th
   see   a model that begins from nothing first learns to see (train/runs.py `small`: the named
         block in the picture), where things are in pictures (sight.py) and to answer
         (answering.py); it stands in for the released VLM that other sizes begin with
-  t2a   words to motion, without pictures: first the draft alone (drafting.py), then the decoder
+  t2a   words to motion, without pictures: first the draft alone (drafting.py), which then
+        practises (practice.py): sight and draft learn from what it met; then the decoder
   cpt   all families, everything trains
   sft   the same families, weighed by what a robot is asked to do
   rl    train/rl_loop.py from there (`qwen-vla train rl --world tasks`)
@@ -17,6 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +65,35 @@ READOUT = {
     'readout_draft': True,
     'joint_actions': 'relative',
 }
-SEEN = {  # family -> how often sight looks at it
-    'robot manipulation': 0.57,
-    'bimanual manipulation': 0.25,
-    'navigation': 0.18,
+# What comes before the stages: how many steps of what, and how often each set is drawn.
+SEEN = {'tabletop': 0.57, 'aloha': 0.25, 'rooms': 0.18}
+READ = {'questions': 1.0, 'tabletop': 0.0, 'aloha': 0.0, 'rooms': 0.0, 'trace2d': 0.0}
+READ |= {'trace3d': 0.0}
+DRAFTED = {'tabletop': 0.55, 'aloha': 0.25, 'rooms': 0.1, 'trace2d': 0.05, 'trace3d': 0.05}
+SEEN_AGAIN = {
+    'tabletop': 0.2,
+    'practicetabletop': 0.13,
+    'aloha': 0.17,
+    'practicealoha': 0.2,
+    'rooms': 0.3,
 }
-# family -> how often the draft learns from each of its sets
-DRAFTED = {
-    'robot manipulation': 0.55,
-    'bimanual manipulation': 0.25,
-    'navigation': 0.1,
-    'synthetic': 0.05,
+DRAFTED_AGAIN = {
+    'tabletop': 0.35,
+    'practicetabletop': 0.15,
+    'aloha': 0.15,
+    'practicealoha': 0.15,
+    'rooms': 0.12,
+    'trace2d': 0.04,
+    'trace3d': 0.04,
 }
-READ = {'vision-language': 1.0, 'robot manipulation': 0.0, 'bimanual manipulation': 0.0}
-# What comes before the stages: how many steps of what, from which families.
 PARTS = {
     'sight': (8000, fit_sight, SEEN),
-    'answers': (500, fit_answers, {**READ, 'navigation': 0.0, 'synthetic': 0.0}),
+    'answers': (500, fit_answers, READ),
     'draft': (12000, fit_draft, DRAFTED),
+    'sharpen': (5000, partial(fit_sight, share=0.5), SEEN_AGAIN),
+    'redraft': (6000, partial(fit_draft, share=0.5), DRAFTED_AGAIN),
 }
+ACTS = 'draft'  # whose checkpoint practises
 # family of the mixture -> its sets: maker, episodes, share
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
     'robot manipulation': (('tabletop:Tabletop', 3200),),
@@ -90,6 +102,12 @@ SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
     'synthetic': (('traces:Trace2DMaker', 250), ('traces:Trace3DMaker', 250)),
     'vision-language': (('questions:QuestionsMaker', 500),),
 }
+# What is made of the practice of the draft's checkpoint; see practice.py.
+PRACTICE: Mapping[str, tuple[tuple[str, int], ...]] = {
+    'robot manipulation': (('practice:PracticeTabletop', 420),),
+    'bimanual manipulation': (('practice:PracticeAloha', 400),),
+}
+PRACTISING = TRAINING + 100_000  # the first seed
 SCRATCH = {
     'preset': 'small',
     'backbone_rate': 3e-5,
@@ -149,24 +167,39 @@ RECIPES = (
 )
 
 
-def orders(scale: float = 1.0) -> dict[str, list[Order]]:
-    """Return what to render by family; scale: another number of episodes."""
+def orders(scale: float = 1.0, acting: Path | None = None) -> dict[str, list[Order]]:
+    """
+    Return what to render by family: the families, or the practice of a checkpoint.
+
+    scale: another number of episodes
+    """
+    first = TRAINING if acting is None else PRACTISING
     return {
         family: [
-            Order(maker, SIZES, TRAINING, max(2, round(episodes * scale)))
+            Order(maker, SIZES, first, max(2, round(episodes * scale)), acting)
             for maker, episodes in sets
         ]
-        for family, sets in SETS.items()
+        for family, sets in (SETS if acting is None else PRACTICE).items()
     }
 
 
-def load_sets(folder: Path, workers: int, scale: float = 1.0) -> list[DataSet]:
-    """Return every family's sets, rendered where they are not there yet."""
-    return [
-        DataSet.of(family, ShardEpisodes.load(order, render(order, folder / order.kind, workers)))
-        for family, sets in orders(scale).items()
-        for order in sets
-    ]
+def load_sets(
+    folder: Path, workers: int, ranks: Ranks, scale: float = 1.0, acting: Path | None = None
+) -> list[DataSet]:
+    """Return the sets of orders(); the first process renders what is not there yet."""
+
+    def load() -> list[DataSet]:
+        return [
+            DataSet.of(
+                family, ShardEpisodes.load(order, render(order, folder / order.kind, workers))
+            )
+            for family, found in orders(scale, acting).items()
+            for order in found
+        ]
+
+    sets = load() if ranks.first else []
+    ranks.gathered(None)
+    return sets or load()
 
 
 def stage_sets(stage: str, sets: Sequence[DataSet], folder: Path) -> list[DataSet]:
@@ -254,11 +287,10 @@ def run_part(
     """Train one of PARTS, on the first process alone, and return its checkpoint or None."""
     done = out / part / 'checkpoint'
     if ranks.first and not done.is_dir():
-        steps, fit, families = PARTS[part]
+        steps, fit, shares = PARTS[part]
         begun = begin(before, sets, part == next(iter(PARTS)))
-        chosen = [data for data in sets if data.family in families]
-        episodes = {data.episodes.source: data.episodes for data in chosen}
-        shares = {data.episodes.source: families[data.family] for data in chosen}
+        known = {data.episodes.source: data.episodes for data in sets}
+        episodes = {source: known[source] for source in shares}
         with _all_cores():
             seconds = fit(begun, episodes, shares, steps, out / part)
         if seconds is None:
@@ -316,15 +348,14 @@ def train_bundled(
     if not (init / 'config.json').is_file():
         raise QwenVlaError(f'{init}: no checkpoint to begin with; `qwen-vla train small` makes it')
     with open_ranks() as ranks:
-        # The first process renders, the others wait for it.
-        sets = load_sets(out / 'data', workers, scale) if ranks.first else []
-        ranks.gathered(None)
-        sets = sets or load_sets(out / 'data', workers, scale)
+        sets = load_sets(out / 'data', workers, ranks, scale)
         before: Path | None = init
         for part in PARTS:
             before = run_part(part, before, sets, out, ranks)
             if before is None:
                 return None
+            if part == ACTS:
+                sets += load_sets(out / 'data', workers, ranks, scale, before)
         for recipe in recipes:
             before = run_stage(recipe, before, sets, out, command, ranks)
             if before is None:
