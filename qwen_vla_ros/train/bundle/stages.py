@@ -67,9 +67,8 @@ READOUT = {
 }
 # What comes before the stages: how many steps of what, and how often each set is drawn.
 SEEN = {'tabletop': 0.57, 'aloha': 0.25, 'rooms': 0.18}
-READ = {'questions': 1.0, 'tabletop': 0.0, 'aloha': 0.0, 'rooms': 0.0, 'trace2d': 0.0}
-READ |= {'trace3d': 0.0}
 DRAFTED = {'tabletop': 0.55, 'aloha': 0.25, 'rooms': 0.1, 'trace2d': 0.05, 'trace3d': 0.05}
+READ = {'questions': 1.0, **dict.fromkeys(DRAFTED, 0.0)}
 SEEN_AGAIN = {
     'tabletop': 0.2,
     'practicetabletop': 0.13,
