@@ -31,6 +31,7 @@ from qwen_vla_ros.output_kinds import (
 from qwen_vla_ros.types import ActionChunk
 
 Pose = tuple[float, float, float]
+LOOK_AHEAD_M, MOST_AIM = 0.3, 0.5  # rad of an arc
 STOP = 'STOP: the policy asks the base to stand'
 WAYPOINTS = {
     'relative_to': Option('choice', 'previous', known=('previous', 'first')),
@@ -45,7 +46,7 @@ VELOCITIES = {
     'max_linear_acceleration': Option('number', 0.5, 0.01, 10.0),
     'max_angular_acceleration': Option('number', 1.5, 0.01, 20.0),
     'holonomic': Option('flag', False),
-    'max_sideways_m': Option('number', 0.1, 0.0, 1.0),
+    'max_sideways_m': Option('number', 0.3, 0.0, 1.0),
     'frame': Option('word', 'base_link'),
 }
 
@@ -162,22 +163,38 @@ def base_speeds(rows: BaseRows, poses: np.ndarray, options: Mapping[str, Any]) -
     Return the speeds [N, 3] (vx, vy, wz in the base's axes) from the pose over the waypoints.
 
     Constant on the way to each waypoint: the arc that joins two poses in its time. A base that
-    cannot go sideways is refused waypoints that ask for more than max_sideways_m in all.
+    cannot go sideways drives beside them as near as it can, for a policy's waypoints are never
+    quite such arcs; it is refused those that it would pass by more than max_sideways_m.
     """
-    stops = np.vstack([rows.pose, poses])
     spans = np.diff(np.concatenate([[0.0], rows.times_s]))
-    steps = [_arc(before, after) for before, after in pairwise(stops)]
-    arcs = np.array(steps)
-    if not options['holonomic']:
-        sideways = float(np.abs(arcs[:, 1]).sum())
-        if sideways > options['max_sideways_m']:
-            raise CommandRefused(
-                f'waypoints: {sideways:.2f} m sideways (max_sideways_m '
-                f'{options["max_sideways_m"]:g}), which this base cannot do; set holonomic: true '
-                'if it can, or let Nav2 drive (FollowPath, NavigateToPose)'
-            )
-        arcs[:, 1] = 0.0
+    stops = np.vstack([rows.pose, poses])
+    if options['holonomic']:
+        arcs = np.array([_arc(before, after) for before, after in pairwise(stops)])
+    else:
+        arcs = _driven_beside(stops, options['max_sideways_m'])
     return arcs / spans[:, None]
+
+
+def _driven_beside(stops: np.ndarray, most: float) -> np.ndarray:
+    """
+    Return the arcs [N, 3] of a base that cannot go sideways, along poses [N + 1, 3].
+
+    Each begins where the one before has led. Headings are followed, and what lies aside is turned
+    to as a pursuit does that looks LOOK_AHEAD_M ahead (Coulter, CMU-RI-TR-92-01).
+    """
+    at, arcs, aside = stops[0], [], 0.0
+    for pose in stops[1:]:
+        forward, left, turn = _arc(at, pose)
+        aim = 2 * left * forward / LOOK_AHEAD_M**2
+        arcs.append((forward, 0.0, turn + np.clip(aim, -MOST_AIM, MOST_AIM)))
+        at = _along(at, *arcs[-1][::2])
+        aside = max(aside, float(np.linalg.norm(pose[:2] - at[:2])))
+    if aside > most:
+        raise CommandRefused(
+            f'waypoints: {aside:.2f} m sideways (max_sideways_m {most:g}), which this base cannot '
+            'do; set holonomic: true if it can, or let Nav2 drive (FollowPath, NavigateToPose)'
+        )
+    return np.array(arcs)
 
 
 def limited_speeds(
@@ -262,6 +279,13 @@ def _arc(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     half = turn / 2.0
     shrink = 1.0 if abs(half) < 1e-9 else half / np.tan(half)
     return np.array([shrink * forward + half * left, shrink * left - half * forward, turn])
+
+
+def _along(at: np.ndarray, length: float, turn: float) -> np.ndarray:
+    """Return the pose after an arc of a length that turns by so much."""
+    half = turn / 2.0
+    chord = length * float(np.sinc(half / np.pi))
+    return _moved(at, np.array([chord * np.cos(half), chord * np.sin(half), turn]))
 
 
 def _path(rows: BaseRows, poses: np.ndarray) -> Any:

@@ -126,6 +126,25 @@ def test_a_holonomic_base_goes_sideways_and_another_is_refused():
 
 
 @pytest.mark.parametrize('seed', range(20))
+def test_waypoints_that_waver_are_driven_beside(seed):
+    rng = np.random.default_rng(seed)
+    turn = rng.uniform(-0.25, 0.25)
+    whole = rows(np.tile([0.12, 0.0, turn], (8, 1)))
+    asked = waypoint_poses(whole, 'previous')
+    wavering = asked + rng.normal(0.0, [0.03, 0.03, 0.05], (8, 3))
+    timed = plan('Twist', rows(wavering), relative_to='first', **FREE).timed
+    end = drive(timed)
+    assert np.linalg.norm(end[:2] - asked[-1, :2]) < 0.15
+    assert all(item.speed[1] == 0.0 for item in timed)
+
+
+def test_what_lies_aside_is_turned_to():
+    line = np.array([[0.15 * step, 0.1, 0.0] for step in range(1, 9)])
+    end = drive(plan('Twist', rows(line), relative_to='first', **FREE).timed)
+    np.testing.assert_allclose(end, [1.2, 0.1, 0.0], atol=0.03)
+
+
+@pytest.mark.parametrize('seed', range(20))
 def test_speeds_and_accelerations_are_within_the_limits_and_end_at_zero(seed):
     rng = np.random.default_rng(seed)
     waypoints = rng.uniform(-0.6, 0.6, (8, 3))

@@ -20,14 +20,16 @@ from qwen_vla_ros.evaluate.statistics import success_rate
 
 Found = dict[Any, Any]  # world -> success, or distance
 IN_SIGHT = 'navigation, goal in sight'
+TOLD_FROM = 0.05  # of the chunks: a policy that is refused says nothing of where it would go
 
 
 def summarise_skills(rows: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> dict[str, Any]:
     """
     Return 'lines': what is measured -> its figures.
 
-    Each has stages (stage -> rate or mean), beside (a figure to compare with -> its value), steps
-    (each stage against the one before it) and unit ('' of a rate).
+    Each has stages (stage -> rate or mean, and the share of chunks that the robot refused), beside
+    (a figure to compare with -> its value), steps (each stage against the one before it) and unit
+    ('' of a rate).
     """
     lines: dict[str, dict[str, Found]] = {}
     for row in rows:
@@ -38,7 +40,20 @@ def summarise_skills(rows: Sequence[Mapping[str, Any]], stages: Sequence[str]) -
     for line, by_stage in lines.items():
         by_stage = {stage: by_stage[stage] for stage in stages if stage in by_stage}
         found[line] = _line(line, by_stage, beside.get(line, {}))
+        for stage, share in _refused(rows, line).items():
+            found[line]['stages'][stage]['refused'] = share
     return {'lines': found}
+
+
+def _refused(rows: Sequence[Mapping[str, Any]], skill: str) -> dict[str, float]:
+    """Return by stage which share of a skill's chunks the robot refused to carry out."""
+    asked: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    for row in rows:
+        if row['skill'] == skill and 'refused' in row:
+            asked[row['stage']] += row['inferences']
+            refused[row['stage']] += row['refused']
+    return {stage: refused[stage] / count for stage, count in asked.items()}
 
 
 def _outcomes(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool | float]]:
@@ -152,7 +167,9 @@ def _cell(row: Mapping[str, Any] | None, unit: str) -> str:
     low, high = row['interval95']
     if unit:
         return f'{row["mean"]:.3g} [{low:.3g}, {high:.3g}]'
-    return f'{row["success"]} of {row["episodes"]} [{100 * low:.0f}, {100 * high:.0f}] %'
+    refused = row.get('refused', 0.0)
+    more = f', {100 * refused:.0f} % of chunks refused' if refused >= TOLD_FROM else ''
+    return f'{row["success"]} of {row["episodes"]} [{100 * low:.0f}, {100 * high:.0f}] %{more}'
 
 
 def _number(value: float, unit: str) -> str:

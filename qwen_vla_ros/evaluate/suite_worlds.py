@@ -185,6 +185,7 @@ def _facts(
         'success': success,
         'elapsed_s': float(facts['elapsed_s']),
         'inferences': int(facts['inferences']),
+        'refused': int(facts.get('refused', 0)),
         'note': str(facts.get('gave_up', '')),
         'film': '' if success or film is None else watched.write(film),
     }
