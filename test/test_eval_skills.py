@@ -50,7 +50,17 @@ def test_a_run_goes_on_where_it_was_and_takes_further_skills(tmp_path, capsys):
     assert 'data:image/png' in (tmp_path / 'report.html').read_text()
     assert 'touch' in capsys.readouterr().out
     assert skills(tmp_path, '--skills', 'touch', '--seeds', '0:1', '--rows', '2') == 2
-    assert 'holds the stage expert with --rows 8' in capsys.readouterr().err
+    assert 'holds the stage expert with --rows 8, not 2' in capsys.readouterr().err
+    off = ('--skills', 'pick', '--seeds', '0:1', '--zero-errors', 'shoulder=0.05')
+    assert skills(tmp_path, *off) == 2
+    assert "with --zero-errors {}, not {'shoulder': 0.05}" in capsys.readouterr().err
+
+
+def test_a_teacher_whose_arm_reads_wrong_misses(tmp_path):
+    off = ('--skills', 'pick', '--seeds', '0:2', '--zero-errors', 'shoulder=0.15,waist=0.15')
+    assert skills(tmp_path, *off) == 0
+    rows = [json.loads(line) for line in (tmp_path / EPISODES).read_text().splitlines()]
+    assert [row['success'] for row in rows] == [False, False]
 
 
 def test_weights_that_were_trained_further_are_refused(tmp_path, capsys):
@@ -118,6 +128,15 @@ def test_stages_are_compared_on_the_same_worlds():
     assert (step['before'], step['after'], step['worlds']) == ('cpt', 'sft', 7)
     assert (step['only_first'], step['only_second']) == (6, 1)
     assert step['p'] == pytest.approx(2 * 8 / 2**7)
+
+
+def test_a_robot_that_refuses_what_it_is_told_is_told():
+    rows = episodes('sft', 'navigation', [0, 1], inferences=240, refused=232)
+    rows += episodes('rl', 'navigation', [0, 1], inferences=240, refused=3)
+    found = {**summarise_skills(rows, ['sft', 'rl']), 'checkpoints': {'sft': '', 'rl': ''}}
+    _, ((_, first, second, *_),) = table(found)
+    assert first == '1 of 2 [9, 91] %, 97 % of chunks refused'
+    assert second == '1 of 2 [9, 91] %'
 
 
 def test_goals_in_sight_are_a_line_of_their_own():

@@ -12,6 +12,7 @@ from qwen_vla_ros.sim.tasks.expert import GRASP, LIFT, MOVE, REACH, RELEASE
 from qwen_vla_ros.sim.tasks.goals import KINDS, PICK, PLACE, PUSH, STACK, Goal, done, sample_goal
 from qwen_vla_ros.sim.tasks.scene import TEXTURES, sample_task_scene, texture_pixels
 from qwen_vla_ros.sim.tasks.world import TaskWorld
+from qwen_vla_ros.sim.zero_errors import parse_zero_errors
 from qwen_vla_ros.types import ActionChunk
 
 
@@ -186,3 +187,37 @@ def test_pictures_show_another_table_for_another_seed():
         env.close()
     assert (pictures[0] == pictures[2]).all()
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 5
+
+
+def test_an_arm_with_an_error_of_its_zero_reads_and_stands_otherwise():
+    error = {'shoulder': 0.05, 'left_finger': -0.001}
+    off, plain = TasksEnv(images=False, zero_errors=error), TasksEnv(images=False)
+    seen, _ = off.reset(seed=3)
+    truth, _ = plain.reset(seed=3)
+    read = np.array([error.get(name, 0.0) for name in arm.JOINT_NAMES])
+    np.testing.assert_allclose(seen['state'] - truth['state'], read, atol=1e-6)
+    np.testing.assert_array_equal(off.world.positions(), plain.world.positions())
+    goal = plain.world.positions() + [0.05, 0.1, 0, 0, 0, 0.1, 0.002]
+    seen = off.step(goal + read)[0]
+    truth = plain.step(goal)[0]
+    np.testing.assert_allclose(off.world.positions(), plain.world.positions(), atol=1e-6)
+    np.testing.assert_allclose(seen['state'] - truth['state'], read, atol=1e-6)
+    off.close()
+    plain.close()
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('shoulder', "'shoulder' is not JOINT=NUMBER"),
+        ('shoulder=much', 'is not JOINT=NUMBER'),
+        ('knee=0.1', "no joint 'knee'; choose of waist"),
+        ('waist=0.3', 'from -0.2 to 0.2'),
+        ('waist=nan', 'from -0.2 to 0.2'),
+    ],
+)
+def test_zero_errors_that_cannot_be_are_refused(text, told):
+    with pytest.raises(QwenVlaError, match=told):
+        parse_zero_errors(text)
+    assert parse_zero_errors('') == {}
+    assert parse_zero_errors('waist=-0.02,shoulder=0.05') == {'waist': -0.02, 'shoulder': 0.05}

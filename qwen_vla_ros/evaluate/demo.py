@@ -144,7 +144,9 @@ class Demo:
             family.start(
                 'model', [*_python('qwen_vla_ros.cli'), 'serve', '--port', '0', *self.words]
             )
-            world = {'world': 'tasks'} if self._judged else {}
+            world: dict[str, Any] = {'world': 'tasks'} if self._judged else {}
+            if off := getattr(self.args, 'zero_errors', ''):
+                world['zero_errors'] = off
             if self._pace != 1.0:
                 world |= {'use_clock': True, 'pace': self._pace}
             family.start('robot', self._node('robot_sim_node', robot=robot, **world))

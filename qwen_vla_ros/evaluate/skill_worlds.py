@@ -13,12 +13,14 @@ the held-out seeds, frames.HELD_OUT + seed.
 """
 
 import argparse
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from qwen_vla_ros.evaluate.skill_policies import Policies
 from qwen_vla_ros.evaluate.suite_worlds import open_world
 from qwen_vla_ros.policy import Policy
 from qwen_vla_ros.sim.tasks.goals import KINDS
+from qwen_vla_ros.sim.zero_errors import parse_zero_errors
 
 ROBOTS = {
     **dict.fromkeys(('pick', 'push', 'place', 'stack', 'touch'), 'widowx'),
@@ -54,7 +56,7 @@ def contracts_of(skill: str) -> tuple[str, ...]:
 def open_skill(skill: str, args: argparse.Namespace) -> SkillWorld:
     """Return the world of a skill."""
     if skill in KINDS:
-        return TaskTable(args.rows)
+        return TaskTable(args.rows, parse_zero_errors(args.zero_errors))
     if skill in ROBOTS:
         return ClosedLoop(skill, args)
     from qwen_vla_ros.evaluate.skill_pictures import Pictures
@@ -65,11 +67,15 @@ def open_skill(skill: str, args: argparse.Namespace) -> SkillWorld:
 class TaskTable:
     """Pick, push, place and stack."""
 
-    def __init__(self, rows: int) -> None:
-        """Make the world; rows of a chunk run before the next one is asked for."""
+    def __init__(self, rows: int, zero_errors: Mapping[str, float]) -> None:
+        """
+        Make the world.
+
+        rows: of a chunk, run before the next one is asked for; zero_errors: of the arm's joints
+        """
         from qwen_vla_ros.sim.tasks.environment import TasksEnv
 
-        self._env, self._rows = TasksEnv(), rows
+        self._env, self._rows = TasksEnv(zero_errors=zero_errors), rows
 
     def run(self, policies: Policies, skill: str, seed: int) -> dict[str, Any]:
         """Run an episode of a kind."""

@@ -36,6 +36,7 @@ from qwen_vla_ros.evaluate.skills_report import write_skills_report
 from qwen_vla_ros.evaluate.skills_ros import OVER_ROS, ROS_SKILLS, run_over_ros
 from qwen_vla_ros.evaluate.skills_summary import summarise_skills, table
 from qwen_vla_ros.evaluate.summary import describe_machine, tell_partial
+from qwen_vla_ros.sim.zero_errors import parse_zero_errors
 
 STAGES, SUMMARY = 'stages.json', 'summary.json'
 Case = tuple[str, str, int]  # stage, skill, seed
@@ -67,6 +68,12 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         help='of a chunk that run before the next one, of the tasks pick to stack (default: 8)',
+    )
+    parser.add_argument(
+        '--zero-errors',
+        default='',
+        metavar='JOINT=RAD,..',
+        help='of the tasks pick to stack: an arm whose joints read so much more than they are',
     )
     parser.add_argument('--workers', type=int, default=2, help='processes (default: 2)')
     parser.add_argument(
@@ -107,7 +114,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError(f'--rows {args.rows}: choose from 1 to {most}')
     seeds, stages = parse_seeds(args.seeds), name_stages(args)
     skills = chosen_skills(args.skills, args.policy)
-    _keep_stages(args.out, stages, args.rows)
+    settings = {'rows': args.rows, 'zero_errors': parse_zero_errors(args.zero_errors)}
+    _keep_stages(args.out, stages, settings)
     wanted = [
         (stage, skill, seed)
         for stage, folder in stages.items()
@@ -213,24 +221,26 @@ def possible_skills(stage: str, folder: Path | None, skills: Sequence[str]) -> l
     return found
 
 
-def _keep_stages(out: Path, stages: Stages, rows: int) -> None:
-    """Write down each stage's weights, and the rows; refuse others under a name that was used."""
+def _keep_stages(out: Path, stages: Stages, settings: Mapping[str, Any]) -> None:
+    """Write down each stage's weights and settings; refuse others under a name that was used."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / STAGES
     known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     for stage, folder in stages.items():
-        facts = {'checkpoint': str(folder or stage), 'weights': _weights(folder), 'rows': rows}
-        before = known.get(stage, facts)
+        facts = {'checkpoint': str(folder or stage), 'weights': _weights(folder), **settings}
+        before = {'zero_errors': {}, **known.get(stage, facts)}
         if before['weights'] != facts['weights']:
             raise QwenVlaError(
                 f'--out {out} holds the stage {stage} with other weights '
                 f'({before["checkpoint"]}); choose another folder'
             )
-        if before['rows'] != rows:
-            raise QwenVlaError(
-                f'--out {out} holds the stage {stage} with --rows {before["rows"]}; choose '
-                'another folder'
-            )
+        for name, value in settings.items():
+            if before[name] != value:
+                option = name.replace('_', '-')
+                raise QwenVlaError(
+                    f'--out {out} holds the stage {stage} with --{option} {before[name]}, '
+                    f'not {value}; choose another folder'
+                )
         known[stage] = facts
     write_json(known, path)
 

@@ -35,6 +35,7 @@ from qwen_vla_ros.nodes.simulated_robot import SimulatedRobot
 from qwen_vla_ros.nodes.transforms_publisher import transforms_publisher
 from qwen_vla_ros.sim import cameras
 from qwen_vla_ros.sim.arm import ARM_JOINTS
+from qwen_vla_ros.sim.zero_errors import parse_zero_errors
 from qwen_vla_ros.srv import ResetWorld, TaskResult
 
 JOINT_NAMES = (*ARM_JOINTS, 'gripper', 'left_finger', 'right_finger')
@@ -57,6 +58,7 @@ class RobotSimSettings:
     mute_camera_scene: bool = parameter(False, 'fault: no scene images', changeable=True)
     mute_camera_wrist: bool = parameter(False, 'fault: no wrist images', changeable=True)
     mute_joint_states: bool = parameter(False, 'fault: no joint states', changeable=True)
+    zero_errors: str = parameter('', 'fault: joints read so much more than they are: waist=0.05')
     nan_joints: bool = parameter(False, 'fault: the elbow reads NaN', changeable=True)
 
 
@@ -79,6 +81,7 @@ class RobotSimNode(Node):
             self.settings.seed,
             kind_of(self._embodiment, self.settings.world),
             self.settings.task,
+            parse_zero_errors(self.settings.zero_errors),
         )
         self._driver = make_driver(self, self._robot, self.settings)
         self._robot.start()

@@ -4,16 +4,18 @@ The simulated robot behind robot_sim_node: arms, their controllers, and their pa
 Pictures are stamped with the instant of the state they show.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.paced_simulation import TICK_NS, PacedSimulation
 from qwen_vla_ros.nodes.robot_kinds import RobotKind, WidowxTable
 from qwen_vla_ros.sim.arm import ARM_JOINTS, GRIPPER_JOINTS
 from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
+from qwen_vla_ros.sim.zero_errors import NO_ERRORS, as_joints
 
 SPREAD_NS = 50_000_000  # the pictures of one moment are taken within this
 
@@ -56,12 +58,20 @@ class SimulatedRobot(PacedSimulation):
         seed: int,
         kind: RobotKind | None = None,
         task: str = '',
+        zero_errors: Mapping[str, float] = NO_ERRORS,
     ) -> None:
-        """Build the world of a seed and a task; clock returns int ns and never jumps back."""
+        """
+        Build the world of a seed and a task; clock returns int ns and never jumps back.
+
+        zero_errors: of one arm's joints, see sim/zero_errors.py
+        """
         super().__init__(clock, camera_rate_hz, 'robot_sim')
         self._listener, self._seed, self._task = listener, seed, task
         self._control_ns = 0
         self.kind: RobotKind = kind or WidowxTable()
+        if zero_errors and len(self.kind.arms) != 1:
+            raise QwenVlaError('robot_sim: zero_errors are those of a robot of one arm')
+        self._zeros = np.tile(as_joints(zero_errors), len(self.kind.arms))
         self.target = ''
         geometry = self.kind.model.geometry
         limits = list(zip(geometry.lower, geometry.upper, strict=True))
@@ -99,10 +109,10 @@ class SimulatedRobot(PacedSimulation):
 
     def _reset(self, seed: int, task: str) -> tuple[str, str, tuple[str, ...]]:
         sentence, self.target = self.kind.reset(self.world, seed, task)
-        begin = 0
+        begin, read = 0, np.asarray(self.world.scene.posture) + self._zeros
         for controller in self.controllers:
             end = begin + len(controller.joint_names)
-            controller.hold(self.world.scene.posture[begin:end])
+            controller.hold(read[begin:end])
             begin = end
         return sentence, self.target, self.world.scene.names
 
@@ -127,9 +137,10 @@ class SimulatedRobot(PacedSimulation):
         self._control_ns = stamp_ns
         wanted = [controller.sample(stamp_ns) for controller in self.controllers]
         positions, velocities = (np.concatenate(part) for part in zip(*wanted, strict=True))
-        self.world.set_targets(positions, velocities)
+        self.world.set_targets(positions - self._zeros, velocities)
         self.world.step(TICK_NS * 1e-9)
-        self._listener.on_tick(stamp_ns, self.world.positions(), self.world.velocities())
+        read = self.world.positions() + self._zeros
+        self._listener.on_tick(stamp_ns, read, self.world.velocities())
 
     def _picture(self, view: str, stamp_ns: int) -> None:
         image = self.world.render(view)

@@ -19,6 +19,7 @@ from qwen_vla_ros.sim.tasks.goals import HELD_ROWS, TASK_LIMIT_S, done, sample_g
 from qwen_vla_ros.sim.tasks.world import TaskWorld
 from qwen_vla_ros.sim.trajectory_controller import TrajectoryController
 from qwen_vla_ros.sim.world import SIZE
+from qwen_vla_ros.sim.zero_errors import NO_ERRORS, as_joints
 
 ENVIRONMENT_ID = 'qwen_vla_ros/Tasks-v0'
 
@@ -32,9 +33,10 @@ class TasksEnv(TabletopEnv):
         size: tuple[int, int] = SIZE,
         images: bool = True,
         kind: str = '',
+        zero_errors: Mapping[str, float] = NO_ERRORS,
     ) -> None:
-        """Make the world; kind: one of goals.KINDS only."""
-        self._kind = kind
+        """Make the world; kind: one of goals.KINDS only; zero_errors: see sim/zero_errors.py."""
+        self._kind, self._zeros = kind, as_joints(zero_errors)
         super().__init__(render_mode, size, images)
 
     def make_world(self, render: bool) -> TaskWorld:
@@ -73,6 +75,16 @@ class TasksEnv(TabletopEnv):
         """Put the arm at a posture [7], at rest; what is to be done and all things stay."""
         self.world.set_posture(posture)
         self._controller.hold(posture)
+
+    def _observe(self) -> dict[str, Any]:
+        """Return what is seen; joints as they read."""
+        seen = super()._observe()
+        return {**seen, 'state': (seen['state'] + self._zeros).astype(np.float32)}
+
+    def _drive(self, action: np.ndarray) -> None:
+        """Go where the joints read an action [7]; none goes beyond its true end."""
+        true = np.asarray(action, np.float64) - self._zeros
+        super()._drive(np.clip(true, arm.LOWER, arm.UPPER) if self._zeros.any() else true)
 
     def _halts(self) -> bool:
         """Go on when things are touched."""
