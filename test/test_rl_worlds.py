@@ -24,8 +24,8 @@ from qwen_vla_ros.train.rl_actors import Worlds, open_worlds
 from qwen_vla_ros.train.rl_loop import RLRun
 from qwen_vla_ros.train.rl_policy import Actor
 from qwen_vla_ros.train.rl_recipe import RLRecipe
-from qwen_vla_ros.train.rl_worlds import LEAST, ChunkEnv, Order, TurnEnv, order_worlds
-from qwen_vla_ros.train.rollout import Tale
+from qwen_vla_ros.train.rl_worlds import LEAST, ChunkEnv, Hall, Order, TurnEnv, order_worlds
+from qwen_vla_ros.train.rollout import Noise, Straying, Tale
 from qwen_vla_ros.transforms import Quantiles
 
 MIXED = RLRecipe(('tasks', 'turn'), ('pick', 'push'), 1, worlds=3, decisions=2, rows=2)
@@ -59,9 +59,12 @@ def actor():
 
 
 def build(out, recipe=MIXED, actors='local'):
-    policy, orders = actor(), recipe.orders()
+    policy, orders, kept = actor(), recipe.orders(), None
     worlds = open_worlds(orders, policy.sizes({order.robot for order in orders}), actors)
-    return RLRun(recipe, policy, worlds, out)
+    if recipe.keep:
+        orders = recipe.kept_orders()
+        kept = open_worlds(orders, policy.sizes({order.robot for order in orders}), actors)
+    return RLRun(recipe, policy, worlds, out, kept)
 
 
 def same(one, other):
@@ -157,12 +160,72 @@ def test_worlds_and_kinds_take_turns():
         (['--demo', '--actors', 'processes:0'], 'at least one process'),
         (['--demo', '--minutes', '0'], 'give more than 0'),
         (['--demo', '--rows', '-1'], 'give more than 0'),
+        (['--demo', '--keep', 'turn'], 'train rl --demo: it keeps nothing'),
+        (['--init', 'here', '--keep', 'moon'], "world 'moon' is unknown"),
+        (['--demo', '--lasting', '1'], 'give 0 or more, and less than 1'),
+        (['--world', 'rooms', '--zero-errors', 'waist=0.1'], 'rooms takes none'),
+        (['--world', 'tasks', '--zero-errors', 'knee=0.1'], "no joint 'knee'"),
     ],
 )
 def test_what_cannot_be_acted_in_is_refused(arguments, told, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('qwen_vla_ros.train.rl_policy.IMITATE', 0)
     assert main(['train', 'rl', *arguments, '--out', str(tmp_path / 'run')]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_errors_of_zeros_are_those_of_the_arms_in_tasks():
+    off = (('shoulder', 0.05),)
+    found = order_worlds(('tasks', 'rooms'), (), 0, 2, off)
+    assert [order.zero_errors for order in found] == [off, ()]
+    halls = [Hall({0: order}, {'widowx': {}}) for order in (found[0], Order('tasks', '', 8))]
+    states = [hall.reset({0: 5})[0]['state'] for hall in halls]
+    np.testing.assert_allclose(states[0] - states[1], [0, 0.05, 0, 0, 0, 0, 0], atol=1e-6)
+    for hall in halls:
+        hall.close()
+
+
+def test_noise_that_lasts_goes_on_within_an_episode_alone():
+    straying = Straying(Noise(smooth=0.5, lasting=0.9), torch.Generator().manual_seed(0))
+    first = straying.next((4000, 6, 2))
+    straying.end(torch.arange(4000) < 2000)
+    second = straying.next((4000, 6, 2))
+    assert abs(second.var().item() - 1) < 0.05
+    for part, expected in ((slice(2000), 0.0), (slice(2000, None), 0.9)):
+        assert abs((first[part] * second[part]).mean().item() - expected) < 0.05
+    assert abs((second[:, 1:] * second[:, :-1]).mean().item() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize('freeze_vlm', [True, False])
+def test_what_is_to_be_kept_stays(freeze_vlm, tmp_path, monkeypatch):
+    monkeypatch.setattr('qwen_vla_ros.train.rl_keep.DECISIONS', 4)
+    one = RLRecipe(('tasks',), ('pick',), 1, worlds=2, decisions=3, rows=2, rate=1e-3)
+    recipe = dataclasses.replace(one, keep=('turn',), freeze_vlm=freeze_vlm, enough_kl=1e9)
+    far = {}
+    for weight in (0.0, 0.3):
+        monkeypatch.setattr('qwen_vla_ros.train.rl_loop.WEIGHT', weight)
+        run = build(tmp_path, recipe)
+        assert run.kept.drift(np.random.default_rng(0)).item() < 1e-6
+        met = run.act()
+        random = torch.randn(len(met.advantage), generator=torch.Generator().manual_seed(0))
+        told = run.improve(dataclasses.replace(met, advantage=random))
+        with torch.no_grad():
+            far[weight] = run.kept.drift(np.random.default_rng(0)).item()
+        assert told['kept_kl'] > 0 and len(run.kept) == 16
+        run.worlds.close()
+    assert far[0.3] < far[0.0] / 2
+
+
+def test_two_arms_run_the_rows_of_a_chunk():
+    views = ('ego', 'cam_left_wrist', 'cam_right_wrist')
+    sizes = {'aloha': dict.fromkeys(views, (32, 32))}
+    hall = Hall({0: Order('handover', '', 25)}, sizes)
+    seen = hall.reset({0: 7})[0]
+    still = np.tile(seen['state'], (50, 1))
+    met = hall.step({0: still})[0]
+    assert set(seen['images']) == set(views)
+    assert (met.reward, met.ended, met.cut, met.refused) == (0.0, False, False, False)
+    np.testing.assert_allclose(met.observation['state'], seen['state'], atol=0.02)
+    hall.close()
 
 
 def test_more_rows_than_a_chunk_has_are_refused():

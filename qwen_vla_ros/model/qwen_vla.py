@@ -212,6 +212,7 @@ class QwenVLA(nn.Module):
         context: Context | None = None,
         noise_level: float | None = None,
         smooth: float = 0.0,
+        strays_BHK: Tensor | None = None,
     ) -> tuple[Tensor, NoisyStep]:
         """
         Return actions [B, H, K] with one random step a sample, and that step (paper 4.2).
@@ -219,7 +220,7 @@ class QwenVLA(nn.Module):
         NoisyStep.log_prob(model.velocity(context)) gives its log-probability again, with
         gradients, under any later weights. Where there is a draft the random step is the last:
         those before it end at the draft whatever the noise. noise_level: None: the config's;
-        smooth: see flow_sde().
+        smooth, strays_BHK: see flow_sde().
         """
         flow = self.config.flow
         steps = steps or flow.denoising_steps
@@ -233,7 +234,7 @@ class QwenVLA(nn.Module):
         level = flow.noise_level if noise_level is None else noise_level
         mask = batch['action_mask'].to(noise.dtype)
         return flow_sde(
-            self.velocity(context), noise, steps, mask, index, level, generator, smooth
+            self.velocity(context), noise, steps, mask, index, level, generator, smooth, strays_BHK
         )
 
     def collate(

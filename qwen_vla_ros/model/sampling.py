@@ -13,7 +13,7 @@ Shapes: B batch, H horizon, K action channels, P rows of the former chunk.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,6 +186,20 @@ def sde_step(
     return mean, width.sqrt() * sigma
 
 
+def row_noise(
+    shape: Sequence[int], smooth: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """
+    Return normal noise [B, H, K], that of a row correlated with the last one's by `smooth`.
+
+    A motion that strays, instead of one that trembles.
+    """
+    fresh = torch.randn(tuple(shape), generator=generator)
+    for row in range(1, fresh.shape[1] if smooth else 0):
+        fresh[:, row] = smooth * fresh[:, row - 1] + math.sqrt(1 - smooth**2) * fresh[:, row]
+    return fresh
+
+
 def flow_sde(
     velocity: Velocity,
     noise_BHK: Tensor,
@@ -195,20 +209,21 @@ def flow_sde(
     noise_level: float,
     generator: torch.Generator | None = None,
     smooth: float = 0.0,
+    strays_BHK: Tensor | None = None,
 ) -> tuple[Tensor, NoisyStep]:
     """
     Return actions [B, H, K] of a walk with noise at one step a sample, and that step.
 
     index_B int64 [B] in [0, steps): which step is random; the others are Euler steps. More than
     one step is needed: from tau 1 straight to 0 there is no time left to stand in for tau 1.
-    smooth: correlation of the random step's noise from row to row: a motion that strays, instead
-    of one that trembles.
+    smooth: correlation of the random step's noise from row to row, see row_noise(); strays_BHK:
+    that noise, where it is not to be drawn here.
     """
     if steps < 2 or not 0 <= int(index_B.min()) <= int(index_B.max()) < steps:
         raise ValueError(f'flow-SDE: indices {index_B.tolist()} for {steps} steps (at least 2)')
-    fresh = torch.randn(noise_BHK.shape, generator=generator).to(noise_BHK)
-    for row in range(1, fresh.shape[1] if smooth else 0):
-        fresh[:, row] = smooth * fresh[:, row - 1] + math.sqrt(1 - smooth**2) * fresh[:, row]
+    if strays_BHK is None:
+        strays_BHK = row_noise(noise_BHK.shape, smooth, generator)
+    fresh = strays_BHK.to(noise_BHK)
     grid = torch.tensor(time_grid(steps), dtype=noise_BHK.dtype, device=noise_BHK.device)
     x_BHK = noise_BHK * mask_BHK
     before, after = torch.empty_like(x_BHK), torch.empty_like(x_BHK)

@@ -7,6 +7,8 @@ draw_curves() is of the phases of the bundled checkpoint's run, draw_log() of th
 import json
 from pathlib import Path
 
+RECENT = 10  # iterations of reinforcement learning: each has few episodes
+
 
 def draw_curves(log: Path, picture: Path) -> None:
     """Draw one panel a kind of figure; phases follow each other on the step axis."""
@@ -58,6 +60,13 @@ def draw_log(log: Path, picture: Path) -> None:
         points = [(line['step'], line[key]) for line in lines if key in line]
         if points:
             axes[0].plot(*zip(*points, strict=True), label=key)
+    successes = [(line['step'], line['success']) for line in lines if 'success' in line]
+    means = [
+        (successes[end - 1][0], sum(share for _, share in successes[end - RECENT : end]) / RECENT)
+        for end in range(RECENT, len(successes) + 1)
+    ]
+    if means:
+        axes[0].plot(*zip(*means, strict=True), label=f'success, mean of {RECENT}', linewidth=2)
     errors: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
         for source, figures in line.get('held_out', {}).items():

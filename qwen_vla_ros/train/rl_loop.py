@@ -8,6 +8,7 @@ paper credits. An iteration's rollout and minibatches come from (seed, iteration
 that was killed goes on as if it had not been.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from qwen_vla_ros.train.interruption import noted_signals
 from qwen_vla_ros.train.ppo import ActorCritic, losses, rows_of
 from qwen_vla_ros.train.ranks import Ranks
 from qwen_vla_ros.train.rl_actors import LOCAL, Worlds, open_worlds
+from qwen_vla_ros.train.rl_keep import WEIGHT, Kept
 from qwen_vla_ros.train.rl_policy import Actor, fresh_actor, load_actor
 from qwen_vla_ros.train.rl_recipe import Limits, RLRecipe
 from qwen_vla_ros.train.rollout import Noise, Rollout, roll_out
@@ -53,15 +55,29 @@ UNLIMITED = Limits()
 class RLRun:
     """The state of a run, and its iterations."""
 
-    def __init__(self, recipe: RLRecipe, actor: Actor, worlds: Worlds, out: Path) -> None:
-        """Build around the policy, and take up the state that lies in `out`."""
+    def __init__(
+        self,
+        recipe: RLRecipe,
+        actor: Actor,
+        worlds: Worlds,
+        out: Path,
+        kept_worlds: Worlds | None = None,
+    ) -> None:
+        """
+        Build around the policy, and take up the state that lies in `out`.
+
+        kept_worlds: in which the policy is to stay what it is
+        """
         self.recipe, self.actor, self.worlds, self.out = recipe, actor, worlds, out
         actor.model.backbone.requires_grad_(not recipe.freeze_vlm)
         if actor.model.config.decoder.readout_points:
             actor.model.decoder.readout.hold()
         self.policy = ActorCritic(actor.model).to(actor.model.device)
-        pipelines = actor.pipelines({order.robot for order in worlds.orders})
-        self.pipelines = [pipelines[order.robot] for order in worlds.orders]
+        self.pipelines = actor.pipelines_of(worlds.orders)
+        self.kept: Kept | None = None
+        if kept_worlds is not None:
+            around = actor.pipelines_of(kept_worlds.orders)
+            self.kept = Kept(self.policy, around, kept_worlds, recipe.seed, recipe.freeze_vlm)
         self.weights = {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
         heads = [p for name, p in self.weights.items() if name.startswith('value.')]
         others = [p for name, p in self.weights.items() if not name.startswith('value.')]
@@ -117,7 +133,7 @@ class RLRun:
             (recipe.seed, self.iteration),
             recipe.clips,
             recipe.freeze_vlm,
-            Noise(recipe.noise, recipe.smooth),
+            Noise(recipe.noise, recipe.smooth, recipe.lasting),
         )
 
     def improve(self, rollout: Rollout) -> dict[str, float]:
@@ -128,7 +144,7 @@ class RLRun:
         for _ in range(recipe.epochs):
             order = rng.permutation(count)
             for begin in range(0, count, recipe.minibatch):
-                told.append(self._step(rollout, order[begin : begin + recipe.minibatch]))
+                told.append(self._step(rollout, order[begin : begin + recipe.minibatch], rng))
             last = told[-max(1, -(-count // recipe.minibatch)) :]
             if np.mean([entry['kl'] for entry in last]) > recipe.enough_kl:
                 break
@@ -144,8 +160,10 @@ class RLRun:
             hidden = pad_sequence([rollout.hidden[i] for i in chosen], batch_first=True)
         return self.policy(batch, rows_of(rollout.step, torch.from_numpy(chosen)), hidden)
 
-    def _step(self, rollout: Rollout, chosen: np.ndarray) -> dict[str, float]:
-        """Take one step of the optimiser on some decisions."""
+    def _step(
+        self, rollout: Rollout, chosen: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Take one step of the optimiser on some decisions; rng draws of those to be kept."""
         recipe, index = self.recipe, torch.from_numpy(chosen)
         new, value = self.look_again(rollout, chosen)
         place = new.device
@@ -157,8 +175,12 @@ class RLRun:
             rollout.value[index].to(place),
             recipe.clips,
         )
+        loss = policy + recipe.clips.value_weight * worth
+        if self.kept is not None:
+            drift = self.kept.drift(rng)
+            loss, told = loss + WEIGHT * drift, {**told, 'kept_kl': drift.item()}
         self.optimiser.zero_grad(set_to_none=True)
-        (policy + recipe.clips.value_weight * worth).backward()
+        loss.backward()
         for weight in self.weights.values():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -314,11 +336,16 @@ def start_rl(
         raise QwenVlaError(
             f'train rl --world {",".join(recipe.world)}: give --init, a fine-tuned checkpoint'
         )
-    robots = sorted({order.robot for order in orders})
+    kept = recipe.kept_orders() if recipe.keep else []
+    robots = sorted({order.robot for order in (*orders, *kept)})
     actor = load_actor(robots, init, device) if init else fresh_actor(recipe.seed)
-    worlds = open_worlds(orders, actor.sizes(robots), actors)
-    try:
-        return RLRun(recipe, actor, worlds, out)
-    except BaseException:
-        worlds.close()
-        raise
+    with contextlib.ExitStack() as opened:
+        kept_worlds = open_worlds(kept, actor.sizes(robots), actors) if kept else None
+        if kept_worlds is not None:
+            opened.callback(kept_worlds.close)
+        worlds = open_worlds(orders, actor.sizes(robots), actors)
+        try:
+            return RLRun(recipe, actor, worlds, out, kept_worlds)
+        except BaseException:
+            worlds.close()
+            raise

@@ -5,7 +5,7 @@ A checkpoint's robots all stay in the one that is left; those act that the world
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from qwen_vla_ros.model.hub import find_checkpoint
 from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
-from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, Sizes, TurnEnv
+from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, Order, Sizes, TurnEnv
 from qwen_vla_ros.transforms import OneWay, Pipeline, Quantiles
 
 TEACHER = 5  # told apart from other draws of the same seed
@@ -68,6 +68,11 @@ class Actor:
         found = {name: self.pipeline(name) for name in names}
         rows = max(self.robot(name).embodiment.horizon for name in found)
         return {name: Pipeline((*p.steps, PadRows(rows))) for name, p in found.items()}
+
+    def pipelines_of(self, orders: Sequence[Order]) -> list[Pipeline]:
+        """Return what stands around the policy in each of some worlds."""
+        found = self.pipelines({order.robot for order in orders})
+        return [found[order.robot] for order in orders]
 
     def pipeline(self, name: str) -> Pipeline:
         """Return what stands around the policy for a robot."""

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 
 from qwen_vla_ros.train.ppo import Clips
-from qwen_vla_ros.train.rl_worlds import Order, order_worlds
+from qwen_vla_ros.train.rl_worlds import Order, ZeroErrors, order_worlds
 
 PUBLISHED = Clips()
+KEPT_WORLDS = 4
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,12 @@ class RLRecipe:
     world, kinds       which worlds, and which tasks in those that have several; in turn
     worlds, decisions  acting at a time, and chunks of each in an iteration
     rows               of a chunk that are run before the next decision; 0: as usual in each world
+    zero_errors        of the arms in `tasks`, (joint, rad or m) each; see sim/zero_errors.py
+    keep               worlds in which the policy is to stay what it was, see train/rl_keep.py
     minibatch          decisions a step of the optimiser
     freeze_vlm         train the decoder alone: a decision is seen once and not in every epoch
-    noise, smooth      level of the random step's noise (None: the model's), and its correlation
-                       from row to row
+    noise              level of the random step's noise (None: the model's)
+    smooth, lasting    its correlation from row to row, and from decision to decision
     enough_kl          an iteration's further epochs are left out above this
     collapse           the run ends when the mean success of the last five iterations falls below
                        this share of the best such mean, by more than chance
@@ -32,6 +35,8 @@ class RLRecipe:
     worlds: int = 128
     decisions: int = 64
     rows: int = 0
+    zero_errors: ZeroErrors = ()
+    keep: tuple[str, ...] = ()
     epochs: int = 4
     minibatch: int = 256
     rate: float = 5e-6
@@ -39,6 +44,7 @@ class RLRecipe:
     freeze_vlm: bool = False
     noise: float | None = None
     smooth: float = 0.0
+    lasting: float = 0.0
     clip: float = 1.0
     enough_kl: float = 0.1
     collapse: float = 0.5
@@ -47,7 +53,11 @@ class RLRecipe:
 
     def orders(self) -> list[Order]:
         """Return the worlds to be made."""
-        return order_worlds(self.world, self.kinds, self.rows, self.worlds)
+        return order_worlds(self.world, self.kinds, self.rows, self.worlds, self.zero_errors)
+
+    def kept_orders(self) -> list[Order]:
+        """Return the worlds that the policy acts in before it learns, KEPT_WORLDS of each."""
+        return order_worlds(self.keep, (), 0, KEPT_WORLDS * len(self.keep))
 
 
 def rl_demo() -> RLRecipe:

@@ -5,6 +5,7 @@ What reinforcement learning acts in, a chunk an action, as gymnasium environment
             learn, for the demo and for tests
   tabletop  the WidowX over three objects (sim/environment.py); some rows of each chunk are run
   tasks     the WidowX that picks, places, pushes, stacks (sim/tasks); the same
+  handover  ALOHA, one arm hands the named cube to the other (sim/aloha)
   rooms     the mobile base in furnished rooms (sim/rooms)
 
 Observations are dicts of images, state and instruction; the reward is 1 where an episode ends in
@@ -28,7 +29,8 @@ SIZE = (32, 32)
 FIRST_SEED = 3_000_000
 LEAST = 0.05  # rad
 SENTENCES = ('turn left', 'turn right')
-HORIZON = 16  # rows of the WidowX's chunks
+HORIZON, BIMANUAL_HORIZON = 16, 50  # rows of the WidowX's and of ALOHA's chunks
+ZeroErrors = tuple[tuple[str, float], ...]
 
 
 class TurnEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -102,23 +104,30 @@ class ChunkEnv(gymnasium.Wrapper):
         return world._observe(), float(success), ended, cut, facts
 
 
-def _turn(kind: str, rows: int) -> gymnasium.Env:
+def _turn(order: 'Order') -> gymnasium.Env:
     return TurnEnv()
 
 
-def _tabletop(kind: str, rows: int) -> gymnasium.Env:
+def _tabletop(order: 'Order') -> gymnasium.Env:
     from qwen_vla_ros.sim.environment import TabletopEnv
 
-    return ChunkEnv(TabletopEnv(), HORIZON, rows)
+    return ChunkEnv(TabletopEnv(), HORIZON, order.rows)
 
 
-def _tasks(kind: str, rows: int) -> gymnasium.Env:
+def _tasks(order: 'Order') -> gymnasium.Env:
     from qwen_vla_ros.sim.tasks.environment import TasksEnv
 
-    return ChunkEnv(TasksEnv(kind=kind), HORIZON, rows)
+    env = TasksEnv(kind=order.kind, zero_errors=dict(order.zero_errors))
+    return ChunkEnv(env, HORIZON, order.rows)
 
 
-def _rooms(kind: str, rows: int) -> gymnasium.Env:
+def _handover(order: 'Order') -> gymnasium.Env:
+    from qwen_vla_ros.sim.aloha.environment import AlohaEnv
+
+    return ChunkEnv(AlohaEnv(), BIMANUAL_HORIZON, order.rows)
+
+
+def _rooms(order: 'Order') -> gymnasium.Env:
     from qwen_vla_ros.sim.rooms.environment import RoomsEnv
 
     return RoomsEnv()
@@ -127,15 +136,15 @@ def _rooms(kind: str, rows: int) -> gymnasium.Env:
 @dataclass(frozen=True)
 class World:
     """
-    robot: name of its contract; make: (kind, rows) -> environment.
+    robot: name of its contract; make: its order -> environment.
 
     limit   rows until its time runs out, or chunks where it takes whole ones
     rows    of each chunk that are run when nothing is said; 0: it takes whole chunks
-    kinds   of tasks there are, if any
+    kinds   of tasks there are, if any; a world that has them takes zero errors
     """
 
     robot: str
-    make: Callable[[str, int], gymnasium.Env]
+    make: Callable[['Order'], gymnasium.Env]
     limit: int
     rows: int = 0
     kinds: tuple[str, ...] = ()
@@ -145,17 +154,23 @@ WORLDS: Mapping[str, World] = {
     'turn': World('mobile_base', _turn, 1),
     'tabletop': World('widowx', _tabletop, 60, 2),
     'tasks': World('widowx', _tasks, 120, 8, KINDS),
+    'handover': World('aloha', _handover, 1250, 25),
     'rooms': World('mobile_base', _rooms, 240),
 }
 
 
 @dataclass(frozen=True)
 class Order:
-    """One world to be made: which, its kind of task ('': any), and rows of a chunk to be run."""
+    """
+    One world to be made: which, its kind of task ('': any), and rows of a chunk to be run.
+
+    zero_errors: of its joints, (name, rad or m) each; see sim/zero_errors.py
+    """
 
     world: str
     kind: str = ''
     rows: int = 0
+    zero_errors: ZeroErrors = ()
 
     @property
     def robot(self) -> str:
@@ -173,11 +188,18 @@ class Order:
         return -(-WORLDS[self.world].limit // max(1, self.rows))
 
 
-def order_worlds(names: Sequence[str], kinds: Sequence[str], rows: int, count: int) -> list[Order]:
+def order_worlds(
+    names: Sequence[str],
+    kinds: Sequence[str],
+    rows: int,
+    count: int,
+    zero_errors: ZeroErrors = (),
+) -> list[Order]:
     """
     Return `count` worlds: those of the names in turn, each of the kinds in turn where it has any.
 
-    rows 0: as usual in each. QwenVlaError for what there is not.
+    rows 0: as usual in each; zero_errors: of the arms in `tasks`. QwenVlaError for what there is
+    not.
     """
     known = {kind for name in names if name in WORLDS for kind in WORLDS[name].kinds}
     if unknown := [name for name in names if name not in WORLDS]:
@@ -185,8 +207,15 @@ def order_worlds(names: Sequence[str], kinds: Sequence[str], rows: int, count: i
     if unknown := [kind for kind in kinds if kind not in known]:
         there = ', '.join(sorted(known)) or 'none'
         raise QwenVlaError(f'--kinds {unknown[0]}: {", ".join(names)} has {there}')
+    if zero_errors and not any(WORLDS[name].kinds for name in names):
+        raise QwenVlaError(f'--zero-errors: {", ".join(names)} takes none; choose --world tasks')
     variants = [
-        Order(name, kind, (rows or WORLDS[name].rows) if WORLDS[name].rows else 0)
+        Order(
+            name,
+            kind,
+            (rows or WORLDS[name].rows) if WORLDS[name].rows else 0,
+            zero_errors if WORLDS[name].kinds else (),
+        )
         for name in names
         for kind in ((kinds or ('',)) if WORLDS[name].kinds else ('',))
     ]
@@ -217,8 +246,7 @@ class Hall:
     def __init__(self, orders: Mapping[int, Order], sizes: Sizes) -> None:
         """Make the worlds."""
         self._worlds = {
-            number: WORLDS[order.world].make(order.kind, order.rows)
-            for number, order in orders.items()
+            number: WORLDS[order.world].make(order) for number, order in orders.items()
         }
         self._small = {n: ResizeImages(sizes[order.robot]) for n, order in orders.items()}
 

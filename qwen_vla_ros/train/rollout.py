@@ -7,6 +7,7 @@ the same weights give the same rollout again, decision by decision, wherever the
 Shapes: T decisions in a row, N worlds, T * N decisions in all, ordered by t, then by world.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen_vla_ros.model.sampling import NoisyStep
+from qwen_vla_ros.model.sampling import NoisyStep, row_noise
 from qwen_vla_ros.train.ppo import ActorCritic, Clips, advantages, join_steps
 from qwen_vla_ros.train.rl_actors import Worlds
 from qwen_vla_ros.train.rl_worlds import FIRST_SEED, Met
@@ -28,13 +29,46 @@ SCENE, NOISE = 2, 3  # told apart from other draws of the same seed
 
 @dataclass(frozen=True)
 class Noise:
-    """Of the random step: its level (None: the model's), its correlation from row to row."""
+    """
+    Of the random step: its level (None: the model's), and how it goes on.
+
+    smooth: correlation from row to row; lasting: from a decision of an episode to the next. What
+    lasts can be told by an episode's end, where many small strays cancel each other (colored
+    noise, Hollenstein et al., AAAI 2024). Each decision's own density is the same.
+    """
 
     level: float | None = None
     smooth: float = 0.0
+    lasting: float = 0.0
 
 
 AS_TRAINED = Noise()
+
+
+class Straying:
+    """The noise of the random steps of N worlds, decision by decision."""
+
+    def __init__(self, noise: Noise, generator: torch.Generator) -> None:
+        """Begin before the first decision."""
+        self.noise, self._generator = noise, generator
+        self._last: Tensor | None = None
+
+    def next(self, shape: Sequence[int]) -> Tensor:
+        """Return [N, H, K] for the next decision of each world."""
+        fresh = row_noise(shape, self.noise.smooth, self._generator)
+        if self._last is not None and self.noise.lasting:
+            kept = self.noise.lasting
+            fresh = torch.where(
+                self._begins[:, None, None],
+                fresh,
+                kept * self._last + math.sqrt(1 - kept**2) * fresh,
+            )
+        self._last = fresh
+        return fresh
+
+    def end(self, ended_N: Tensor) -> None:
+        """Forget what strayed where an episode ended."""
+        self._begins = ended_N
 
 
 @dataclass(frozen=True)
@@ -141,17 +175,16 @@ def roll_out(
     actor.eval()
     count, (seed, number) = len(worlds), place
     scenes, tale, kept = Scenes(seed, number, count), Tale(worlds, decisions), _Kept()
-    noise = np.random.default_rng((seed, NOISE, number))
-    generator = torch.Generator().manual_seed(int(noise.integers(2**62)))
+    generator = _generator(seed, number)
+    straying = Straying(strays, generator)
     rows = torch.tensor([order.rows for order in worlds.orders])
     begun = time.monotonic()
     shown = worlds.reset({world: scenes.next(world) for world in range(count)})
     spent, refused = time.monotonic() - begun, 0
     for decision in range(decisions):
         seen = [pipelines[world].forward(shown[world]) for world in range(count)]
-        actions, step, log_prob, value, hidden = _decide(actor, seen, generator, strays, rows)
-        made = map(_chunk, pipelines, seen, actions)
-        chunks = dict(enumerate(made))
+        actions, step, log_prob, value, hidden = _decide(actor, seen, generator, straying, rows)
+        chunks = dict(enumerate(map(_chunk, pipelines, seen, actions)))
         begun = time.monotonic()
         met = worlds.step(chunks)
         over = [world for world in range(count) if met[world].ended or met[world].cut]
@@ -167,6 +200,7 @@ def roll_out(
         kept.actions += chunks.values()
         kept.hidden += hidden if keep_hidden else ()
         ended = torch.tensor([world in again for world in range(count)])
+        straying.end(ended)
         kept.rows.append((log_prob, value, reward, ended))
         shown |= again
     log_prob, value, reward, over = (torch.stack(part) for part in zip(*kept.rows, strict=True))
@@ -185,6 +219,12 @@ def roll_out(
     )
 
 
+def _generator(seed: int, number: int) -> torch.Generator:
+    """Return what a rollout's noise comes from."""
+    noise = np.random.default_rng((seed, NOISE, number))
+    return torch.Generator().manual_seed(int(noise.integers(2**62)))
+
+
 def _chunk(pipeline: Pipeline, seen: dict[str, Any], actions: np.ndarray) -> np.ndarray:
     """Return a chunk float32 [H, A] in SI units."""
     return np.asarray(pipeline.inverse({**seen, 'actions': actions})['actions'], np.float32)
@@ -194,7 +234,7 @@ def _decide(
     actor: ActorCritic,
     seen: list[dict[str, Any]],
     generator: torch.Generator,
-    strays: Noise,
+    straying: Straying,
     rows: Tensor,
 ) -> tuple[np.ndarray, NoisyStep, Tensor, Tensor, list[Tensor]]:
     """Return normalised actions [N, H, K], step, log-probabilities, values [N], VLM's states."""
@@ -206,8 +246,9 @@ def _decide(
         batch,
         generator=generator,
         context=context,
-        noise_level=strays.level,
-        smooth=strays.smooth,
+        noise_level=straying.noise.level,
+        smooth=straying.noise.smooth,
+        strays_BHK=straying.next(batch['action_mask'].shape),
     )
     step = _that_ran(step, rows)
     log_prob = step.log_prob(model.velocity(context))

@@ -100,6 +100,15 @@ def _rl_arguments(parser: argparse.ArgumentParser) -> None:
     acting.add_argument('--worlds', type=int, help='acting at a time, of each kind in turn')
     acting.add_argument('--decisions', type=int, help='chunks of each world in an iteration')
     acting.add_argument('--rows', type=int, help='of a chunk, run before the next decision')
+    acting.add_argument(
+        '--zero-errors',
+        default='',
+        metavar='JOINT=RAD,..',
+        help='of tasks: an arm whose joints read so much more than they are',
+    )
+    acting.add_argument(
+        '--keep', help='worlds in which the policy is to stay what it was; with commas'
+    )
     acting.add_argument('--iterations', type=int)
     acting.add_argument(
         '--minutes', type=float, default=math.inf, help='end before so much time has passed'
@@ -111,6 +120,9 @@ def _rl_arguments(parser: argparse.ArgumentParser) -> None:
     )
     acting.add_argument(
         '--smooth', type=float, help='its correlation from row to row, 0 to 0.99 (default: 0)'
+    )
+    acting.add_argument(
+        '--lasting', type=float, help='from decision to decision, 0 to 0.99 (default: 0)'
     )
     acting.add_argument(
         '--freeze-vlm', action='store_true', help='train the decoder alone; much cheaper'
@@ -153,6 +165,7 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
 
 def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
     """Return the recipe of the arguments; QwenVlaError for what cannot be."""
+    from qwen_vla_ros.sim.zero_errors import parse_zero_errors
     from qwen_vla_ros.train.rl_recipe import RLRecipe, rl_demo
 
     told = {
@@ -160,6 +173,8 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
         'worlds': args.worlds,
         'decisions': args.decisions,
         'rows': args.rows,
+        'keep': tuple(args.keep.split(',')) if args.keep else None,
+        'zero_errors': tuple(parse_zero_errors(args.zero_errors).items()) or None,
         'iterations': args.iterations,
         'epochs': args.epochs,
         'rate': args.rate,
@@ -167,17 +182,22 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
         'freeze_vlm': args.freeze_vlm,
         'noise': args.noise,
         'smooth': args.smooth,
+        'lasting': args.lasting,
         'seed': args.seed,
     }
     if args.demo and args.preset != 'tiny':
         raise QwenVlaError('train rl --demo: it is made for --preset tiny')
+    if args.demo and args.keep:
+        raise QwenVlaError('train rl --demo: it keeps nothing; give --keep with --init')
     positive = ('worlds', 'decisions', 'rows', 'iterations', 'epochs', 'batch', 'minutes', 'noise')
     for name in positive:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise QwenVlaError(f'train rl --{name} {value}: give more than 0')
-    if args.smooth is not None and not 0 <= args.smooth < 1:
-        raise QwenVlaError(f'train rl --smooth {args.smooth}: give 0 or more, and less than 1')
+    for name in ('smooth', 'lasting'):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < 1:
+            raise QwenVlaError(f'train rl --{name} {value}: give 0 or more, and less than 1')
     recipe = rl_demo() if args.demo else RLRecipe(tuple(args.world.split(',')))
     return dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
 
