@@ -192,7 +192,7 @@ def run_episode(
         policy.reset()
         inferences, ended = 0, False
         while not ended:
-            rows = _waypoints(policy.infer(env.observation()))
+            rows = waypoints_of(policy.infer(env.observation()))
             inferences += 1
             told(rows)
             _, _, terminated, truncated, facts = env.step(rows)
@@ -204,7 +204,7 @@ def run_episode(
             env.close()
 
 
-def _waypoints(chunk: ActionChunk) -> np.ndarray:
+def waypoints_of(chunk: ActionChunk) -> np.ndarray:
     """Return a chunk's rows [N, 3] in the order of NAMES."""
     if set(chunk.names) != set(NAMES) or abs(chunk.step_s - STEP_S) > 1e-6:
         raise QwenVlaError(

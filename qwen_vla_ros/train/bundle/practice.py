@@ -20,10 +20,15 @@ from qwen_vla_ros.sim.aloha.environment import REPLAN_STEPS, AlohaEnv
 from qwen_vla_ros.sim.aloha.reactive import holds
 from qwen_vla_ros.sim.aloha.scene import instruction_for
 from qwen_vla_ros.sim.environment import rows_in_order
+from qwen_vla_ros.sim.rooms.drive import Pose
+from qwen_vla_ros.sim.rooms.environment import RoomsEnv, waypoints_of
+from qwen_vla_ros.sim.rooms.world import VIEW
 from qwen_vla_ros.sim.tasks.goals import PICK, PLACE, PUSH, STACK
 from qwen_vla_ros.sim.tasks.reactive import Task, chunk, things_of
 from qwen_vla_ros.train.bundle.aloha import AlohaMaker, Moment, weight_of
 from qwen_vla_ros.train.bundle.frames import Frame
+from qwen_vla_ros.train.bundle.rooms import RoomsMaker, goals_of, said_at, sentence_for
+from qwen_vla_ros.train.bundle.rooms_teacher import Asked, RoomsTeacher, rows_on
 from qwen_vla_ros.train.bundle.tabletop import STILL_RAD, STILL_ROWS, Tabletop
 from qwen_vla_ros.train.bundle.tabletop_starts import put_somewhere
 from qwen_vla_ros.train.bundle.tabletop_tasks import drawn, possible_tasks, sentence_of
@@ -36,6 +41,8 @@ KEPT = 0.5  # share of decisions that become frames
 ELSEWHERE = 0.3  # share of episodes that do not begin as the scene does
 ALOHA_DECISIONS, ALOHA_FRAMES = 50, 16
 CHANGE = 0.03  # chance a decision of another cube, with empty hands
+ROOMS_DECISIONS, AT_GOAL = 60, 4  # of an episode, and that it stands at a goal at most
+STUCK, GUIDED = 3, 5  # decisions without a motion, and of the teacher, who then drives
 _SEED = 23  # told apart from other draws of the same seed
 
 
@@ -125,6 +132,50 @@ class PracticeAloha(AlohaMaker):
         )
         weight = weight_of(q, poses[names.index(target)], held is not None)
         return Moment(q, poses, held, weight)
+
+
+class PracticeRooms(RoomsMaker):
+    """A policy that drives to rooms and pieces; where it stands wrongly its teacher drives on."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], checkpoint: Path) -> None:
+        """Open the world and the policy."""
+        self._env = RoomsEnv(render_mode='rgb_array', size=sizes[VIEW], images=False)
+        self._policy = _opened(checkpoint, self.embodiment)
+
+    def episode(self, seed: int) -> list[Frame]:
+        """Return the frames of a seed; every one where it stops in a wrong place."""
+        env, rng = self._env, np.random.default_rng((seed, _SEED))
+        env.reset(seed=seed)
+        house = env.task.house
+        teacher, goals = RoomsTeacher(house), goals_of(house, rng)
+        goal = env.task.goal
+        words, with_room = sentence_for(house, goal, rng)
+        frames, arrived, stood, guided = [], 0, 0, 0
+        for number in range(ROOMS_DECISIONS):
+            seen, pose = env.observation(), env.world.base.pose
+            said = said_at(teacher, goal, goals, pose, seen.state, rng)
+            frame = Frame({VIEW: env.render()}, seen.state, said)
+            right = _right(teacher, Asked(goal, with_room), pose, seen.state)
+            asked = _asked(frame, words, number, seen.state_names, self.embodiment)
+            own = waypoints_of(self._policy.infer(asked))
+            env.step(right if guided else own)
+            wrong = env.stopped and right.any()
+            if wrong or rng.random() < KEPT:
+                frames.append(frame)
+            arrived = 0 if right.any() else arrived + 1
+            moved = np.abs(np.subtract(env.world.base.pose, pose)).max() > STILL_RAD
+            stood = 0 if moved or arrived else stood + 1
+            guided = GUIDED if wrong or stood >= STUCK else max(0, guided - 1)
+            if arrived >= AT_GOAL or (arrived and env.stopped):
+                goal = goals[int(rng.integers(len(goals)))]
+                (words, with_room), arrived = sentence_for(house, goal, rng), 0
+        return frames
+
+
+def _right(teacher: RoomsTeacher, asked: Asked, pose: Pose, state: np.ndarray) -> np.ndarray:
+    """Return the teacher's waypoints [8, 3]."""
+    seen = teacher.sight.look(pose)
+    return rows_on(teacher.next_way(pose, state, asked, seen), pose)
 
 
 def _opened(checkpoint: Path, robot: str) -> LocalPolicy:

@@ -30,7 +30,16 @@ FRAMES, SENTENCES = 40, 5  # a house, and at most a frame
 # How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway, or
 # anywhere.
 KINDS = {'way': 0.30, 'near': 0.20, 'rest': 0.26, 'door': 0.08, 'any': 0.16}
-_SPEEDS = ((0.0, 0.0), (0.29, 0.0), (0.29, 0.6), (0.29, -0.6), (0.0, 1.2), (0.1, 1.2), (0.1, -1.2))
+_SPEEDS = (
+    (0.0, 0.0),
+    (0.29, 0.0),
+    (0.29, 0.6),
+    (0.29, -0.6),
+    (0.0, 1.2),
+    (0.0, -1.2),
+    (0.1, 1.2),
+    (0.1, -1.2),
+)
 
 
 class RoomsMaker:
@@ -47,7 +56,7 @@ class RoomsMaker:
         """Return the frames of the house of a seed, always the same ones."""
         house, rng = sample_house(seed), np.random.default_rng([seed, 11])
         teacher = RoomsTeacher(house)
-        goals = _goals(house, rng)
+        goals = goals_of(house, rng)
         self._world.reset(house, (*_middle(house), 0.0))
         frames = []
         for _ in range(self._frames):
@@ -68,11 +77,23 @@ class RoomsMaker:
         """Return the picture at a pose with what is said of it, the given goal first."""
         speeds = _SPEEDS[int(rng.integers(len(_SPEEDS)))]
         state = np.array([*_odometry(teacher, pose, rng), *speeds], np.float32)
-        seen = teacher.sight.look(pose)
-        chosen = [goal, *_others(teacher, goal, goals, pose, seen, rng)][:SENTENCES]
-        taught = tuple(_taught(teacher, one, pose, state, seen, rng) for one in chosen)
         self._world.put(pose)
-        return Frame({VIEW: self._world.render(VIEW, self._size)}, state, taught)
+        picture = self._world.render(VIEW, self._size)
+        return Frame({VIEW: picture}, state, said_at(teacher, goal, goals, pose, state, rng))
+
+
+def said_at(
+    teacher: RoomsTeacher,
+    goal: Goal,
+    goals: list[Goal],
+    pose: Pose,
+    state: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[Taught, ...]:
+    """Return what is said at a pose: of the given goal first, then of others."""
+    seen = teacher.sight.look(pose)
+    chosen = [goal, *_others(teacher, goal, goals, pose, seen, rng)][:SENTENCES]
+    return tuple(_taught(teacher, one, pose, state, seen, rng) for one in chosen)
 
 
 def _taught(
@@ -84,7 +105,7 @@ def _taught(
     rng: np.random.Generator,
 ) -> Taught:
     """Return a sentence with its waypoints, and where its goal and the way to take are seen."""
-    said, with_room = _sentence(teacher.house, goal, rng)
+    said, with_room = sentence_for(teacher.house, goal, rng)
     way = teacher.next_way(pose, state, Asked(goal, with_room), seen)
     part = seen.shows(goal)
     points = {'ego/target': part.point if part else None, 'ego/reference': None}
@@ -92,7 +113,7 @@ def _taught(
     if part and goal.piece:
         piece = teacher.house.piece(goal.piece)
         places['target'] = piece.x, piece.y
-    if way is not None and (ahead := place_on(way, pose)):
+    if ahead := place_on(way, pose):
         places['reference'] = ahead
         points['ego/reference'] = teacher.sight.point(pose, (*ahead, 0.0))
     values = {}
@@ -102,7 +123,7 @@ def _taught(
     return Taught(said, rows_on(way, pose).astype(np.float32), points, values=values)
 
 
-def _goals(house: House, rng: np.random.Generator) -> list[Goal]:
+def goals_of(house: House, rng: np.random.Generator) -> list[Goal]:
     """Return goals of a house in a random order: some pieces, and all rooms."""
     pieces = [Goal(piece.room, piece.name) for piece in house.pieces]
     rng.shuffle(pieces)
@@ -127,7 +148,7 @@ def _others(
     return [*shown[: SENTENCES - 2], *hidden[:1]]
 
 
-def _sentence(house: House, goal: Goal, rng: np.random.Generator) -> tuple[str, bool]:
+def sentence_for(house: House, goal: Goal, rng: np.random.Generator) -> tuple[str, bool]:
     """Return words that name the goal alone, and whether they say its room beside the piece."""
     if not goal.piece:
         return str(rng.choice(ROOM_SENTENCES)).format(goal.room), False

@@ -4,7 +4,8 @@ A teacher for a student with one picture, the odometry and no memory: what to do
 A goal that the picture shows is driven to along the expert's way, deeper past the edge of its
 floor, so that a student who stops a little early has arrived. What is not in the picture is looked
 for by rules that need no map: turn left on the spot, at the start once round, then through the
-doorway that shows nearest to the middle. A goal leaves the picture too where the way to it bends,
+doorway that shows nearest to the middle. Where the end of the first turn shows none, the base
+turns right: that it does tells it to take the first doorway from then on. A goal leaves the picture too where the way to it bends,
 so the speed serves as memory: on ways even turns go forward a little, and a base that drives goes
 on along its way while the goal is in its room. Nearly at rest is at rest: STOP stands apart from
 the smallest motion.
@@ -18,7 +19,7 @@ import numpy as np
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.rooms.drive import Pose, joined
-from qwen_vla_ros.sim.rooms.expert import HORIZON, NAMES, STEP_S, TURN, Way, pose_of, way_to
+from qwen_vla_ros.sim.rooms.expert import HORIZON, NAMES, SPEED, STEP_S, TURN, Way, pose_of, way_to
 from qwen_vla_ros.sim.rooms.house import Doorway, House
 from qwen_vla_ros.sim.rooms.sight import Seen, Sight
 from qwen_vla_ros.sim.rooms.tasks import Goal, floor_of, parse_goal
@@ -26,7 +27,10 @@ from qwen_vla_ros.types import ActionChunk, Observation
 
 PIECE_DEEPER, ROOM_DEEPER = 0.25, 0.60  # m past the edge of the goal's floor
 AT_START = 0.25  # m of odometry
-LOOKED_AROUND = (-1.2, -0.02)  # rad, yaw of odometry at the start after the turn to the left
+ROUND, LAST = 1.2, 0.65  # rad, what is left of a turn once round when all is seen, and its end
+ROUND_BEGINS = (-0.02, -0.25)  # rad: the yaw at the start, elsewhere from what leads on from it
+TURNING, FAST = 0.3, 0.15  # rad/s, m/s
+LEAST_AHEAD = 0.5  # m that are free
 WAY_M, ARRIVED = 1.5, 0.04  # m of a way: how far on it is told, and less is its end
 MOST_TURN = 1.5  # rad of a chunk; what comes after it waits for the next picture
 REST_M, REST_RAD = 0.08, 0.12
@@ -34,6 +38,23 @@ CREEP = 0.05  # m that a step of a turn goes forward
 DRIVING = 0.05  # m/s
 OWN_SHARE = 0.3  # of the picture that shows the room where the base is
 _BEYOND, _DOOR_HEIGHT = 0.9, 0.5  # m
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Straight on, so many m."""
+
+    free: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn on the spot, +1: to the left."""
+
+    side: float
+
+
+LEFT, RIGHT = Turn(1.0), Turn(-1.0)
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,11 @@ class RoomsTeacher:
             self._ways[goal] = way_to(self.house, goal, deeper, CREEP)
         return self._ways[goal]
 
-    def next_way(self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen) -> Way | None:
+    def next_way(
+        self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen
+    ) -> Way | Ahead | Turn:
         """
-        Return the way to take from a pose on the map; None: turn left and look.
+        Return the way to take from a pose on the map, or where to turn and look.
 
         state: x, y, yaw of odometry, forward speed and turning speed, as the contract has it.
         """
@@ -93,33 +116,51 @@ class RoomsTeacher:
             there.contains(d.x, d.y) and beside.contains(d.x, d.y) for d in self.house.doorways
         )
 
-    def _search(self, pose: Pose, state: np.ndarray, asked: Asked) -> Way | None:
-        """Return a way on which to look for what is not in the picture."""
-        x, y, yaw = state[:3]
+    def _search(self, pose: Pose, state: np.ndarray, asked: Asked) -> Way | Ahead | Turn:
+        """Return how to look for what is not in the picture."""
         here = self.house.room_at(*pose[:2])
         stay = here is not None and here.name == asked.goal.room
         stay &= asked.with_room or not asked.goal.piece
-        start = bool(np.hypot(x, y) < AT_START)
-        door = self._doorway(pose)
-        if door is None or stay:
-            return None
-        if start and not LOOKED_AROUND[0] < yaw < LOOKED_AROUND[1]:
-            return None
-        return self._through(door, pose)
+        speed, turning = state[3:5]
+        left, right = bool(turning > TURNING), bool(turning < -TURNING)
+        start, to_end, to_begin = _on_the_round(state)
+        if start and not right and to_end > ROUND:
+            return LEFT
+        if not stay:
+            door = self._doorway(pose, state[:3] if left and not start else None)
+            if door is not None and rows_on(way := self._through(door, pose), pose).any():
+                return way
+            done = right and to_begin < LAST
+            if (speed > FAST or done) and self._free_ahead(pose) >= LEAST_AHEAD:
+                return Ahead(self._free_ahead(pose))
+        ended = left and to_end < LAST
+        return RIGHT if right or ended else LEFT
 
-    def _doorway(self, pose: Pose) -> Doorway | None:
-        """Return the doorway nearest to the middle of the picture, or around the base."""
+    def _free_ahead(self, pose: Pose) -> float:
+        """Return how far the base can go straight on, in m, at most WAY_M."""
+        here = np.array(pose[:2])
+        ahead = np.array([np.cos(pose[2]), np.sin(pose[2])])
+        steps = np.arange(0.1, WAY_M + 0.05, 0.1)
+        free = [self.floor.sees(here, here + step * ahead) for step in steps]
+        return float(steps[free.index(False)]) - 0.1 if False in free else WAY_M
+
+    def _doorway(self, pose: Pose, odometry: np.ndarray | None) -> Doorway | None:
+        """
+        Return the doorway nearest to the middle of the picture, or around the base.
+
+        odometry: x, y, yaw: only such as lead further from where it began; None: any
+        """
         found = []
         for door in self.house.doorways:
             away = float(np.hypot(door.x - pose[0], door.y - pose[1]))
-            bearing = np.arctan2(door.y - pose[1], door.x - pose[0]) - pose[2]
-            bearing = float(np.arctan2(np.sin(bearing), np.cos(bearing)))
+            bearing = _wrapped(np.arctan2(door.y - pose[1], door.x - pose[0]) - pose[2])
             if away < 0.5:
                 across = np.pi / 2 if door.along == 'x' else 0.0
                 if abs(np.cos(pose[2] - across)) > 0.7:
                     return door
             elif self.sight.point(pose, (door.x, door.y, _DOOR_HEIGHT)) is not None:
-                found.append((abs(bearing), door))
+                if odometry is None or _leads_on(odometry, bearing, away):
+                    found.append((abs(bearing), door))
         return min(found, key=lambda item: item[0])[1] if found else None
 
     def _through(self, door: Doorway, pose: Pose) -> Way:
@@ -139,11 +180,40 @@ class RoomsTeacher:
         return self._ways[key]
 
 
-def rows_on(way: Way | None, pose: Pose) -> np.ndarray:
-    """Return waypoints [8, 3] in the base at a pose on the map; None: turn left on the spot."""
-    if way is None:
+def _on_the_round(state: np.ndarray) -> tuple[bool, float, float]:
+    """
+    Return whether the base is where it began, and what is left of a round to the left, to the right.
+
+    In rad; see ROUND_BEGINS.
+    """
+    x, y, yaw = state[:3]
+    start = bool(np.hypot(x, y) < AT_START)
+    turned = yaw - ROUND_BEGINS[0] if start else yaw - np.arctan2(y, x) - ROUND_BEGINS[1]
+    turned = float(turned) % (2 * np.pi)
+    return start, 2 * np.pi - turned, turned
+
+
+def _leads_on(odometry: np.ndarray, bearing: float, away: float) -> bool:
+    """Return whether what lies behind a doorway is further from where the base began."""
+    x, y, yaw = odometry
+    far = away + _BEYOND
+    there = x + far * np.cos(yaw + bearing), y + far * np.sin(yaw + bearing)
+    return bool(np.hypot(*there) > np.hypot(x, y))
+
+
+def _wrapped(angle: float) -> float:
+    return float(np.arctan2(np.sin(angle), np.cos(angle)))
+
+
+def rows_on(way: Way | Ahead | Turn, pose: Pose) -> np.ndarray:
+    """Return waypoints [8, 3] in the base at a pose on the map."""
+    steps = np.arange(1, HORIZON + 1)
+    if isinstance(way, Ahead):
         rows = np.zeros((HORIZON, 3))
-        rows[:, 2] = TURN * STEP_S * np.arange(1, HORIZON + 1)
+        rows[:, 0] = np.minimum(SPEED * STEP_S * steps, way.free)
+    elif isinstance(way, Turn):
+        rows = np.zeros((HORIZON, 3))
+        rows[:, 2] = way.side * TURN * STEP_S * steps
     else:
         rows = way.rows(pose)
     rows[:, 2] = np.unwrap(rows[:, 2], axis=0)
@@ -153,8 +223,12 @@ def rows_on(way: Way | None, pose: Pose) -> np.ndarray:
     return np.zeros_like(rows) if far < REST_M and turned < REST_RAD else rows
 
 
-def place_on(way: Way, pose: Pose) -> tuple[float, float] | None:
+def place_on(way: Way | Ahead | Turn, pose: Pose) -> tuple[float, float] | None:
     """Return where a way is WAY_M on, or ends, on the map in m; None where it has ended."""
+    if isinstance(way, Turn):
+        return None
+    if isinstance(way, Ahead):
+        return pose[0] + way.free * np.cos(pose[2]), pose[1] + way.free * np.sin(pose[2])
     path, here = way.path(pose), np.array(pose[:2])
     ahead = path[int(np.linalg.norm(path - here, axis=1).argmin()) :]
     along = np.cumsum(np.linalg.norm(np.diff(np.vstack([here, ahead]), axis=0), axis=1))
