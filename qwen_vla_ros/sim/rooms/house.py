@@ -188,6 +188,12 @@ class House:
         walls = (wall for room in self.rooms for wall in self.walls(room))
         return (*walls, *(piece.box for piece in self.pieces))
 
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """Return the obstacles' x0, y0, x1 and y1, [4, N]."""
+        found = [(box.x0, box.y0, box.x1, box.y1) for box in self.obstacles]
+        return np.array(found, np.float64).reshape(-1, 4).T
+
 
 def sample_house(seed: int) -> House:
     """Return the house of a seed (any integer >= 0), always the same one."""
@@ -329,9 +335,11 @@ def clearance(house: House, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the distance in m from points to what stands nearest; 0 in it and outside."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     found = np.minimum.reduce([x, y, house.width - x, house.depth - y]).clip(0.0)
-    for box in house.obstacles:
-        np.minimum(found, distance_to(box, x, y), out=found)
-    return found
+    x0, y0, x1, y1 = house.edges
+    x, y = x[..., None], y[..., None]
+    dx = np.maximum(np.maximum(x0 - x, x - x1), 0.0)
+    dy = np.maximum(np.maximum(y0 - y, y - y1), 0.0)
+    return np.minimum(found, np.hypot(dx, dy).min(-1, initial=np.inf))
 
 
 def distance_to(box: Box, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ Bagnell 2011, arXiv:1011.0686).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,15 +154,15 @@ class PracticeRooms(RoomsMaker):
         frames, arrived, stood, guided = [], 0, 0, 0
         for number in range(ROOMS_DECISIONS):
             seen, pose = env.observation(), env.world.base.pose
-            said = said_at(teacher, goal, goals, pose, seen.state, rng)
-            frame = Frame({VIEW: env.render()}, seen.state, said)
+            frame = Frame({VIEW: env.render()}, seen.state, ())
             right = _right(teacher, Asked(goal, with_room), pose, seen.state)
             asked = _asked(frame, words, number, seen.state_names, self.embodiment)
             own = waypoints_of(self._policy.infer(asked))
             env.step(right if guided else own)
             wrong = env.stopped and right.any()
             if wrong or rng.random() < KEPT:
-                frames.append(frame)
+                said = said_at(teacher, goal, goals, pose, seen.state, rng)
+                frames.append(replace(frame, taught=said))
             arrived = 0 if right.any() else arrived + 1
             moved = np.abs(np.subtract(env.world.base.pose, pose)).max() > STILL_RAD
             stood = 0 if moved or arrived else stood + 1

@@ -29,7 +29,7 @@ from qwen_vla_ros.train.bundle.rooms_teacher import (
 FRAMES, SENTENCES = 40, 5  # a house, and at most a frame
 # How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway, or
 # anywhere.
-KINDS = {'way': 0.30, 'near': 0.20, 'rest': 0.26, 'door': 0.08, 'any': 0.16}
+KINDS = {'way': 0.36, 'near': 0.22, 'rest': 0.14, 'door': 0.10, 'any': 0.18}
 _SPEEDS = (
     (0.0, 0.0),
     (0.29, 0.0),

@@ -3,12 +3,17 @@ A teacher for a student with one picture, the odometry and no memory: what to do
 
 A goal that the picture shows is driven to along the expert's way, deeper past the edge of its
 floor, so that a student who stops a little early has arrived. What is not in the picture is looked
-for by rules that need no map: turn left on the spot, at the start once round, then through the
-doorway that shows nearest to the middle. Where the end of the first turn shows none, the base
-turns right: that it does tells it to take the first doorway from then on. A goal leaves the picture too where the way to it bends,
-so the speed serves as memory: on ways even turns go forward a little, and a base that drives goes
-on along its way while the goal is in its room. Nearly at rest is at rest: STOP stands apart from
-the smallest motion.
+for by rules that need no map:
+
+- at the start turn left once round, then go through the doorway that shows nearest to the middle;
+- a base that drives and sees no doorway drives straight on while there is floor;
+- else turn left and look: for a doorway that leads further from the start, once round; then turn
+  right, for any.
+
+Motion serves as memory. That the base turns right says that it has been round. A goal leaves the
+picture where the way to it bends: so on ways even turns go forward a little, and one that drives
+goes on along its way while the goal is in its room. Nearly at rest is at rest: STOP stands apart
+from the smallest motion.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,6 +60,7 @@ class Turn:
 
 
 LEFT, RIGHT = Turn(1.0), Turn(-1.0)
+Motion = Way | Ahead | Turn
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,7 @@ class RoomsTeacher:
             self._ways[goal] = way_to(self.house, goal, deeper, CREEP)
         return self._ways[goal]
 
-    def next_way(
-        self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen
-    ) -> Way | Ahead | Turn:
+    def next_way(self, pose: Pose, state: np.ndarray, asked: Asked, seen: Seen) -> Motion:
         """
         Return the way to take from a pose on the map, or where to turn and look.
 
@@ -116,7 +120,7 @@ class RoomsTeacher:
             there.contains(d.x, d.y) and beside.contains(d.x, d.y) for d in self.house.doorways
         )
 
-    def _search(self, pose: Pose, state: np.ndarray, asked: Asked) -> Way | Ahead | Turn:
+    def _search(self, pose: Pose, state: np.ndarray, asked: Asked) -> Motion:
         """Return how to look for what is not in the picture."""
         here = self.house.room_at(*pose[:2])
         stay = here is not None and here.name == asked.goal.room
@@ -158,9 +162,10 @@ class RoomsTeacher:
                 across = np.pi / 2 if door.along == 'x' else 0.0
                 if abs(np.cos(pose[2] - across)) > 0.7:
                     return door
-            elif self.sight.point(pose, (door.x, door.y, _DOOR_HEIGHT)) is not None:
-                if odometry is None or _leads_on(odometry, bearing, away):
-                    found.append((abs(bearing), door))
+                continue
+            shown = self.sight.point(pose, (door.x, door.y, _DOOR_HEIGHT)) is not None
+            if shown and (odometry is None or _leads_on(odometry, bearing, away)):
+                found.append((abs(bearing), door))
         return min(found, key=lambda item: item[0])[1] if found else None
 
     def _through(self, door: Doorway, pose: Pose) -> Way:
@@ -182,9 +187,9 @@ class RoomsTeacher:
 
 def _on_the_round(state: np.ndarray) -> tuple[bool, float, float]:
     """
-    Return whether the base is where it began, and what is left of a round to the left, to the right.
+    Return whether the base is where it began, and rad left of a round to the left, to the right.
 
-    In rad; see ROUND_BEGINS.
+    A round begins at ROUND_BEGINS.
     """
     x, y, yaw = state[:3]
     start = bool(np.hypot(x, y) < AT_START)
@@ -205,7 +210,7 @@ def _wrapped(angle: float) -> float:
     return float(np.arctan2(np.sin(angle), np.cos(angle)))
 
 
-def rows_on(way: Way | Ahead | Turn, pose: Pose) -> np.ndarray:
+def rows_on(way: Motion, pose: Pose) -> np.ndarray:
     """Return waypoints [8, 3] in the base at a pose on the map."""
     steps = np.arange(1, HORIZON + 1)
     if isinstance(way, Ahead):
@@ -223,7 +228,7 @@ def rows_on(way: Way | Ahead | Turn, pose: Pose) -> np.ndarray:
     return np.zeros_like(rows) if far < REST_M and turned < REST_RAD else rows
 
 
-def place_on(way: Way | Ahead | Turn, pose: Pose) -> tuple[float, float] | None:
+def place_on(way: Motion, pose: Pose) -> tuple[float, float] | None:
     """Return where a way is WAY_M on, or ends, on the map in m; None where it has ended."""
     if isinstance(way, Turn):
         return None
