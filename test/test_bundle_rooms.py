@@ -12,7 +12,14 @@ from qwen_vla_ros.sim.rooms.tasks import parse_goal, sample_task
 from qwen_vla_ros.sim.rooms.world import RoomsWorld
 from qwen_vla_ros.train.bundle.frames import TRAINING
 from qwen_vla_ros.train.bundle.rooms import RoomsMaker
-from qwen_vla_ros.train.bundle.rooms_teacher import RoomsTeacherPolicy
+from qwen_vla_ros.train.bundle.rooms_teacher import (
+    LEFT,
+    RIGHT,
+    Ahead,
+    Asked,
+    RoomsTeacher,
+    RoomsTeacherPolicy,
+)
 
 mujoco = load_mujoco()
 SIZE, FRAMES = (96, 128), 10
@@ -119,6 +126,37 @@ def test_the_teacher_finds_what_a_turn_on_the_spot_shows(env):
     seeds = [seed for seed in range(8) if in_sight(sample_task(seed), turning=True)]
     assert seeds
     assert all(_succeeds(env, seed) for seed in seeds[:1])
+
+
+def _motion(pose, state, seed=9):
+    """What the teacher does at a pose of house 9 when it looks for the bedroom's chair."""
+    task = sample_task(seed)
+    teacher = RoomsTeacher(task.house)
+    goal = Asked(parse_goal('go to the bedroom and stop at the chair', task.house), True)
+    return teacher.next_way(pose, np.array(state), goal, teacher.sight.look(pose))
+
+
+def test_a_search_turns_once_to_the_left_then_to_the_right_then_drives_on():
+    # From where house 9 begins no doorway shows.
+    x, y, yaw = sample_task(9).start
+    assert _motion((x, y, yaw), (0.0, 0.0, 0.0, 0.0, 0.0)) is LEFT
+    assert _motion((x, y, yaw - 2.0), (0.0, 0.0, -2.0, 0.0, 1.2)) is LEFT
+    assert _motion((x, y, yaw - 0.3), (0.0, 0.0, -0.3, 0.0, 1.2)) is RIGHT
+    assert _motion((x, y, yaw - 2.0), (0.0, 0.0, -2.0, 0.0, -1.2)) is RIGHT
+    assert isinstance(_motion((x, y, yaw + 0.5), (0.0, 0.0, 0.5, 0.0, -1.2)), Ahead)
+
+
+def test_a_base_that_drives_and_sees_no_doorway_drives_on_while_there_is_floor():
+    x, y, yaw = sample_task(9).start
+    found = _motion((x, y, yaw + 0.5), (1.0, 0.0, 0.5, 0.29, 0.0))
+    assert isinstance(found, Ahead) and 0.5 <= found.free <= 1.5
+    assert _motion((x, y, yaw + 0.5), (1.0, 0.0, 0.5, 0.0, 0.0)) is LEFT
+
+
+@pytest.mark.slow
+def test_the_teacher_finds_most_of_what_has_to_be_looked_for(env):
+    outcomes = [_succeeds(env, seed) for seed in range(60)]
+    assert sum(outcomes) >= 50
 
 
 @pytest.mark.slow
