@@ -24,6 +24,7 @@ TYPES = STORE.types
 WIDOWX = Embodiment.load('widowx')
 ROBOT = replace(WIDOWX, cameras=tuple(replace(c, width=8, height=6) for c in WIDOWX.cameras))
 NAMES = [field.name for field in ROBOT.state.fields]
+TEXT = 'std_msgs/msg/String'
 KINDS = {'image': 'sensor_msgs/msg/Image', 'joints': 'sensor_msgs/msg/JointState'}
 
 
@@ -67,11 +68,12 @@ def write(folder, plugin=StoragePlugin.MCAP, mode=None, without='', extra=()):
                     f'/left/{source.topic.lstrip("/")}', KINDS[kind], typestore=STORE
                 )
             writer.write(topics[source.topic], time_ns, STORE.serialize_cdr(message, KINDS[kind]))
-        for topic, text in extra:
+        for topic, text, *after_s in extra:
             string = TYPES['std_msgs/msg/String'](text)
-            connection = writer.add_connection(topic, 'std_msgs/msg/String', typestore=STORE)
-            data = STORE.serialize_cdr(string, 'std_msgs/msg/String')
-            writer.write(connection, START + S, data)
+            if topic not in topics:
+                topics[topic] = writer.add_connection(topic, TEXT, typestore=STORE)
+            time_ns = START + round((after_s[0] if after_s else 1) * S)
+            writer.write(topics[topic], time_ns, STORE.serialize_cdr(string, TEXT))
     return folder
 
 
@@ -148,7 +150,7 @@ def test_contract_and_sentence_come_from_the_bag(tmp_path):
         ({'without': 'ego'}, r'topic camera/.* \(ego\): is not in it'),
         ({'without': 'state'}, r'\(state\): is not in it'),
         ({'extra': [('/a/instruction', 'x'), ('/b/instruction', 'y')]}, '2 different instruc'),
-        ({}, 'no instruction in it; give one'),
+        ({}, r'no instruction in it; give one .*`instruction:` into a YAML file'),
     ],
 )
 def test_what_a_bag_lacks_is_named(tmp_path, changed, words):

@@ -173,6 +173,7 @@ def test_an_episode_with_too_many_holes_is_left_out(tmp_path, monkeypatch):
         ' frames: 2 of 6 are lost'
     }
     assert len(report.rejected) == 3
+    assert str(report).startswith('kept 1 of 4 unbroken pieces of 2 episodes (3 missing frames)')
 
 
 def test_a_bag_gives_the_samples_that_it_gives_without_conversion(tmp_path, monkeypatch):
@@ -318,3 +319,15 @@ def test_the_cli_prints_what_was_left_out(tmp_path, capsys):
     assert report['reasons'] == {'too short': 1}
     assert report['rejected'][0]['episode'] == 1
     assert len(LeRobotEpisodes(tmp_path / 'out', 2)) == 1
+
+
+def test_the_cli_prints_every_reason_when_nothing_is_left(tmp_path, capsys):
+    folder = made.write_v3(tmp_path / 'in')
+    words = ['convert', str(folder), '--out', str(tmp_path / 'out'), '--codec', 'h264']
+    assert cli.main([*words, '--jobs', '1', '--min-frames', '50']) == 2
+    told = capsys.readouterr()
+    assert 'kept 0 of 2 episodes (2 too short)' in told.out
+    for episode, count in enumerate(made.LENGTHS):
+        assert f'episode {episode}: too short: {count} frames, 50 are the least' in told.out
+    assert 'no episode is left of 2; the first: ' in told.err
+    assert not (tmp_path / 'out').exists()

@@ -43,7 +43,9 @@ def test_what_is_no_data_set_is_told_with_all_that_was_tried(tmp_path):
         open_dataset(tmp_path)
     assert str(told.value).startswith(f'{tmp_path}: not a data set that can be read (')
     assert all(f'{name}: ' in str(told.value) for name in FORMATS)
-    with pytest.raises(QwenVlaError, match='there is no such file or folder'):
+    with pytest.raises(
+        QwenVlaError, match='no such file or folder; give a bag, .*a YAML description'
+    ):
         open_dataset(tmp_path / 'absent')
 
 

@@ -144,8 +144,11 @@ def test_damage_is_told_in_one_line(folder, name):
 
 
 def test_what_a_description_must_tell(folder):
-    for left_out, words in (('rate_hz', 'say rate_hz'), ('embodiment', 'say embodiment')):
-        with pytest.raises(QwenVlaError, match=words):
+    for left_out, words in (
+        ('rate_hz', 'tells no times; say rate_hz'),
+        ('embodiment', 'say embodiment'),
+    ):
+        with pytest.raises(QwenVlaError, match=f'{words}: write .*`{left_out}:` into a YAML'):
             open_dataset(folder, **{k: v for k, v in OPTIONS.items() if k != left_out})
     with pytest.raises(QwenVlaError, match="no image 'top'; there are: observation/image_0"):
         open_dataset(folder, **OPTIONS, views={'ego': 'top'})

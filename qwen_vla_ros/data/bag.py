@@ -1,16 +1,19 @@
 """
 rosbag2 folders (MCAP or SQLite, compressed or not) as episodes, through the live decode path.
 
-One bag is one episode. Frame i is what ObservationBuffer gives at first_ns + i / rate: messages
-are pushed at the time at which the recorder heard them, so the tensors are those of the running
-robot, to the bit. Actions are the joints that were reached at the chunk's instants, interpolated
-linearly; a layout whose channels are not measured (displacements, waypoints) is refused by name.
-The contract is the one in the bag unless another is given.
+One bag is one episode; where its sentence changes on the way, each stretch that has one is
+(bag_sentences.py). Frame i is what ObservationBuffer gives at first_ns + i / rate: messages are
+pushed at the time at which the recorder heard them, so the tensors are those of the running robot,
+to the bit. Actions are the joints that were reached at the chunk's instants, interpolated
+linearly, and masked where another sentence holds; a layout whose channels are not measured
+(displacements, waypoints) is refused by name. The contract is the one in the bag unless another is
+given.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.data.bag_files import MEND, McapBag, contract_of, open_bag, read
+from qwen_vla_ros.data.bag_sentences import NoSentence, Stretch, find_stretches
 from qwen_vla_ros.data.episode_notes import read_notes, why_left_out
 from qwen_vla_ros.data.joint_tracks import JointTracks
 from qwen_vla_ros.data.sample import Place, Sample, SampleError
@@ -29,10 +33,6 @@ from qwen_vla_ros.types import Observation
 
 KEPT_OPEN = 8  # bags
 WARM_NS = 1_000_000_000  # of messages, beyond the age limit, before a frame that is read alone
-
-
-class NoSentence(QwenVlaError):
-    """Nobody said what the robot was to do, or several things were said."""
 
 
 class BagEpisodes:
@@ -53,10 +53,10 @@ class BagEpisodes:
         flawed: bool = False,
     ) -> None:
         """Open each bag's index: contract, topics and sentence are read, no picture is."""
-        self.source = ', '.join(bag.name for bag in bags)
+        self.source = _name(bags)
         self.skipped: Counter[str] = Counter()
         self.left_out: dict[Path, str] = {}
-        self._bags: list[_Bag] = []
+        self._episodes: list[_Episode] = []
         readers = _Readers()
         for path in bags:
             notes = read_notes(path)
@@ -69,66 +69,68 @@ class BagEpisodes:
                 continue
             said = instruction or (notes.instruction if notes else '')
             try:
-                self._bags.append(_Bag(path, embodiment, said, layout, readers))
+                bag = _Bag(path, embodiment, said, layout, readers)
             except NoSentence as error:
                 if notes is None:
                     raise
                 self.left_out[path] = str(error)
-        if not self._bags:
+                continue
+            self._episodes += [_Episode(bag, *stretch) for stretch in bag.stretches]
+        if not self._episodes:
             told = '; '.join(f'{path}: {reason}' for path, reason in self.left_out.items())
             raise QwenVlaError(told or 'no bag was given')
 
     @property
     def bags(self) -> tuple[Path, ...]:
         """Return the bag of each episode."""
-        return tuple(bag.path for bag in self._bags)
+        return tuple(episode.bag.path for episode in self._episodes)
 
     def __len__(self) -> int:
-        """Return the number of bags."""
-        return len(self._bags)
+        """Return the number of episodes."""
+        return len(self._episodes)
 
     def frames(self, episode: int) -> int:
         """Return the number of instants, those without an observation included."""
-        return self._bags[episode].count
+        return self._episodes[episode].count
 
     def rate_hz(self, episode: int) -> float:
         """Return frames per second, as the contract says."""
-        return self._bags[episode].embodiment.rate_hz
+        return self._episodes[episode].bag.embodiment.rate_hz
 
     def success(self, episode: int) -> bool | None:
         """Return the label of the recording; None where nobody gave one."""
-        notes = read_notes(self._bags[episode].path)
+        notes = read_notes(self._episodes[episode].bag.path)
         return None if notes is None else notes.success
 
     def sample(self, episode: int, frame: int) -> Sample:
         """Return one sample; SampleError names episode, frame and the source that is missing."""
-        bag = self._bags[episode]
-        now_ns = bag.time_ns(frame)
-        buffer = ObservationBuffer(bag.embodiment)
-        warm_ns = WARM_NS + round(bag.embodiment.safety.max_age_s * 1e9)
-        for _ in bag.play(buffer, now_ns - warm_ns, (now_ns,)):
+        asked = self._episodes[episode]
+        now_ns = asked.time_ns(frame)
+        buffer = ObservationBuffer(asked.bag.embodiment)
+        for _ in asked.bag.play(buffer, now_ns - asked.bag.warm_ns, (now_ns,)):
             pass
         return self._sample(episode, frame, buffer, now_ns)
 
     def stream(self, episode: int) -> Iterator[Sample]:
-        """Yield every sample of a bag; a frame without an observation is counted, not yielded."""
-        bag = self._bags[episode]
-        buffer = ObservationBuffer(bag.embodiment)
-        times = [bag.time_ns(frame) for frame in range(bag.count)]
-        for frame, now_ns in enumerate(bag.play(buffer, bag.first_ns, times)):
+        """Yield an episode's samples; a frame without an observation is counted, not yielded."""
+        asked = self._episodes[episode]
+        buffer = ObservationBuffer(asked.bag.embodiment)
+        times = [asked.time_ns(frame) for frame in range(asked.count)]
+        start_ns = asked.first_ns - asked.bag.warm_ns
+        for frame, now_ns in enumerate(asked.bag.play(buffer, start_ns, times)):
             try:
                 yield self._sample(episode, frame, buffer, now_ns)
             except SampleError as error:
                 self.skipped[str(error).partition(f'frame {frame}: ')[2]] += 1
 
     def _sample(self, episode: int, frame: int, buffer: ObservationBuffer, now_ns: int) -> Sample:
-        bag = self._bags[episode]
-        place = Place(bag.path.name, episode, frame)
-        seen = buffer.sample(now_ns, bag.instruction)
+        asked = self._episodes[episode]
+        place = Place(self.source, episode, frame, asked.bag.path.name)
+        seen = buffer.sample(now_ns, asked.sentence)
         if seen is None:
             first = buffer.missing(now_ns)[:1]
             raise place.refuse(*((first[0].source, first[0].reason) if first else ('', 'nothing')))
-        actions, mask = bag.actions(seen)
+        actions, mask = asked.bag.actions(seen, asked.last_ns)
         return Sample(
             place,
             seen.images,
@@ -136,12 +138,20 @@ class BagEpisodes:
             seen.embodiment,
             actions,
             mask,
-            bag.action_names,
+            asked.bag.action_names,
             seen.stamp_ns,
             seen.state,
             seen.state_names,
             sources_ns=seen.sources_ns,
         )
+
+
+def _name(bags: Sequence[Path]) -> str:
+    """Return the name of a bag, or of the folder in which several lie."""
+    folders = {bag.resolve().parent for bag in bags}
+    if len(bags) > 1 and len(folders) == 1:
+        return folders.pop().name
+    return ', '.join(bag.name for bag in bags)
 
 
 class _Readers:
@@ -187,14 +197,15 @@ class _Bag:
                 raise QwenVlaError(f'{path}: there is no message in it; record it again')
             self.embodiment = embodiment or contract_of(path, reader)
             self._sources = self._find_topics(reader)
-            self.instruction = instruction or _instruction(path, reader)
-            self.first_ns, self._last_ns = reader.start_time, reader.end_time
+            self._first_ns, self._last_ns = reader.start_time, reader.end_time
+            whole = [Stretch(instruction, self._first_ns, self._last_ns)]
+            self.stretches = whole if instruction else find_stretches(path, reader)
             self.action_names = self.embodiment.action_names(layout)
         self._tracks = [
             JointTracks(
                 state,
                 partial(self._heard, state.name),
-                (self.first_ns, self._last_ns),
+                (self._first_ns, self._last_ns),
                 self.embodiment.safety.max_age_s,
             )
             for state in self.embodiment.states
@@ -209,13 +220,7 @@ class _Bag:
                 f'{path}: {", ".join(lost)}: no measured joint of that name; choose a layout of '
                 'absolute joints'
             )
-        self.count = int((self._last_ns - self.first_ns) * self.embodiment.rate_hz / 1e9) + 1
-
-    def time_ns(self, frame: int) -> int:
-        """Return the instant of a frame."""
-        if not 0 <= frame < self.count:
-            raise QwenVlaError(f'{self.path}: frame {frame}: there are {self.count}')
-        return self.first_ns + round(frame * self.embodiment.step_s * 1e9)
+        self.warm_ns = WARM_NS + round(self.embodiment.safety.max_age_s * 1e9)
 
     def play(
         self, buffer: ObservationBuffer, start_ns: int, times: Sequence[int]
@@ -237,13 +242,16 @@ class _Bag:
         yield now_ns
         yield from due
 
-    def actions(self, seen: Observation) -> tuple[np.ndarray, np.ndarray]:
-        """Return the joints reached at the chunk's instants [H, A], False after the last one."""
+    def actions(self, seen: Observation, last_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the joints reached at the chunk's instants [H, A], False behind a stretch."""
         embodiment = self.embodiment
         steps = np.round(np.arange(embodiment.horizon) * embodiment.step_s * 1e9).astype(np.int64)
         columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for track in self._tracks:
-            rows, known = track.at(steps + seen.stamp_ns)
+            times_ns = steps + seen.stamp_ns
+            rows, known = track.at(times_ns)
+            if last_ns < self._last_ns:
+                known &= times_ns <= last_ns
             columns.update({name: (rows[:, at], known) for at, name in enumerate(track.names)})
         values = np.stack([columns[name][0] for name in self.action_names], 1)
         return values.astype(np.float32), np.stack([columns[n][1] for n in self.action_names], 1)
@@ -271,13 +279,22 @@ class _Bag:
         return found
 
 
-def _instruction(path: Path, reader: Any) -> str:
-    """Return the sentence that was published, or that the policy told it had; one, not several."""
-    said: set[str] = set()
-    for end, field in (('/instruction', 'data'), ('/status', 'instruction')):
-        wanted = [c for c in reader.connections if c.topic.endswith(end)]
-        said = said or {getattr(m, field, '') for _, _, m in read(path, reader, wanted)} - {''}
-    if len(said) != 1:
-        told = f'{len(said)} different instructions' if said else 'no instruction'
-        raise NoSentence(f'{path}: {told} in it; give one (--instruction)')
-    return said.pop()
+@dataclass(frozen=True)
+class _Episode:
+    """A stretch of a bag with one sentence."""
+
+    bag: _Bag
+    sentence: str
+    first_ns: int
+    last_ns: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of frames."""
+        return int((self.last_ns - self.first_ns) * self.bag.embodiment.rate_hz / 1e9) + 1
+
+    def time_ns(self, frame: int) -> int:
+        """Return the instant of a frame."""
+        if not 0 <= frame < self.count:
+            raise QwenVlaError(f'{self.bag.path}: frame {frame}: there are {self.count}')
+        return self.first_ns + round(frame * self.bag.embodiment.step_s * 1e9)

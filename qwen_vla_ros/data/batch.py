@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.data.convert_command import source_arguments, source_options
+from qwen_vla_ros.data.left_out import bags_left_out, frames_left_out
 from qwen_vla_ros.data.mixture import Mixture, Source
 from qwen_vla_ros.data.open import open_dataset
 from qwen_vla_ros.data.packed_writer import parse_sizes
@@ -52,11 +53,10 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     for key, value in batch.items():
         told = f'{value.dtype} {list(value.shape)}' if hasattr(value, 'shape') else value[0]
         print(f'{key:24} {told}')
-    for source in sources:
-        for path, reason in getattr(source.episodes, 'left_out', {}).items():
-            print(f'left out: {path}: {reason}')
-    for reason, count in mixture.skipped.items():
-        print(f'left out {count} times: {reason}')
+    for line in bags_left_out(source.episodes for source in sources):
+        print(line)
+    for line in frames_left_out(mixture.skipped):
+        print(line)
     print(f'{args.count} samples in {time.monotonic() - began:.2f} s, opening included')
     return 0
 

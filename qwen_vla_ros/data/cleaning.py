@@ -112,11 +112,16 @@ class Rejection:
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """How many episodes came, which were left out, and under which thresholds."""
+    """
+    How many episodes came, which were left out, and under which thresholds.
+
+    episodes  unbroken pieces; recorded  episodes before they were broken into these
+    """
 
     episodes: int
     rejected: tuple[Rejection, ...]
     thresholds: Thresholds = field(default_factory=Thresholds)
+    recorded: int = 0
 
     def counts(self) -> dict[str, int]:
         """Return reason -> episodes."""
@@ -133,11 +138,13 @@ class CleaningReport:
         }
 
     def __str__(self) -> str:
-        """Return a line of counts, and one for each episode that was left out."""
+        """Return a line of counts, and one for each episode or piece that was left out."""
         kept = self.episodes - len(self.rejected)
         told = ', '.join(f'{count} {reason}' for reason, count in self.counts().items())
+        broken = self.episodes != self.recorded
+        pieces = f'unbroken pieces of {self.recorded} episodes' if broken else 'episodes'
         return '\n'.join(
-            [f'kept {kept} of {self.episodes} episodes{told and f" ({told})"}']
+            [f'kept {kept} of {self.episodes} {pieces}{told and f" ({told})"}']
             + [f'  {item}' for item in self.rejected]
         )
 
@@ -188,7 +195,8 @@ def judge(
             if said is not None:
                 found.append(Rejection(facts.source, facts.episode, facts.first, *said))
                 break
-    return CleaningReport(len(episodes), tuple(found), thresholds)
+    recorded = len({(facts.source, facts.episode) for facts in episodes})
+    return CleaningReport(len(episodes), tuple(found), thresholds, recorded)
 
 
 Said = tuple[str, str] | None

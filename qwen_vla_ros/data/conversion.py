@@ -209,6 +209,17 @@ def make_part(unit: Unit, target: Target, folder: Path) -> None:
     beside.rename(folder)
 
 
+class NothingLeftError(QwenVlaError):
+    """Not one episode is worth keeping; report tells why, one by one."""
+
+    def __init__(self, report: CleaningReport) -> None:
+        """Name how many there were, and the first."""
+        self.report = report
+        super().__init__(
+            f'no episode is left of {report.recorded}; the first: {report.rejected[0]}'
+        )
+
+
 class _UnreadableError(Exception):
     """What a reader said of an episode; an error of the writer stays what it is."""
 
@@ -322,8 +333,7 @@ def _join(work: Path, asked: Conversion, out: Path) -> CleaningReport:
     if not kept:
         if all(fact.unreadable for fact in facts):
             shutil.rmtree(work)
-        first = report.rejected[0]
-        raise QwenVlaError(f'no episode is left of {len(facts)}; the first: {first}')
+        raise NothingLeftError(report)
     beside = work / 'set'
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()

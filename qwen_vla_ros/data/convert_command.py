@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vla_ros.data.cleaning import Thresholds
-from qwen_vla_ros.data.conversion import Conversion, Target, convert, refuse_used
+from qwen_vla_ros.data.conversion import (
+    Conversion,
+    NothingLeftError,
+    Target,
+    convert,
+    refuse_used,
+)
 from qwen_vla_ros.data.film import CODECS
 from qwen_vla_ros.data.lerobot_writer import LeRobotTarget
 from qwen_vla_ros.data.packed import PackedEpisodes, read_json
@@ -136,7 +142,12 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise QwenVlaError(f'--jobs {args.jobs}: at least 1')
     units = units_of([_absolute(source) for source in args.sources], source_options(args))
-    report = convert(Conversion(units, target_of(args), thresholds_of(args)), args.out, args.jobs)
+    asked = Conversion(units, target_of(args), thresholds_of(args))
+    try:
+        report = convert(asked, args.out, args.jobs)
+    except NothingLeftError as error:
+        print(error.report)
+        raise
     print(report)
     kind = ''
     if args.to == 'packed':

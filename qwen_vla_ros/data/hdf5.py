@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.data.pictures import decoded
-from qwen_vla_ros.data.spec import HORIZON, SetSpec
+from qwen_vla_ros.data.spec import HORIZON, SetSpec, say
 from qwen_vla_ros.data.trajectory import Trajectory, TrajectoryEpisodes, joined, regular
 from qwen_vla_ros.errors import QwenVlaError
 
@@ -100,7 +100,7 @@ def dataset(place: str, group: Any, key: str) -> Any:
 def open_aloha(spec: SetSpec) -> TrajectoryEpisodes:
     """Return the episodes of a folder of ALOHA files, or of one file."""
     if not spec.instruction:
-        raise QwenVlaError(f'{spec.path}: ALOHA files hold no sentence; say instruction')
+        raise QwenVlaError(f'{spec.path}: ALOHA files hold no sentence; {say("instruction")}')
     reader = _Aloha(spec)
     robot = spec.embodiment or 'aloha'
     horizon = spec.horizon or HORIZON
@@ -248,9 +248,9 @@ def _told(file: Path, data: Any, spec: SetSpec) -> tuple[str, float]:
     except (ValueError, AttributeError, TypeError) as error:
         raise QwenVlaError(f'{file}: data: env_args or problem_info: no JSON object') from error
     if not sentence:
-        raise QwenVlaError(f'{file}: it holds no sentence; say instruction')
+        raise QwenVlaError(f'{file}: it holds no sentence; {say("instruction")}')
     if not rate_hz > 0:
-        raise QwenVlaError(f'{file}: data.env_args tells no control_freq; say rate_hz')
+        raise QwenVlaError(f'{file}: data.env_args tells no control_freq; {say("rate_hz")}')
     return sentence, rate_hz
 
 

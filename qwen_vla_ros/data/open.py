@@ -52,7 +52,10 @@ def open_dataset(source: str | Path | Mapping[str, Any] | SetSpec, **options: An
     """
     spec = _described(source, options)
     if not spec.path.exists():
-        raise QwenVlaError(f'{spec.path}: there is no such file or folder')
+        raise QwenVlaError(
+            f'{spec.path}: there is no such file or folder; give a bag, a folder of bags, a data '
+            "set's folder or file, FORMAT:PATH, a URL, or a YAML description (docs/formats.md)"
+        )
     name = spec.format or recognise(spec.path)
     if name not in FORMATS:
         raise QwenVlaError(

@@ -18,7 +18,7 @@ import numpy as np
 
 from qwen_vla_ros.data.pictures import decoded
 from qwen_vla_ros.data.rlds_sets import SENTENCES, SETS, SetFields
-from qwen_vla_ros.data.spec import HORIZON, SetSpec
+from qwen_vla_ros.data.spec import HORIZON, SetSpec, say
 from qwen_vla_ros.data.tfrecord import Damaged, Value, features, record_at, records, value
 from qwen_vla_ros.data.trajectory import Trajectory, TrajectoryEpisodes, joined, regular
 from qwen_vla_ros.errors import QwenVlaError
@@ -96,7 +96,7 @@ class _Reader:
         self._sentence = next((k for k in SENTENCES if k in steps), '')
         self._said = spec.instruction
         if not self._said and not self._sentence:
-            raise QwenVlaError(f'{spec.path}: it holds no sentence; say instruction')
+            raise QwenVlaError(f'{spec.path}: it holds no sentence; {say("instruction")}')
         self._rate_hz = spec.rate_hz or known.rate_hz
         regular(0, self._rate_hz, str(spec.path))
 

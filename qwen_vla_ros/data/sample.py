@@ -32,16 +32,18 @@ class SampleError(QwenVlaError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sample comes from: data set, episode and frame."""
+    """Where a sample comes from: data set, episode and frame; file: the episode's own, if any."""
 
     source: str
     episode: int
     frame: int
+    file: str = ''
 
     def refuse(self, key: str, reason: str) -> SampleError:
         """Return the error for a key of this sample."""
         return SampleError(
-            f'{self.source}: episode {self.episode}, frame {self.frame}: {key}: {reason}'
+            f'{self.file or self.source}: episode {self.episode}, frame {self.frame}: '
+            f'{key}: {reason}'
         )
 
 

@@ -92,6 +92,14 @@ class SetSpec:
                     raise QwenVlaError(f'{self.path}: {key}.{name}: write a list of names')
 
 
+def say(key: str) -> str:
+    """Return how to tell what a data set does not: the end of a refusal."""
+    return (
+        f'say {key}: write `path:` and `{key}:` into a YAML file and give that in place of the '
+        'path, e.g. --data set.yaml (docs/formats.md)'
+    )
+
+
 def read_spec(path: Path) -> SetSpec:
     """Return a YAML description; QwenVlaError names file and key."""
     try:

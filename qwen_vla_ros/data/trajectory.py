@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vla_ros.data.sample import Counted, Sample, window
+from qwen_vla_ros.data.spec import say
 from qwen_vla_ros.errors import QwenVlaError
 
 SECOND_NS = 1_000_000_000
@@ -59,7 +60,7 @@ class TrajectoryEpisodes(Counted):
         """Take lengths [E] in rows, what reads an episode, and view -> degrees to turn it left."""
         super().__init__(source, lengths)
         if not embodiment:
-            raise QwenVlaError(f'{source}: no robot is named in it; say embodiment')
+            raise QwenVlaError(f'{source}: no robot is named in it; {say("embodiment")}')
         self.embodiment, self._horizon, self._read = embodiment, horizon, read
         self._turn = {view: degrees // 90 for view, degrees in (turn or {}).items()}
         self._kept: tuple[int, Trajectory] | None = None
@@ -156,5 +157,5 @@ def joined(
 def regular(count: int, rate_hz: float, place: str) -> np.ndarray:
     """Return int64 ns [count] at a rate in Hz; QwenVlaError where it is not known."""
     if not rate_hz > 0:
-        raise QwenVlaError(f'{place}: it tells no times; say rate_hz')
+        raise QwenVlaError(f'{place}: it tells no times; {say("rate_hz")}')
     return np.round(np.arange(count) * SECOND_NS / rate_hz).astype(np.int64)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen_vla_ros.data.mixture import Mixture, Source, weights
-from qwen_vla_ros.data.sample import Episodes, Sample
+from qwen_vla_ros.data.mixture import TRIES, Mixture, Source, weights
+from qwen_vla_ros.data.sample import Episodes, Sample, SampleError
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.recipe import CPT, T2A, Recipe
 from qwen_vla_ros.train.robots import acts, spread
@@ -21,11 +21,16 @@ BALANCED = 'balanced'  # SFT: the family is the embodiment
 
 
 class Part:
-    """Some episodes of a source, as a source of its own."""
+    """
+    Some episodes of a source, as a source of its own.
+
+    refused  (episode, frame) -> why it gave no sample, of the frames that were asked for
+    """
 
     def __init__(self, episodes: Episodes, chosen: Sequence[int]) -> None:
         """Take the numbers of the chosen episodes."""
         self.source, self.chosen = episodes.source, tuple(chosen)
+        self.refused: dict[tuple[int, int], str] = {}
         self._episodes = episodes
 
     def __len__(self) -> int:
@@ -37,12 +42,23 @@ class Part:
         return self._episodes.frames(self.chosen[episode])
 
     def sample(self, episode: int, frame: int) -> Sample:
-        """Return one sample."""
-        return self._episodes.sample(self.chosen[episode], frame)
+        """Return one sample; SampleError says why there is none."""
+        try:
+            return self._episodes.sample(self.chosen[episode], frame)
+        except SampleError as error:
+            self.refused[episode, frame] = str(error)
+            raise
 
     def stream(self, episode: int) -> Iterator[Sample]:
         """Yield a chosen episode's samples in order."""
         return self._episodes.stream(self.chosen[episode])
+
+    def first(self) -> Sample:
+        """Return the first of some samples; QwenVlaError when not one frame gives any."""
+        for sample in spread(self, TRIES):
+            return sample
+        why = next(iter(self.refused.values()), 'there is no frame in it')
+        raise QwenVlaError(f'{self.source}: no frame of it gives a sample; the first: {why}')
 
 
 def split(episodes: Episodes) -> tuple[Part, Part]:
@@ -75,7 +91,7 @@ def open_sources(told: Sequence[str], recipe: Recipe) -> list[DataSet]:
     Return the data sets of --data FAMILY=PATH arguments.
 
     PATH alone: 'real' at T2A, 'robot manipulation' at CPT; at SFT a family is not told, for each
-    embodiment weighs the same. QwenVlaError names what cannot be opened.
+    embodiment weighs the same. QwenVlaError names what cannot be opened, or gives no sample.
     """
     from qwen_vla_ros.data.open import open_dataset
     from qwen_vla_ros.data.without_vision import WithoutVision
@@ -95,6 +111,7 @@ def open_sources(told: Sequence[str], recipe: Recipe) -> list[DataSet]:
         if recipe.whole and seen and hasattr(episodes, 'columns'):
             episodes = WithoutVision(episodes, whole=True)
         found.append(DataSet.of(family, episodes))
+        found[-1].training.first()
     names = [data.episodes.source for data in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise QwenVlaError(f'--data: two data sets are called {twice[0]}; rename a folder')
@@ -127,7 +144,7 @@ def training_mixture(told: Sequence[str], recipe: Recipe, rank: int, world: int)
 
 def _embodiment(data: DataSet) -> str:
     """Return the robot of a set; sets of words and pictures alone are one more."""
-    sample = data.training.sample(0, 0)
+    sample = data.training.first()
     return sample.embodiment if acts(sample) else 'text'
 
 

@@ -7,17 +7,20 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from qwen_vla_ros.data.left_out import bags_left_out, frames_left_out
 from qwen_vla_ros.data.loader import Loader
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
+from qwen_vla_ros.train.robots import MEASURED
 from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
 from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.start import start
@@ -245,6 +248,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         if loader is not None:
             stack.enter_context(loader)
         begun = start(recipe, sets, args.init, ranks.device(args.device))
+        if ranks.first:
+            _tell_left_out(sets)
         usual = DEMO_LOOK if args.demo else Every.look
         look = usual if args.look_every is None else args.look_every
         every = Every(args.save_every, look)
@@ -262,6 +267,19 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     return 0 if done else INTERRUPTED
 
 
+def _tell_left_out(sets: Sequence[DataSet]) -> None:
+    """Print which bags are no episodes, and which of the frames that were measured are none."""
+    for line in bags_left_out(data.episodes for data in sets):
+        print(line)
+    for part in (data.training for data in sets):
+        if part.refused:
+            frames = sum(part.frames(episode) for episode in range(len(part)))
+            looked = min(frames, MEASURED)
+            print(f'{part.source}: {len(part.refused)} of {looked} frames measured are left out')
+            for line in frames_left_out(part.refused.values()):
+                print(f'  {line}')
+
+
 def _unwritable(out: Path, error: OSError) -> QwenVlaError:
     return QwenVlaError(
         f'{out}: cannot write ({error}); the state saved before is intact: free space and run '
@@ -273,6 +291,10 @@ def _tell(run: StageRun, folder: Path | None) -> None:
     if folder is None:
         print(f'stopped at step {run.step}; the same command goes on', file=sys.stderr)
         return
+    if run.mixture.skipped:
+        print('left out of what was drawn:')
+    for line in frames_left_out(run.mixture.skipped):
+        print(f'  {line}')
     for source, figures in run.figures.items():
         told = {key: value for key, value in figures.items() if key.startswith('error_')}
         print(f'held out, {source}: ' + ', '.join(f'{k[6:]} {v:.4f}' for k, v in told.items()))
