@@ -17,6 +17,7 @@ import torch
 
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.run_folder import begin_anew
 from qwen_vla_ros.train.run_state import last_state
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +158,17 @@ def test_a_broken_state_is_named(whole, tmp_path):
         stage_lab.run(tmp_path)
 
 
+def test_a_log_without_a_state_is_told_and_dropped(tmp_path, capsys):
+    log = tmp_path / 'log.jsonl'
+    begin_anew(tmp_path)
+    assert capsys.readouterr().out == ''
+    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "act')
+    begin_anew(tmp_path)
+    told = f'no state in {tmp_path}: beginning anew; 2 steps of the log are dropped\n'
+    assert capsys.readouterr().out == told
+    assert not log.exists()
+
+
 def test_a_line_that_was_cut_short_is_dropped_from_the_log(whole, tmp_path):
     one = stage_lab.run(tmp_path, stage_lab.recipe(steps=2))
     one.fit()
@@ -182,6 +194,21 @@ def test_two_processes_train_the_adapters_of_one(tmp_path):
     for key in ('action', 'gradient_norm'):
         one, two = ([line[key] for line in curve(tmp_path / name)] for name in ('one', 'two'))
         np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_demo_killed_before_its_end_goes_on(tmp_path):
+    words = ['train', 't2a', '--preset', 'tiny', '--demo', '--threads', '1', '--out']
+    process = spawn('-m', 'qwen_vla_ros.cli', *words, str(tmp_path))
+    while last_state(tmp_path / 'state') is None and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    reached = int(last_state(tmp_path / 'state').name[5:])
+    assert reached % 20 == 0 and reached < 150
+    told = finished(spawn('-m', 'qwen_vla_ros.cli', *words, str(tmp_path)))
+    assert f'going on at step {reached}' in told
+    assert [line['step'] for line in curve(tmp_path)] == list(range(1, 151))
 
 
 SCRIPT = """

@@ -11,6 +11,7 @@ import torch
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train import stage_command
 from qwen_vla_ros.train.recipe import RECIPES, RL
+from qwen_vla_ros.train.run_folder import begin_anew
 from qwen_vla_ros.train.supervised import Phase, Trainer, TrainRun
 
 
@@ -98,6 +99,8 @@ def _run(run: TrainRun, out: Path, args: argparse.Namespace, command: str) -> Pa
     if trainer.state_path.exists():
         trainer.load_state()
         print(f'going on at phase {trainer.phase_index}, step {trainer.step}')
+    else:
+        begin_anew(out)
     try:
         trainer.fit()
         return trainer.finish(command)

@@ -18,6 +18,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
+from qwen_vla_ros.train.run_folder import begin_anew
 from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
 from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.start import start
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from qwen_vla_ros.train.rl_recipe import RLRecipe
 
 INTERRUPTED = 130
-DEMO_LOOK = 40
+DEMO_SAVE, DEMO_LOOK = 20, 40
 # Recipe field -> its argument's type and help.
 OVERRIDES = {
     'steps': (int, 'optimiser steps'),
@@ -77,7 +78,12 @@ def _supervised_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--quantise', choices=('int8',), help='with --lora: frozen weights in 8 bits'
     )
-    group.add_argument('--save-every', type=int, default=Every.save, metavar='STEPS')
+    group.add_argument(
+        '--save-every',
+        type=int,
+        metavar='STEPS',
+        help=f'a state to go on from (default: {Every.save}, of --demo {DEMO_SAVE})',
+    )
     group.add_argument(
         '--look-every',
         type=int,
@@ -147,6 +153,8 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
     with contextlib.closing(run.worlds):
         if run.iteration:
             print(f'going on at iteration {run.iteration}')
+        else:
+            begin_anew(args.out)
         try:
             done = run.fit(Limits(args.minutes), begun)
             if not done:
@@ -233,6 +241,12 @@ def _loader(args: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> Loader | 
     return Loader(make, args.readers)
 
 
+def _every(args: argparse.Namespace) -> Every:
+    usual = Every(DEMO_SAVE, DEMO_LOOK) if args.demo else Every()
+    told = {'save': args.save_every, 'look': args.look_every}
+    return dataclasses.replace(usual, **{k: v for k, v in told.items() if v is not None})
+
+
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Train a stage to its end, or go on where a run stopped; print the checkpoint's folder."""
     recipe = recipe_of(args)
@@ -245,12 +259,12 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         if loader is not None:
             stack.enter_context(loader)
         begun = start(recipe, sets, args.init, ranks.device(args.device))
-        usual = DEMO_LOOK if args.demo else Every.look
-        look = usual if args.look_every is None else args.look_every
-        every = Every(args.save_every, look)
-        run = StageRun(recipe, sets, begun, args.out, ranks, every, loader)
-        if run.step and ranks.first:
-            print(f'going on at step {run.step}')
+        run = StageRun(recipe, sets, begun, args.out, ranks, _every(args), loader)
+        if ranks.first:
+            if run.step:
+                print(f'going on at step {run.step}')
+            else:
+                begin_anew(args.out)
         try:
             done = run.fit(args.wandb)
             folder = run.finish('qwen-vla ' + shlex.join(sys.argv[1:])) if done else None
