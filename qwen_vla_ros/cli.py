@@ -18,6 +18,8 @@ from qwen_vla_ros import kernel_hints
 from qwen_vla_ros.errors import QwenVlaError
 
 BAD_INPUT, INTERRUPTED = 2, 130
+# What the system says of a path that was given: a file where a folder is to be, no permission.
+_PATHS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _INSTALL = {
     'rclpy': "ROS 2: source your installation, or pip install 'qwen_vla_ros[ros]' where none is",
     'mujoco': "the simulator: pip install 'qwen_vla_ros[sim]'",
@@ -61,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if package not in _INSTALL:
             raise
         print(f'qwen-vla: {package} is not installed. For {_INSTALL[package]}', file=sys.stderr)
+        return BAD_INPUT
+    except _PATHS as error:
+        if error.filename is None:
+            raise
+        print(f'qwen-vla: {error.filename}: {error.strerror}; choose another', file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print('qwen-vla: interrupted', file=sys.stderr)

@@ -70,6 +70,24 @@ def test_bad_input_is_one_line_and_code_2(
     assert message.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['eval', 'sim', '--policy', 'constant'],
+        ['eval', 'sim', '--policy', 'constant', '--robot', 'mobile_base'],
+        ['eval', 'suite', '--policy', 'constant'],
+        ['eval', 'skills', '--policy', 'constant'],
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').touch()
+    assert cli.main([*words, '--seeds', '0:1', '--out', str(tmp_path / 'file')]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f'qwen-vla: {tmp_path}/file') and message.count('\n') == 1
+
+
 def test_live_without_a_screen_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
