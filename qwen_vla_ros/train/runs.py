@@ -1,7 +1,6 @@
 """The named runs, and `qwen-vla train` around them."""
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +8,8 @@ from pathlib import Path
 import torch
 
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.train import stage_command
+from qwen_vla_ros.train import arguments, stage_command
+from qwen_vla_ros.train.arguments import BUNDLED, SMALL, TINY
 from qwen_vla_ros.train.recipe import RECIPES, RL
 from qwen_vla_ros.train.run_folder import begin_anew
 from qwen_vla_ros.train.supervised import Phase, Trainer, TrainRun
@@ -42,23 +42,12 @@ def tiny() -> TrainRun:
     )
 
 
-RUNS = {'small': small, 'tiny': tiny}
-BUNDLED = 'bundled'
+RUNS = {SMALL: small, TINY: tiny}
 
 
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `qwen-vla train`."""
-    parser.add_argument(
-        'name',
-        choices=[*RECIPES, RL, BUNDLED, *sorted(RUNS)],
-        help='stage (docs/training.md), or a run of the bundled checkpoint (train/runs.py)',
-    )
-    parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (default: auto)')
-    parser.add_argument(
-        '--workers', type=int, default=os.cpu_count() or 1, help='rendering processes'
-    )
-    stage_command.cli_arguments(parser)
+    """Declare the stages and runs of `qwen-vla train`."""
+    arguments.cli_arguments(parser)
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ A checkpoint is fitted to the robots of the new data: further views get their bo
 known robots keep their statistics. Those of T2A are of whole trajectories and measured anew.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.recipe import FROM_SCRATCH, T2A, Recipe
 from qwen_vla_ros.train.robots import Key, acts, driven, find_robots, spread
 from qwen_vla_ros.train.sources import DataSet
+from qwen_vla_ros.train.starting_point import training_facts
 
 VOCABULARY = 512  # of a tokenizer trained on the data's own words
 SENTENCES = 400  # samples a source whose words it learns
@@ -70,13 +70,13 @@ def recompute_blocks(model: QwenVLA) -> None:
 
 
 def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
+    config = preset(recipe.preset)
     if recipe.preset not in FROM_SCRATCH:
         raise QwenVlaError(
             f'train {recipe.stage} --preset {recipe.preset}: give --init: a checkpoint of the '
             f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
             f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
         )
-    config = preset(recipe.preset)
     robots = find_robots(parts, (), config.decoder.joint_actions == 'relative')
     config = fit_robots(config, driven(robots))
     tokenizer = train_tokenizer(sentences(parts, robots), VOCABULARY, config.inputs.views)
@@ -103,7 +103,7 @@ def sentences(parts: Sequence[Any], robots: Mapping[Key, TrainedRobot]) -> list[
 
 def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
     folder = find_checkpoint(init)
-    facts = _facts(folder)
+    facts = training_facts(folder)
     known: list[TrainedRobot] = []
     if (folder / 'statistics.json').is_file() and facts.get('stage') != T2A:
         known = read_robots(folder)
@@ -115,16 +115,6 @@ def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
         model, tokenizer, fit_robots(model.config, driven(robots)), recipe.seed
     )
     return Start(model.train(), tokenizer, robots, folder, bool(facts.get('text')))
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """Return training.json of a checkpoint; empty where there is none."""
-    try:
-        return json.loads((folder / 'training.json').read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise QwenVlaError(f'{folder}/training.json: not readable as JSON ({error})') from error
 
 
 def _with_views(model: QwenVLA, tokenizer: Any, config: QwenVLAConfig, seed: int) -> QwenVLAConfig:
