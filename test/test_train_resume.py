@@ -18,7 +18,7 @@ import torch
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train.run_folder import begin_anew
-from qwen_vla_ros.train.run_state import last_state
+from qwen_vla_ros.train.run_state import facts_of_same, last_state
 
 ROOT = Path(__file__).parents[1]
 TIMES = ('speed',)
@@ -131,8 +131,17 @@ def test_a_loss_that_is_no_number_stops_before_it_changes_anything(tmp_path):
 
 
 def test_a_state_of_other_settings_is_refused(whole):
-    with pytest.raises(QwenVlaError, match=r'other settings \(recipe\)'):
+    with pytest.raises(QwenVlaError, match=r'other settings \(seed 1, was 0\)'):
         stage_lab.run(whole.out, stage_lab.recipe(ema=0.9, seed=1))
+
+
+def test_every_setting_that_differs_is_told(whole):
+    with pytest.raises(QwenVlaError, match=r'\(batch 2, was 4; draws 1, was 2\)'):
+        stage_lab.run(whole.out, stage_lab.recipe(ema=0.9, batch=2, draws=1))
+    told = dataclasses.replace(whole.recipe, families={'navigation': 1.0})
+    other = {**whole.identity, 'recipe': dataclasses.asdict(told)}
+    with pytest.raises(QwenVlaError, match=r'families.navigation 1.0, was '):
+        facts_of_same(last_state(whole.out / 'state'), other)
 
 
 def test_a_state_that_began_with_another_checkpoint_is_refused(whole, tmp_path):
@@ -144,7 +153,7 @@ def test_a_state_that_began_with_another_checkpoint_is_refused(whole, tmp_path):
         inits.append(str(one.finish('train')))
     stage_lab.run(tmp_path / 'next', told, inits[0]).save()
     stage_lab.run(tmp_path / 'next', told, inits[0])
-    with pytest.raises(QwenVlaError, match=r'other settings \(init\)'):
+    with pytest.raises(QwenVlaError, match=r'other settings \(other init\)'):
         stage_lab.run(tmp_path / 'next', told, inits[1])
 
 

@@ -11,7 +11,8 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.train import arguments, stage_command
 from qwen_vla_ros.train.arguments import BUNDLED, SMALL, TINY
 from qwen_vla_ros.train.recipe import RECIPES, RL
-from qwen_vla_ros.train.run_folder import begin_anew
+from qwen_vla_ros.train.run_folder import begin_anew, claim
+from qwen_vla_ros.train.starting_point import look_at
 from qwen_vla_ros.train.supervised import Phase, Trainer, TrainRun
 
 
@@ -59,6 +60,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     command = 'qwen-vla ' + shlex.join(sys.argv[1:])
     if args.name == BUNDLED:
         return _bundled(args, command)
+    claim(args.out, args.name)
     folder = _run(RUNS[args.name](), args.out, args, command)
     print(f'checkpoint: {folder}')
     return 0
@@ -68,6 +70,9 @@ def _bundled(args: argparse.Namespace, command: str) -> int:
     """Train every stage of the bundled checkpoint that is not there yet."""
     from qwen_vla_ros.train.bundle.stages import train_bundled
 
+    claim(args.out, BUNDLED)
+    if args.init:
+        look_at(args.init)
     if args.threads:
         torch.set_num_threads(args.threads)
     init = Path(args.init) if args.init else args.out / 'see' / 'checkpoint'

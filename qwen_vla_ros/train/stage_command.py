@@ -6,22 +6,26 @@ import dataclasses
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from qwen_vla_ros.data.loader import Loader
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.model.adapters import fingerprint
+from qwen_vla_ros.model.placement import choose_device
 from qwen_vla_ros.train.arguments import DEMO, OVERRIDES
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
-from qwen_vla_ros.train.run_folder import begin_anew
+from qwen_vla_ros.train.run_folder import begin_anew, claim
+from qwen_vla_ros.train.run_state import facts_of_same, last_state
 from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
 from qwen_vla_ros.train.stage_loop import Every, StageRun
-from qwen_vla_ros.train.start import start
+from qwen_vla_ros.train.start import refuse_nothing_to_start_from, start
 from qwen_vla_ros.train.starting_point import look_at, preset_for
 
 if TYPE_CHECKING:
@@ -33,13 +37,16 @@ WORLD = 'tabletop'
 
 def run_rl_from_arguments(args: argparse.Namespace) -> int:
     """Train by acting, or go on where a run stopped; print the checkpoint's folder."""
-    from qwen_vla_ros.train.rl_loop import start_rl
+    from qwen_vla_ros.train.rl_loop import identity_of, start_rl
     from qwen_vla_ros.train.rl_recipe import Limits
 
     begun = time.monotonic()
     if args.threads:
         torch.set_num_threads(args.threads)
-    run = start_rl(rl_recipe_of(args), args.init, args.out, args.device, args.actors)
+    recipe = rl_recipe_of(args)
+    origin = fingerprint(look_at(args.init)) if args.init else ''
+    _claim(args, identity_of(recipe, origin))
+    run = start_rl(recipe, args.init, args.out, args.device, args.actors)
     with contextlib.closing(run.worlds):
         if run.iteration:
             print(f'going on at iteration {run.iteration}')
@@ -97,6 +104,13 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
     return dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
 
 
+def _claim(args: argparse.Namespace, identity: Mapping[str, Any]) -> None:
+    """Refuse another run's --out before anything is made."""
+    claim(args.out, args.name)
+    if (state := last_state(args.out / 'state')) is not None:
+        facts_of_same(state, identity)
+
+
 def _refuse_beside(args: argparse.Namespace) -> None:
     """Refuse what has no meaning beside --demo, or without it."""
     if not args.demo and args.preset:
@@ -111,13 +125,12 @@ def _refuse_beside(args: argparse.Namespace) -> None:
         )
 
 
-def recipe_of(args: argparse.Namespace) -> Recipe:
-    """Return the recipe of the arguments."""
+def recipe_of(args: argparse.Namespace, init: Path | None) -> Recipe:
+    """Return the recipe of the arguments and of the checkpoint to start from."""
     if args.demo == bool(args.data):
         raise QwenVlaError(f'train {args.name}: give --data or --demo, one of them')
     if args.demo and args.readers:
         raise QwenVlaError(f'train {args.name} --readers: they read --data; --demo lies in memory')
-    init = look_at(args.init) if args.init else None
     recipe = RECIPES[args.name](preset_for(args.preset, init))
     if args.demo:
         recipe = demo(recipe)
@@ -153,16 +166,23 @@ def _every(args: argparse.Namespace) -> Every:
 
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Train a stage to its end, or go on where a run stopped; print the checkpoint's folder."""
-    recipe = recipe_of(args)
+    init = look_at(args.init) if args.init else None
+    recipe = recipe_of(args, init)
+    if init is None:
+        refuse_nothing_to_start_from(recipe)
+    origin = fingerprint(init) if init else ''
+    _claim(args, {'recipe': dataclasses.asdict(recipe), 'init': origin})
     if args.threads:
         torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(open_ranks())
+        device = ranks.device(args.device)
+        choose_device(device)
         sets = _sets(args, recipe, ranks)
         loader = _loader(args, recipe, ranks)
         if loader is not None:
             stack.enter_context(loader)
-        begun = start(recipe, sets, args.init, ranks.device(args.device))
+        begun = start(recipe, sets, args.init, device)
         run = StageRun(recipe, sets, begun, args.out, ranks, _every(args), loader)
         if ranks.first:
             if run.step:

@@ -63,6 +63,19 @@ def start(recipe: Recipe, sets: Sequence[DataSet], init: str | None, device: str
     return found
 
 
+def refuse_nothing_to_start_from(recipe: Recipe) -> None:
+    """Raise QwenVlaError for a recipe that needs a checkpoint to start from."""
+    if recipe.adapters:
+        raise QwenVlaError('--lora: adapters need a checkpoint under them; give --init')
+    preset(recipe.preset)  # an unknown one has no release either
+    if recipe.preset not in FROM_SCRATCH:
+        raise QwenVlaError(
+            f'train {recipe.stage} --preset {recipe.preset}: give --init: a checkpoint of the '
+            f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
+            f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
+        )
+
+
 def recompute_blocks(model: QwenVLA) -> None:
     """Keep only what goes into each block of a model in training; the rest is computed again."""
     model.backbone.gradient_checkpointing_enable({'use_reentrant': False})
@@ -70,13 +83,8 @@ def recompute_blocks(model: QwenVLA) -> None:
 
 
 def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
+    refuse_nothing_to_start_from(recipe)
     config = preset(recipe.preset)
-    if recipe.preset not in FROM_SCRATCH:
-        raise QwenVlaError(
-            f'train {recipe.stage} --preset {recipe.preset}: give --init: a checkpoint of the '
-            f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
-            f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
-        )
     robots = find_robots(parts, (), config.decoder.joint_actions == 'relative')
     config = fit_robots(config, driven(robots))
     tokenizer = train_tokenizer(sentences(parts, robots), VOCABULARY, config.inputs.views)
@@ -135,8 +143,6 @@ def _with_views(model: QwenVLA, tokenizer: Any, config: QwenVLAConfig, seed: int
 
 def _adapt(recipe: Recipe, found: Start) -> None:
     """Freeze the weights, narrow them, and put adapters on language and decoder."""
-    if found.before is None:
-        raise QwenVlaError('--lora: adapters need a checkpoint under them; give --init')
     model = found.model
     cast_weights(model, model.device, DTYPES[recipe.dtype])
     if recipe.quantise:
