@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's waiting threads sleep instead of spinning: the robot's processes share the cores.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     os.environ.setdefault('GOMP_SPINCOUNT', '0')
+    if not sys.stderr.isatty():  # a log: bars are lines there; tqdm reads this when it loads
+        os.environ.setdefault('TQDM_MININTERVAL', '10')
     kernel_hints.leave_out()
     try:
         args = _parser(arguments).parse_args(arguments)

@@ -97,6 +97,25 @@ def test_live_without_a_screen_is_refused(
     assert 'no screen' in capsys.readouterr().err
 
 
+def test_a_bar_in_a_log_has_few_lines() -> None:
+    program = (
+        'from qwen_vla_ros import cli\n'
+        'cli.main(["schema"])\n'
+        'from tqdm import tqdm\n'
+        'import time\n'
+        'bar = tqdm(total=30)\n'
+        'for number in range(30):\n'
+        '    time.sleep(0.02)\n'
+        '    bar.set_postfix({"step": number}, refresh=False)\n'
+        '    bar.update()\n'
+        'bar.close()'
+    )
+    words = [sys.executable, '-c', program]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.count('it/s') == 2  # begin and end
+
+
 def test_unknown_command_is_code_2() -> None:
     done = subprocess.run(command('dance'), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

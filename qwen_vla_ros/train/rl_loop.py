@@ -223,9 +223,10 @@ class RLRun:
                     break
                 entry = self._iterate()
                 watch.tell(self.iteration, entry)
-                bar.update()
                 told = {key: round(entry[key], 4) for key in ('success', 'kl') if key in entry}
-                bar.set_postfix(**told, seconds=round(sum(self.seconds[-1].values()), 1))
+                told['seconds'] = round(sum(self.seconds[-1].values()), 1)
+                bar.set_postfix(told, refresh=False)
+                bar.update()
                 if self.iteration % limits.save_every == 0:
                     self.save()
                     saved = self.iteration

@@ -174,8 +174,8 @@ class StageRun(StageStep):
         self.step += 1
         took = time.monotonic() - begun
         self.seconds += took
+        bar.set_postfix({k: f'{value:.3g}' for k, value in entry.items()}, refresh=False)
         bar.update()
-        bar.set_postfix({key: f'{value:.3g}' for key, value in entry.items()})
         report: dict[str, Any] = dict(entry)
         if self.step % self.every.tell == 0 or self.step == self.recipe.steps:
             self.tally.merge(self.ranks.gathered(self.tally.held))

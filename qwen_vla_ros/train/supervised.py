@@ -280,8 +280,8 @@ class Trainer:
                 entry = self.train_step(phase)
                 self.step += 1
                 self.seconds += time.monotonic() - begun
+                bar.set_postfix({k: f'{value:.3f}' for k, value in entry.items()}, refresh=False)
                 bar.update()
-                bar.set_postfix({key: f'{value:.3f}' for key, value in entry.items()})
                 if self.step % 10 == 0:
                     self.log(phase=phase.name, step=self.step, seconds=self.seconds, **entry)
                 if self.step % (5 * save_every) == 0 or self.step == phase.steps:
