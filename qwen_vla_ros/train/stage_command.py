@@ -19,8 +19,10 @@ from qwen_vla_ros.model.adapters import fingerprint
 from qwen_vla_ros.model.placement import choose_device
 from qwen_vla_ros.train.arguments import DEMO, OVERRIDES
 from qwen_vla_ros.train.curves import draw_log
+from qwen_vla_ros.train.ending import held_out_line, next_line, pictures_line, way_of_losses
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import RECIPES, Recipe, demo
+from qwen_vla_ros.train.robots import driven
 from qwen_vla_ros.train.run_folder import begin_anew, claim
 from qwen_vla_ros.train.run_state import facts_of_same, last_state
 from qwen_vla_ros.train.sources import DataSet, open_sources, training_mixture
@@ -64,7 +66,9 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
         draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
     print('success by iteration: ' + ' '.join(f'{share:.2f}' for share in run.successes))
     print(f'{run.iteration} iterations; {run.cost()}')
+    print(pictures_line(args.out))
     print(f'checkpoint: {folder}')
+    print(next_line(folder, {order.robot for order in run.worlds.orders}))
     return 0
 
 
@@ -211,7 +215,10 @@ def _tell(run: StageRun, folder: Path | None) -> None:
     if folder is None:
         print(f'stopped at step {run.step}; the same command goes on', file=sys.stderr)
         return
+    print(way_of_losses(run.out / 'log.jsonl'))
     for source, figures in run.figures.items():
-        told = {key: value for key, value in figures.items() if key.startswith('error_')}
-        print(f'held out, {source}: ' + ', '.join(f'{k[6:]} {v:.4f}' for k, v in told.items()))
+        print(held_out_line(source, figures))
+    print(pictures_line(run.out))
+    robots = [robot.embodiment.name for robot in driven(run.begun.robots)]
     print(f'checkpoint: {folder}')
+    print(next_line(folder, robots, run.begun.before if run.recipe.adapters else None))
