@@ -46,6 +46,8 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = rl_recipe_of(args)
+    recipe.orders()  # refuses what worlds there are not, before a checkpoint is looked at
+    recipe.kept_orders()
     origin = fingerprint(look_at(args.init)) if args.init else ''
     _claim(args, identity_of(recipe, origin))
     run = start_rl(recipe, args.init, args.out, args.device, args.actors)
@@ -64,9 +66,9 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
             raise _unwritable(args.out, error) from error
     if (args.out / 'log.jsonl').exists():
         draw_log(args.out / 'log.jsonl', args.out / 'curves.png')
+        print(pictures_line(args.out))
     print('success by iteration: ' + ' '.join(f'{share:.2f}' for share in run.successes))
     print(f'{run.iteration} iterations; {run.cost()}')
-    print(pictures_line(args.out))
     print(f'checkpoint: {folder}')
     print(next_line(folder, {order.robot for order in run.worlds.orders}))
     return 0
