@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NoReturn
 
 from qwen_vla_ros import kernel_hints
 from qwen_vla_ros.errors import QwenVlaError
 
 BAD_INPUT, INTERRUPTED = 2, 130
+# What the system says of a path that was given: a file where a folder is to be, no permission.
+_PATHS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _INSTALL = {
     'rclpy': "ROS 2: source your installation, or pip install 'qwen_vla_ros[ros]' where none is",
     'mujoco': "the simulator: pip install 'qwen_vla_ros[sim]'",
@@ -40,8 +43,24 @@ _MODULES = {
     'fit-hands': ('ten numbers for the pose of a hand', 'data.hand_pca'),
     'tell': ('say something to the policy node, without ros2', 'nodes.tell'),
     'check': ("an arm's home pose and signs, its camera's place", 'checks.command'),
+    'ask': ('ask a checkpoint about images', 'model.ask'),
     'schema': ('the JSON Schema of robot contracts, for editors', 'contract_schema'),
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2; the usage is in the help."""
+        self.exit(BAD_INPUT, f'{self.prog}: {message}; see {self.prog} --help\n')
+
+    def parse_known_args(self, *given: Any, **named: Any) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse what is unknown here, where the sub-command is known, and not above."""
+        found, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            self.error(f'unknown: {" ".join(unknown)}')
+        return found, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's waiting threads sleep instead of spinning: the robot's processes share the cores.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     os.environ.setdefault('GOMP_SPINCOUNT', '0')
+    if not sys.stderr.isatty():  # a log: bars are lines there; tqdm reads this when it loads
+        os.environ.setdefault('TQDM_MININTERVAL', '10')
     kernel_hints.leave_out()
     try:
         args = _parser(arguments).parse_args(arguments)
@@ -62,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f'qwen-vla: {package} is not installed. For {_INSTALL[package]}', file=sys.stderr)
         return BAD_INPUT
+    except _PATHS as error:
+        if error.filename is None:
+            raise
+        print(f'qwen-vla: {error.filename}: {error.strerror}; choose another', file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print('qwen-vla: interrupted', file=sys.stderr)
         return INTERRUPTED
@@ -72,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     """Return the parser of all sub-commands; those with a module of their own load when asked."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog='qwen-vla', description='A vision-language-action policy for ROS 2 robots.'
     )
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
@@ -96,7 +122,6 @@ def _parser(arguments: Sequence[str] | None) -> argparse.ArgumentParser:
         command = _add(commands, name, text, partial(_run_module, module))
         if words[:1] == [name]:  # others stay unimported: torch alone takes seconds
             import_module(f'qwen_vla_ros.{module}').cli_arguments(command)
-    _ask_arguments(_add(commands, 'ask', 'ask a checkpoint about images', _ask))
     _doctor_arguments(_add(commands, 'doctor', 'check this machine, name remedies', _doctor))
     return parser
 
@@ -267,42 +292,6 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _ask_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `qwen-vla ask`."""
-    parser.add_argument('question', help='in words, e.g. "Which block is left?"')
-    parser.add_argument(
-        '--image',
-        type=Path,
-        action='append',
-        required=True,
-        metavar='FILE',
-        help='PNG or JPEG; give it again for more images, in their order',
-    )
-    parser.add_argument(
-        '--checkpoint',
-        required=True,
-        help='folder, or organisation/name[@revision] of the hub; one that was trained on answers',
-    )
-    parser.add_argument(
-        '--untrained', action='store_true', help='ask one that was never trained on answers too'
-    )
-    parser.add_argument(
-        '--view', help="resize to this view's size (default: near the image's own)"
-    )
-    parser.add_argument(
-        '--visual-tokens',
-        type=int,
-        default=256,
-        metavar='N',
-        help='larger images shrink to so many (default: 256)',
-    )
-    parser.add_argument('--max-tokens', type=int, default=64, help='of the answer (default: 64)')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto'
-    )
-
-
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `qwen-vla doctor`."""
     parser.add_argument('--robot', default='widowx', help='robot contract, name or YAML file')
@@ -383,13 +372,6 @@ def _serve(args: argparse.Namespace) -> int:
             print(f'serving {name_policy(args)}{told} on {server.address}', flush=True)
             ended.wait()
     return 0
-
-
-def _ask(args: argparse.Namespace) -> int:
-    """Answer a question about images."""
-    from qwen_vla_ros.model.ask import run_from_arguments
-
-    return run_from_arguments(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -70,6 +70,24 @@ def test_bad_input_is_one_line_and_code_2(
     assert message.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['eval', 'sim', '--policy', 'constant'],
+        ['eval', 'sim', '--policy', 'constant', '--robot', 'mobile_base'],
+        ['eval', 'suite', '--policy', 'constant'],
+        ['eval', 'skills', '--policy', 'constant'],
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').touch()
+    assert cli.main([*words, '--seeds', '0:1', '--out', str(tmp_path / 'file')]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f'qwen-vla: {tmp_path}/file') and message.count('\n') == 1
+
+
 def test_live_without_a_screen_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +95,25 @@ def test_live_without_a_screen_is_refused(
         monkeypatch.delenv(name, raising=False)
     assert cli.main(['demo', '--live', '--policy', 'expert']) == 2
     assert 'no screen' in capsys.readouterr().err
+
+
+def test_a_bar_in_a_log_has_few_lines() -> None:
+    program = (
+        'from qwen_vla_ros import cli\n'
+        'cli.main(["schema"])\n'
+        'from tqdm import tqdm\n'
+        'import time\n'
+        'bar = tqdm(total=30)\n'
+        'for number in range(30):\n'
+        '    time.sleep(0.02)\n'
+        '    bar.set_postfix({"step": number}, refresh=False)\n'
+        '    bar.update()\n'
+        'bar.close()'
+    )
+    words = [sys.executable, '-c', program]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.count('it/s') == 2  # begin and end
 
 
 def test_unknown_command_is_code_2() -> None:

@@ -104,6 +104,20 @@ def test_stages_have_the_names_that_tell_their_folders_apart(tmp_path):
         name_stages(args)
 
 
+@pytest.mark.parametrize('where', ['skills', 'suite'])
+def test_a_checkpoint_that_is_nowhere_is_one_line_and_nothing_is_made(
+    where, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.chdir(tmp_path)
+    words = ['eval', where, '--checkpoint', 'checkpoints/familie', '--seeds', '0:1']
+    assert main([*words, '--out', 'out']) == 2
+    told = capsys.readouterr().err
+    assert told.startswith('qwen-vla: checkpoints/familie: no such folder here')
+    assert told.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
 def test_what_a_stage_was_not_trained_for_is_left_out_and_told(tmp_path, capsys):
     folder = checkpoint(tmp_path / 't2a')
     (folder / 'embodiments').mkdir()

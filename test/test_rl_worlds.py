@@ -317,4 +317,4 @@ def test_a_checkpoint_learns_tasks_and_keeps_its_other_robots(tmp_path, capsys):
         'widowx', 'mobile_base'
     }  # fmt: skip
     assert main(['train', 'rl', *tasks, '--rate', '1', *where, *told]) == 2
-    assert 'other settings (recipe)' in capsys.readouterr().err
+    assert 'other settings (rate 1.0, was 5e-06)' in capsys.readouterr().err

@@ -17,7 +17,8 @@ import torch
 
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.train.run_state import last_state
+from qwen_vla_ros.train.run_folder import begin_anew
+from qwen_vla_ros.train.run_state import facts_of_same, last_state
 
 ROOT = Path(__file__).parents[1]
 TIMES = ('speed',)
@@ -130,8 +131,17 @@ def test_a_loss_that_is_no_number_stops_before_it_changes_anything(tmp_path):
 
 
 def test_a_state_of_other_settings_is_refused(whole):
-    with pytest.raises(QwenVlaError, match=r'other settings \(recipe\)'):
+    with pytest.raises(QwenVlaError, match=r'other settings \(seed 1, was 0\)'):
         stage_lab.run(whole.out, stage_lab.recipe(ema=0.9, seed=1))
+
+
+def test_every_setting_that_differs_is_told(whole):
+    with pytest.raises(QwenVlaError, match=r'\(batch 2, was 4; draws 1, was 2\)'):
+        stage_lab.run(whole.out, stage_lab.recipe(ema=0.9, batch=2, draws=1))
+    told = dataclasses.replace(whole.recipe, families={'navigation': 1.0})
+    other = {**whole.identity, 'recipe': dataclasses.asdict(told)}
+    with pytest.raises(QwenVlaError, match=r'families.navigation 1.0, was '):
+        facts_of_same(last_state(whole.out / 'state'), other)
 
 
 def test_a_state_that_began_with_another_checkpoint_is_refused(whole, tmp_path):
@@ -143,7 +153,7 @@ def test_a_state_that_began_with_another_checkpoint_is_refused(whole, tmp_path):
         inits.append(str(one.finish('train')))
     stage_lab.run(tmp_path / 'next', told, inits[0]).save()
     stage_lab.run(tmp_path / 'next', told, inits[0])
-    with pytest.raises(QwenVlaError, match=r'other settings \(init\)'):
+    with pytest.raises(QwenVlaError, match=r'other settings \(other init\)'):
         stage_lab.run(tmp_path / 'next', told, inits[1])
 
 
@@ -155,6 +165,17 @@ def test_a_broken_state_is_named(whole, tmp_path):
     part.write_bytes(part.read_bytes()[:1000])
     with pytest.raises(QwenVlaError, match=r'step-00000000: broken .* delete it'):
         stage_lab.run(tmp_path)
+
+
+def test_a_log_without_a_state_is_told_and_dropped(tmp_path, capsys):
+    log = tmp_path / 'log.jsonl'
+    begin_anew(tmp_path)
+    assert capsys.readouterr().out == ''
+    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "act')
+    begin_anew(tmp_path)
+    told = f'no state in {tmp_path}: beginning anew; 2 steps of the log are dropped\n'
+    assert capsys.readouterr().out == told
+    assert not log.exists()
 
 
 def test_a_line_that_was_cut_short_is_dropped_from_the_log(whole, tmp_path):
@@ -182,6 +203,21 @@ def test_two_processes_train_the_adapters_of_one(tmp_path):
     for key in ('action', 'gradient_norm'):
         one, two = ([line[key] for line in curve(tmp_path / name)] for name in ('one', 'two'))
         np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_demo_killed_before_its_end_goes_on(tmp_path):
+    words = ['train', 't2a', '--preset', 'tiny', '--demo', '--threads', '1', '--out']
+    process = spawn('-m', 'qwen_vla_ros.cli', *words, str(tmp_path))
+    while last_state(tmp_path / 'state') is None and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    reached = int(last_state(tmp_path / 'state').name[5:])
+    assert reached % 20 == 0 and reached < 150
+    told = finished(spawn('-m', 'qwen_vla_ros.cli', *words, str(tmp_path)))
+    assert f'going on at step {reached}' in told
+    assert [line['step'] for line in curve(tmp_path)] == list(range(1, 151))
 
 
 SCRIPT = """

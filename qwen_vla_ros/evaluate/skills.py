@@ -51,7 +51,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs='+',
         metavar='DIR',
-        help='checkpoint folders, one a stage, in their order (default: bundled)',
+        help='checkpoint folders or names of the hub, one a stage, in their order (default: '
+        'bundled)',
     )
     parser.add_argument(
         '--policy',
@@ -176,16 +177,24 @@ def name_stages(args: argparse.Namespace) -> dict[str, Path | None]:
         if args.checkpoint:
             raise QwenVlaError(f'--policy {args.policy} takes no --checkpoint')
         return {args.policy: None}
-    folders = args.checkpoint or [bundled_checkpoint()]
-    for folder in folders:
+    given = args.checkpoint or [bundled_checkpoint()]
+    for folder in given:
         require_checkpoint(folder)
-    whole = [folder.resolve() for folder in folders]
+    folders = [_found(folder) for folder in given]
+    whole = [folder.resolve() for folder in given]
     paths = [(path.parent if path.name == 'checkpoint' else path).parts for path in whole]
     for end in range(1, min(map(len, paths))):
         names = [parts[-end] for parts in paths]
         if len(set(names)) == len(names):
             return dict(zip(names, folders, strict=True))
     raise QwenVlaError('--checkpoint: the same folder is given twice')
+
+
+def _found(folder: Path) -> Path:
+    """Return a checkpoint's folder, fetched when it is a name of the hub."""
+    from qwen_vla_ros.model.hub import find_checkpoint
+
+    return find_checkpoint(folder)
 
 
 def chosen_skills(text: str, policy: str) -> list[str]:

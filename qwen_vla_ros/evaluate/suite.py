@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.evaluate.choose_policy import choose_policy, name_policy
+from qwen_vla_ros.evaluate.choose_policy import choose_policy, name_policy, require_checkpoint
 from qwen_vla_ros.evaluate.episodes import parse_seeds, write_json
 from qwen_vla_ros.evaluate.kept_episodes import EPISODES, append_row, read_rows, run_cases
 from qwen_vla_ros.evaluate.manipulation_metrics import ManipulationScore, summarise_manipulation
@@ -45,8 +45,8 @@ def run_from_arguments(args: argparse.Namespace) -> int:
         raise QwenVlaError(f'--workers {args.workers}: at least 1')
     against = read_episodes(args.against) if args.against else None
     args.out = args.out or Path('out', 'suite', robot)
-    args.out.mkdir(parents=True, exist_ok=True)
     facts = {'robot': robot, 'policy': name_policy(args), 'weights': _weights(args)}
+    args.out.mkdir(parents=True, exist_ok=True)
     _refuse_other(args.out, facts)
     done = read_episodes(args.out) if (args.out / EPISODES).exists() else {}
     cases = [(task, shift, seed) for task in tasks_of(robot) for shift in shifts for seed in seeds]
@@ -132,13 +132,15 @@ def _refuse_other(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _weights(args: argparse.Namespace) -> str:
-    """Return the fingerprint of a checkpoint's folder; '' of what has none."""
-    folder = Path(name_policy(args))
-    if args.policy != 'model' or not folder.is_dir():
+    """Return the fingerprint of a checkpoint; '' of a policy without one."""
+    if args.policy != 'model':
         return ''
     from qwen_vla_ros.model.adapters import fingerprint
+    from qwen_vla_ros.model.hub import find_checkpoint
 
-    return fingerprint(folder)
+    folder = Path(name_policy(args))
+    require_checkpoint(folder)
+    return fingerprint(find_checkpoint(folder))
 
 
 class _Runner:

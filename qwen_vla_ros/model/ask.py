@@ -89,6 +89,42 @@ def _tokenizer(folder: Path, untrained: bool) -> Any:
     return tokenizer
 
 
+def cli_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `qwen-vla ask`."""
+    parser.add_argument('question', help='in words, e.g. "Which block is left?"')
+    parser.add_argument(
+        '--image',
+        type=Path,
+        action='append',
+        required=True,
+        metavar='FILE',
+        help='PNG or JPEG; give it again for more images, in their order',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        required=True,
+        help='folder, or organisation/name[@revision] of the hub; one that was trained on answers',
+    )
+    parser.add_argument(
+        '--untrained', action='store_true', help='ask one that was never trained on answers too'
+    )
+    parser.add_argument(
+        '--view', help="resize to this view's size (default: near the image's own)"
+    )
+    parser.add_argument(
+        '--visual-tokens',
+        type=int,
+        default=256,
+        metavar='N',
+        help='larger images shrink to so many (default: 256)',
+    )
+    parser.add_argument('--max-tokens', type=int, default=64, help='of the answer (default: 64)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto'
+    )
+
+
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Print the answer; whatever is wrong is told before the weights are read."""
     if args.visual_tokens < 1:

@@ -319,6 +319,9 @@ def _small(width: int, vision: tuple[int, int], decoder: ActionDecoderConfig) ->
     )
 
 
+PRESETS = ('tiny', 'small', '0.8b', '2b', '4b')
+
+
 def preset(name: str) -> QwenVLAConfig:
     """Return a named configuration; an unknown name is refused with the known ones."""
     vision_4b = {
@@ -373,5 +376,4 @@ def preset(name: str) -> QwenVLAConfig:
             (32, 1),
             ActionDecoderConfig(64, 2, 2, 128, rotary_sections=(6, 5, 5), **tokens, **rotary),
         )
-    known = (*published, 'small', 'tiny')
-    raise QwenVlaError(f'model preset {name!r} is unknown; choose one of {", ".join(known)}')
+    raise QwenVlaError(f'model preset {name!r} is unknown; choose one of {", ".join(PRESETS)}')

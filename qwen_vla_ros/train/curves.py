@@ -7,6 +7,7 @@ draw_curves() is of the phases of the bundled checkpoint's run, draw_log() of th
 import json
 from pathlib import Path
 
+LOSSES = ('action', 'text', 'pointing', 'draft')
 RECENT = 10  # iterations of reinforcement learning: each has few episodes
 
 
@@ -48,15 +49,25 @@ def draw_curves(log: Path, picture: Path) -> None:
 
 
 def draw_log(log: Path, picture: Path) -> None:
-    """Draw a stage's losses or successes, and its held-out errors in SI units by source."""
+    """Draw a stage's losses or successes, and its held-out errors by source where it has any."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4), layout='constrained')
-    for key in ('action', 'text', 'pointing', 'draft', 'success', 'kl'):
+    errors: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for source, figures in line.get('held_out', {}).items():
+            for key, value in figures.items():
+                if key.startswith('error_'):
+                    errors.setdefault(f'{source} ({key[6:]})', []).append((line['step'], value))
+    panels = 2 if errors else 1
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(6 * panels, 4), layout='constrained', squeeze=False
+    )
+    axes = axes[0]
+    for key in (*LOSSES, 'success', 'kl'):
         points = [(line['step'], line[key]) for line in lines if key in line]
         if points:
             axes[0].plot(*zip(*points, strict=True), label=key)
@@ -67,16 +78,11 @@ def draw_log(log: Path, picture: Path) -> None:
     ]
     if means:
         axes[0].plot(*zip(*means, strict=True), label=f'success, mean of {RECENT}', linewidth=2)
-    errors: dict[str, list[tuple[int, float]]] = {}
-    for line in lines:
-        for source, figures in line.get('held_out', {}).items():
-            for key, value in figures.items():
-                if key.startswith('error_'):
-                    errors.setdefault(f'{source} ({key[6:]})', []).append((line['step'], value))
     for label, points in errors.items():
-        axes[1].plot(*zip(*points, strict=True), 'o-', label=label)
+        axes[-1].plot(*zip(*points, strict=True), 'o-', label=label)
     axes[0].set(title='training', xlabel='step')
-    axes[1].set(title='held-out error', xlabel='step', yscale='log' if errors else 'linear')
+    if errors:
+        axes[-1].set(title='held-out error', xlabel='step', yscale='log')
     for axis in axes:
         axis.grid(alpha=0.3)
         if axis.lines:

@@ -3,17 +3,19 @@ Figures on episodes that nothing trains on: the error of predicted actions in SI
 
 Each sample is predicted once, from noise of its own seed, as the policy would run, and compared
 with what was demonstrated. Errors are means of absolutes over valid steps, by unit (rad, m) and by
-channel, for each source; the language head has its loss.
+channel, for each source, and by unit those of one who stands still; the language head has its
+loss.
 """
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from qwen_vla_ros.data.sample import Sample, SampleError
+from qwen_vla_ros.embodiment import ActionGroup
 from qwen_vla_ros.train.losses import Losses
 from qwen_vla_ros.train.mixed_batch import collate_mixed
 from qwen_vla_ros.train.robots import Encoder, acts, spread
@@ -21,6 +23,7 @@ from qwen_vla_ros.train.sources import DataSet
 
 SAMPLES = 24  # of a source
 AT_ONCE = 8
+ABSOLUTE = ('abs_joint', 'gripper', 'dexterous')  # kinds whose channels are those of the state
 FILMED = 40  # frames of an episode
 
 
@@ -35,6 +38,22 @@ class Prediction:
         """Return the absolute errors [H, A]; NaN where nothing was demonstrated."""
         found = np.abs(self.predicted - self.sample.actions)
         return np.where(self.sample.mask, found, np.nan)
+
+
+def at_rest(sample: Sample, groups: Sequence[ActionGroup]) -> np.ndarray:
+    """Return the command [A] that changes nothing; NaN where the sample does not tell it."""
+    found = []
+    for group in groups:
+        for name in group.names:
+            if group.kind == 'waypoint':
+                found.append(0.0)
+            elif (
+                group.kind in ABSOLUTE and sample.state is not None and name in sample.state_names
+            ):
+                found.append(float(sample.state[list(sample.state_names).index(name)]))
+            else:
+                found.append(np.nan)
+    return np.array(found, np.float32)
 
 
 def chosen(data: DataSet) -> list[Sample]:
@@ -89,10 +108,15 @@ def figures(encoder: Encoder, predictions: Sequence[Prediction]) -> dict[str, fl
     groups = robot.embodiment.action_groups(robot.layout)
     units = [unit for group in groups for unit in group.units]
     names = predictions[0].sample.action_names
+    still = np.concatenate(
+        [replace(p, predicted=at_rest(p.sample, groups)).errors() for p in predictions]
+    )
     found = {'samples': float(len(predictions))}
     for unit in dict.fromkeys(units):
         columns = [column for column, own in enumerate(units) if own == unit]
         found[f'error_{unit}'] = float(np.nanmean(errors[:, columns]))
+        if np.isfinite(still[:, columns]).any():
+            found[f'still_{unit}'] = float(np.nanmean(still[:, columns]))
     for column, (name, unit) in enumerate(zip(names, units, strict=True)):
         found[f'{name}_{unit}'] = float(np.nanmean(errors[:, column]))
     return {key: round(value, 6) for key, value in found.items()}

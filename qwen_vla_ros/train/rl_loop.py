@@ -37,9 +37,9 @@ from qwen_vla_ros.train.rl_recipe import Limits, RLRecipe
 from qwen_vla_ros.train.rollout import Noise, Rollout, roll_out
 from qwen_vla_ros.train.run_state import (
     adam_tensors,
+    facts_of_same,
     last_state,
     load_state,
-    read_facts,
     save_state,
     set_adam_step,
 )
@@ -92,10 +92,7 @@ class RLRun:
         self.iteration, self.steps, self.successes = 0, 0, []
         self.seconds: list[dict[str, float]] = []  # of the iterations of this process
         self.stopping = 0
-        # JSON has no tuples, and neither has what a state tells. How far a run goes decides
-        # nothing before its end: it may be led on.
-        settings = {key: value for key, value in asdict(recipe).items() if key != 'iterations'}
-        self.identity = json.loads(json.dumps({'recipe': settings, 'init': actor.origin}))
+        self.identity = identity_of(recipe, actor.origin)
         state = last_state(out / 'state')
         if state is not None:
             self._resume(state)
@@ -109,12 +106,7 @@ class RLRun:
         save_state(self.out / 'state', self.iteration, tensors, facts, Ranks())
 
     def _resume(self, state: Path) -> None:
-        facts = read_facts(state)
-        for key, value in self.identity.items():
-            if facts.get(key) != value:
-                raise QwenVlaError(
-                    f'{state}: belongs to a run with other settings ({key}); choose another --out'
-                )
+        facts = facts_of_same(state, self.identity)
         load_state(state, adam_tensors(self.weights, self.optimiser), Ranks())
         self.iteration, self.steps = facts['step'], facts['steps']
         self.successes = facts['successes']
@@ -231,9 +223,10 @@ class RLRun:
                     break
                 entry = self._iterate()
                 watch.tell(self.iteration, entry)
-                bar.update()
                 told = {key: round(entry[key], 4) for key in ('success', 'kl') if key in entry}
-                bar.set_postfix(**told, seconds=round(sum(self.seconds[-1].values()), 1))
+                told['seconds'] = round(sum(self.seconds[-1].values()), 1)
+                bar.set_postfix(told, refresh=False)
+                bar.update()
                 if self.iteration % limits.save_every == 0:
                     self.save()
                     saved = self.iteration
@@ -318,6 +311,16 @@ class RLRun:
         }
         save_checkpoint(folder, self.actor.model, self.actor.tokenizer, self.actor.robots, facts)
         return folder
+
+
+def identity_of(recipe: RLRecipe, origin: str) -> dict[str, Any]:
+    """
+    Return what tells a run from others; origin: the fingerprint of --init, '' without.
+
+    How far a run goes decides nothing before its end: it may be led on.
+    """
+    settings = {key: value for key, value in asdict(recipe).items() if key != 'iterations'}
+    return {'recipe': settings, 'init': origin}
 
 
 def _explained(rollout: Rollout) -> float:

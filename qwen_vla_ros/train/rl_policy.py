@@ -4,7 +4,6 @@ The policy that reinforcement learning starts from: a checkpoint's, or the demo'
 A checkpoint's robots all stay in the one that is left; those act that the worlds have.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +29,7 @@ from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
 from qwen_vla_ros.model.processor import Processor, train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.rl_worlds import SENTENCES, SIZE, Order, Sizes, TurnEnv
+from qwen_vla_ros.train.starting_point import training_facts
 from qwen_vla_ros.transforms import OneWay, Pipeline, Quantiles
 
 TEACHER = 5  # told apart from other draws of the same seed
@@ -101,8 +101,7 @@ def load_actor(names: Iterable[str], source: str, device: str) -> Actor:
             + ', '.join(sorted(driven))
         )
     model = from_pretrained(folder, device, 'float32')
-    facts = json.loads((folder / 'training.json').read_text())
-    kept = {'text': facts.get('text')}
+    kept = {'text': training_facts(folder).get('text')}
     return Actor(model, load_tokenizer(folder), robots, kept, fingerprint(folder))
 
 

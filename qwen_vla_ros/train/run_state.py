@@ -11,7 +11,7 @@ Any number of processes reads what any number wrote: rows are taken from the fil
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,38 @@ def read_facts(state: Path) -> dict[str, Any]:
             f'{state / FACTS}: broken ({error}); delete {state} to go on from an older state or '
             'anew'
         ) from error
+
+
+def facts_of_same(state: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return read_facts() of a state of the same run; else every setting that differs is told."""
+    facts = read_facts(state)
+    # JSON has no tuples, and neither has what was written.
+    now = dict(_flat(json.loads(json.dumps(identity))))
+    was = dict(_flat({key: facts.get(key) for key in identity}))
+    told = [
+        _difference(name, now, was) for name in {**now, **was} if now.get(name) != was.get(name)
+    ]
+    if told:
+        raise QwenVlaError(
+            f'{state}: belongs to a run with other settings ({"; ".join(told)}); choose another '
+            '--out'
+        )
+    return facts
+
+
+def _flat(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _difference(name: tuple[str, ...], now: Mapping[Any, Any], was: Mapping[Any, Any]) -> str:
+    """Return a difference in words; data and checkpoints are known by fingerprints alone."""
+    if name[0] == 'recipe':
+        return f'{".".join(name[1:])} {now.get(name, "none")}, was {was.get(name, "none")}'
+    return f'other {" ".join(name)}'
 
 
 def load_state(state: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:

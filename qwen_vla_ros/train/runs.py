@@ -1,7 +1,6 @@
 """The named runs, and `qwen-vla train` around them."""
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,8 +8,11 @@ from pathlib import Path
 import torch
 
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.train import stage_command
+from qwen_vla_ros.train import arguments, stage_command
+from qwen_vla_ros.train.arguments import BUNDLED, SMALL, TINY
 from qwen_vla_ros.train.recipe import RECIPES, RL
+from qwen_vla_ros.train.run_folder import begin_anew, claim
+from qwen_vla_ros.train.starting_point import look_at
 from qwen_vla_ros.train.supervised import Phase, Trainer, TrainRun
 
 
@@ -41,23 +43,12 @@ def tiny() -> TrainRun:
     )
 
 
-RUNS = {'small': small, 'tiny': tiny}
-BUNDLED = 'bundled'
+RUNS = {SMALL: small, TINY: tiny}
 
 
 def cli_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `qwen-vla train`."""
-    parser.add_argument(
-        'name',
-        choices=[*RECIPES, RL, BUNDLED, *sorted(RUNS)],
-        help='stage (docs/training.md), or a run of the bundled checkpoint (train/runs.py)',
-    )
-    parser.add_argument('--out', type=Path, required=True, help='folder; goes on if it is there')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (default: auto)')
-    parser.add_argument(
-        '--workers', type=int, default=os.cpu_count() or 1, help='rendering processes'
-    )
-    stage_command.cli_arguments(parser)
+    """Declare the stages and runs of `qwen-vla train`."""
+    arguments.cli_arguments(parser)
 
 
 def run_from_arguments(args: argparse.Namespace) -> int:
@@ -69,6 +60,7 @@ def run_from_arguments(args: argparse.Namespace) -> int:
     command = 'qwen-vla ' + shlex.join(sys.argv[1:])
     if args.name == BUNDLED:
         return _bundled(args, command)
+    claim(args.out, args.name)
     folder = _run(RUNS[args.name](), args.out, args, command)
     print(f'checkpoint: {folder}')
     return 0
@@ -78,6 +70,9 @@ def _bundled(args: argparse.Namespace, command: str) -> int:
     """Train every stage of the bundled checkpoint that is not there yet."""
     from qwen_vla_ros.train.bundle.stages import train_bundled
 
+    claim(args.out, BUNDLED)
+    if args.init:
+        look_at(args.init)
     if args.threads:
         torch.set_num_threads(args.threads)
     init = Path(args.init) if args.init else args.out / 'see' / 'checkpoint'
@@ -98,6 +93,8 @@ def _run(run: TrainRun, out: Path, args: argparse.Namespace, command: str) -> Pa
     if trainer.state_path.exists():
         trainer.load_state()
         print(f'going on at phase {trainer.phase_index}, step {trainer.step}')
+    else:
+        begin_anew(out)
     try:
         trainer.fit()
         return trainer.finish(command)

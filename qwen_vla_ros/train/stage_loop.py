@@ -24,7 +24,6 @@ from tqdm import tqdm
 from qwen_vla_ros.data.loader import Loader
 from qwen_vla_ros.data.mixture import Mixture
 from qwen_vla_ros.data.sample import Sample
-from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.adapters import fingerprint as checkpoint_fingerprint
 from qwen_vla_ros.model.adapters import save_adapters
 from qwen_vla_ros.model.checkpoint import save_checkpoint
@@ -37,9 +36,9 @@ from qwen_vla_ros.train.recipe import Recipe
 from qwen_vla_ros.train.robots import Encoder, driven
 from qwen_vla_ros.train.run_state import (
     adam_tensors,
+    facts_of_same,
     last_state,
     load_state,
-    read_facts,
     save_state,
     set_adam_step,
 )
@@ -120,13 +119,7 @@ class StageRun(StageStep):
         save_state(self.out / 'state', self.step, self._tensors(), facts, self.ranks)
 
     def _resume(self, state: Path) -> None:
-        facts = read_facts(state)
-        for key in self.identity:
-            # JSON has no tuples, and neither has what was written.
-            if facts[key] != json.loads(json.dumps(self.identity[key])):
-                raise QwenVlaError(
-                    f'{state}: belongs to a run with other settings ({key}); choose another --out'
-                )
+        facts = facts_of_same(state, self.identity)
         load_state(state, self._tensors(), self.ranks)
         self.step, self.seconds, self.figures = facts['step'], facts['seconds'], facts['figures']
         set_adam_step(self.trained, self.optimiser, self.step)
@@ -181,8 +174,8 @@ class StageRun(StageStep):
         self.step += 1
         took = time.monotonic() - begun
         self.seconds += took
+        bar.set_postfix({k: f'{value:.3g}' for k, value in entry.items()}, refresh=False)
         bar.update()
-        bar.set_postfix({key: f'{value:.3g}' for key, value in entry.items()})
         report: dict[str, Any] = dict(entry)
         if self.step % self.every.tell == 0 or self.step == self.recipe.steps:
             self.tally.merge(self.ranks.gathered(self.tally.held))

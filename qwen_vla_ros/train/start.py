@@ -5,7 +5,6 @@ A checkpoint is fitted to the robots of the new data: further views get their bo
 known robots keep their statistics. Those of T2A are of whole trajectories and measured anew.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.recipe import FROM_SCRATCH, T2A, Recipe
 from qwen_vla_ros.train.robots import Key, acts, driven, find_robots, spread
 from qwen_vla_ros.train.sources import DataSet
+from qwen_vla_ros.train.starting_point import training_facts
 
 VOCABULARY = 512  # of a tokenizer trained on the data's own words
 SENTENCES = 400  # samples a source whose words it learns
@@ -63,6 +63,19 @@ def start(recipe: Recipe, sets: Sequence[DataSet], init: str | None, device: str
     return found
 
 
+def refuse_nothing_to_start_from(recipe: Recipe) -> None:
+    """Raise QwenVlaError for a recipe that needs a checkpoint to start from."""
+    if recipe.adapters:
+        raise QwenVlaError('--lora: adapters need a checkpoint under them; give --init')
+    preset(recipe.preset)  # an unknown one has no release either
+    if recipe.preset not in FROM_SCRATCH:
+        raise QwenVlaError(
+            f'train {recipe.stage} --preset {recipe.preset}: give --init: a checkpoint of the '
+            f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
+            f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
+        )
+
+
 def recompute_blocks(model: QwenVLA) -> None:
     """Keep only what goes into each block of a model in training; the rest is computed again."""
     model.backbone.gradient_checkpointing_enable({'use_reentrant': False})
@@ -70,12 +83,7 @@ def recompute_blocks(model: QwenVLA) -> None:
 
 
 def _from_scratch(recipe: Recipe, parts: Sequence[Any]) -> Start:
-    if recipe.preset not in FROM_SCRATCH:
-        raise QwenVlaError(
-            f'train {recipe.stage} --preset {recipe.preset}: give --init: a checkpoint of the '
-            f'stage before, or what `qwen-vla init --preset {recipe.preset} --base '
-            f'Qwen/Qwen3.5-{recipe.preset.upper()}` writes'
-        )
+    refuse_nothing_to_start_from(recipe)
     config = preset(recipe.preset)
     robots = find_robots(parts, (), config.decoder.joint_actions == 'relative')
     config = fit_robots(config, driven(robots))
@@ -103,7 +111,7 @@ def sentences(parts: Sequence[Any], robots: Mapping[Key, TrainedRobot]) -> list[
 
 def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
     folder = find_checkpoint(init)
-    facts = _facts(folder)
+    facts = training_facts(folder)
     known: list[TrainedRobot] = []
     if (folder / 'statistics.json').is_file() and facts.get('stage') != T2A:
         known = read_robots(folder)
@@ -115,16 +123,6 @@ def _from_checkpoint(recipe: Recipe, parts: Sequence[Any], init: str) -> Start:
         model, tokenizer, fit_robots(model.config, driven(robots)), recipe.seed
     )
     return Start(model.train(), tokenizer, robots, folder, bool(facts.get('text')))
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """Return training.json of a checkpoint; empty where there is none."""
-    try:
-        return json.loads((folder / 'training.json').read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise QwenVlaError(f'{folder}/training.json: not readable as JSON ({error})') from error
 
 
 def _with_views(model: QwenVLA, tokenizer: Any, config: QwenVLAConfig, seed: int) -> QwenVLAConfig:
@@ -145,8 +143,6 @@ def _with_views(model: QwenVLA, tokenizer: Any, config: QwenVLAConfig, seed: int
 
 def _adapt(recipe: Recipe, found: Start) -> None:
     """Freeze the weights, narrow them, and put adapters on language and decoder."""
-    if found.before is None:
-        raise QwenVlaError('--lora: adapters need a checkpoint under them; give --init')
     model = found.model
     cast_weights(model, model.device, DTYPES[recipe.dtype])
     if recipe.quantise:

@@ -147,6 +147,8 @@ class Trainer:
     def __init__(self, run: TrainRun, out: Path, device: str, workers: int) -> None:
         """Make or find the data, build the model, and take up the state that is there."""
         self.run, self.out = run, out
+        if self.state_path.exists():
+            self._read_state()  # refused before the data are made
         self.embodiment = Embodiment.load(run.embodiment)
         self.model, self.tokenizer = build_model(run, self.embodiment)
         self.head = GroundingHead(self.model.backbone.config.text_config.hidden_size)
@@ -199,10 +201,10 @@ class Trainer:
         )
         beside.rename(self.state_path)
 
-    def load_state(self) -> None:
-        """Take up a saved state; one of another run is refused."""
+    def _read_state(self, device: str | torch.device = 'cpu') -> dict[str, Any]:
+        """Return the saved state; one of another run is refused."""
         try:
-            state = torch.load(self.state_path, map_location=self.model.device, weights_only=True)
+            state = torch.load(self.state_path, map_location=device, weights_only=True)
         except Exception as error:  # torch raises many kinds for a broken file
             raise QwenVlaError(
                 f'{self.state_path}: broken ({error}); delete it to start the run anew'
@@ -212,6 +214,11 @@ class Trainer:
             raise QwenVlaError(
                 f'{self.state_path}: belongs to a run with other settings; choose another --out'
             )
+        return state
+
+    def load_state(self) -> None:
+        """Take up a saved state."""
+        state = self._read_state(self.model.device)
         self.model.load_state_dict(state['model'])
         self.head.load_state_dict(state['head'])
         self.optimiser.load_state_dict(state['optimiser'])
@@ -273,8 +280,8 @@ class Trainer:
                 entry = self.train_step(phase)
                 self.step += 1
                 self.seconds += time.monotonic() - begun
+                bar.set_postfix({k: f'{value:.3f}' for k, value in entry.items()}, refresh=False)
                 bar.update()
-                bar.set_postfix({key: f'{value:.3f}' for key, value in entry.items()})
                 if self.step % 10 == 0:
                     self.log(phase=phase.name, step=self.step, seconds=self.seconds, **entry)
                 if self.step % (5 * save_every) == 0 or self.step == phase.steps:

@@ -12,6 +12,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,10 @@ def peak_tflops(device: torch.device) -> float | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Return commit and whether files were changed; empty outside a clone."""
+    """Return commit and number of changed files; of an installed copy the version, and why."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / '.git').exists():
-        return {}
+        return {**_installed(), 'why': 'not run from a checkout'}
     words = {'commit': ['rev-parse', 'HEAD'], 'changed': ['status', '--porcelain']}
     try:
         found = {
@@ -187,6 +188,17 @@ def git_state() -> dict[str, Any]:
             ).stdout.strip()
             for key, rest in words.items()
         }
-    except (OSError, subprocess.CalledProcessError):
-        return {}
+    except (OSError, subprocess.CalledProcessError) as error:
+        return {**_installed(), 'why': f'git did not tell ({error})'}
     return {'commit': found['commit'], 'changed_files': len(found['changed'].splitlines())}
+
+
+def _installed() -> dict[str, Any]:
+    """Return the installed version, and the commit where pip had it from a repository."""
+    try:
+        package = metadata.distribution('qwen_vla_ros')
+    except metadata.PackageNotFoundError:  # colcon installs none
+        return {'version': None, 'commit': None}
+    origin = json.loads(package.read_text('direct_url.json') or '{}')
+    commit = origin.get('vcs_info', {}).get('commit_id')
+    return {'version': package.version, 'commit': commit}

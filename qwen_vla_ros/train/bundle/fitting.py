@@ -67,8 +67,8 @@ def fit(part: Part, steps: int, out: Path, save: int = 500) -> float | None:
             entry = run.take()
             log.write(json.dumps(entry) + '\n')
             log.flush()
+            bar.set_postfix({n: f'{entry[n]:.4f}' for n in part.weights}, refresh=False)
             bar.update()
-            bar.set_postfix({name: f'{entry[name]:.4f}' for name in part.weights})
             if stopping or run.step % save == 0:
                 run.save()
             if stopping:
