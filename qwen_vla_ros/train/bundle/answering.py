@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from qwen_vla_ros.model.answer import answer_losses, answer_places
-from qwen_vla_ros.train.bundle.fitting import Part, fit
+from qwen_vla_ros.train.bundle.fitting import Part, fast, fit
 from qwen_vla_ros.train.bundle.sentences import (
     prompt_sample,
     read,
@@ -91,7 +91,7 @@ def fit_answers(
         rows = rng.integers(questions.trained, size=BATCH)
         held = rng.integers(len(questions.prompts), size=HELD)
         # Flash attention takes twice as long back in bfloat16 on a CPU.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast('cpu', torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH), fast():
             return {'text': questions.losses(rows)[0].mean(), 'moved': questions.moved(held)}
 
     part = Part(

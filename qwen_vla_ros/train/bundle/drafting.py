@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from qwen_vla_ros.model.readout import DRAFTING
 from qwen_vla_ros.model.scene import Scene
-from qwen_vla_ros.train.bundle.fitting import Part, fit
+from qwen_vla_ros.train.bundle.fitting import Part, fast, fit
 from qwen_vla_ros.train.bundle.frames import VALUES
 from qwen_vla_ros.train.bundle.sentences import Sentences, read_words, sentences_of
 from qwen_vla_ros.train.bundle.shards import ShardEpisodes
@@ -73,7 +73,7 @@ def fit_draft(
         given = Scene(*map(torch.cat, zip(*found, strict=True)))
         told = Scene.told(*_strayed(points, values, generator))
         scene = _either(torch.rand(BATCH, generator=generator) < FOUND, given, told)
-        with torch.autocast('cpu', torch.bfloat16):
+        with fast():
             draft = readout.draft_from(scene, state, words[prompt])
         reach = value_losses(*readout.reached(state, words[prompt]), values[:, readout.hands])
         return {'draft': draft_losses(draft, actions, mask).mean(), 'reach': reach.mean()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, cpu, nn
 from tqdm import tqdm
 
 from qwen_vla_ros.errors import QwenVlaError
@@ -31,6 +31,8 @@ from qwen_vla_ros.train.run_state import (
     set_adam_step,
 )
 
+# bfloat16 where this CPU multiplies in it; on others it takes three times as long as float32.
+FAST = 'bfloat16' if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else 'float32'
 LAST_RATE = 0.02  # of the peak
 BETAS = (0.9, 0.98)
 
@@ -121,7 +123,7 @@ class _Run:
         self.step += 1
         self.seconds += time.monotonic() - started
         entry: dict[str, Any] = {'step': self.step}
-        entry |= {name: float(loss) for name, loss in losses.items()}
+        entry |= {name: float(loss.detach()) for name, loss in losses.items()}
         entry |= {'gradient_norm': norm, 'rate': now}
         if self.step % part.look == 0 or self.step == self.steps:
             entry['held_out'] = part.held_out()
@@ -137,6 +139,11 @@ class _Run:
             facts,
             Ranks(),
         )
+
+
+def fast() -> torch.autocast:
+    """Return the context in which a CPU computes fastest."""
+    return torch.autocast('cpu', torch.bfloat16, enabled=FAST == 'bfloat16')
 
 
 def cosine(step: int, steps: int, warm_up: int) -> float:

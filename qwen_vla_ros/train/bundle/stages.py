@@ -39,6 +39,7 @@ from qwen_vla_ros.model.processor import train_tokenizer
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.bundle.answering import fit_answers
 from qwen_vla_ros.train.bundle.drafting import fit_draft
+from qwen_vla_ros.train.bundle.fitting import FAST
 from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING, VALUES
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.bundle.sight import fit_sight
@@ -120,7 +121,7 @@ SCRATCH = {
     'sentences': 3,
     'pointing_weight': 1.0,
     'readout_share': 0.05,
-    'dtype': 'bfloat16',
+    'dtype': FAST,
 }
 RECIPES = (
     Recipe(
