@@ -79,15 +79,15 @@ def test_every_sentence_names_a_goal_of_the_house(episode):
     house = sample_house(TRAINING)
     sentences = [taught.instruction for frame in episode for taught in frame.taught]
     assert all(parse_goal(sentence, house) for sentence in sentences)
-    assert len(sentences) >= 2.5 * FRAMES
+    assert len(sentences) >= 3 * FRAMES
 
 
-def test_stop_is_rare_and_stands_apart(episode):
+def test_stop_is_frequent_and_stands_apart(episode):
     actions = np.array([taught.actions for frame in episode for taught in frame.taught])
     assert actions.shape[1:] == (8, 3)
     assert actions.dtype == np.float32
     stop = ~actions.any((1, 2))
-    assert 0.0 < stop.mean() < 0.1
+    assert 0.05 < stop.mean() < 0.4
     far = np.linalg.norm(actions[..., :2], axis=-1).max(1)
     turned = np.abs(actions[..., 2]).max(1)
     assert ((far >= 0.08) | (turned >= 0.12))[~stop].all()

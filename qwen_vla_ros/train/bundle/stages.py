@@ -71,20 +71,20 @@ SEEN = {'tabletop': 0.57, 'aloha': 0.25, 'rooms': 0.18}
 DRAFTED = {'tabletop': 0.55, 'aloha': 0.25, 'rooms': 0.1, 'trace2d': 0.05, 'trace3d': 0.05}
 READ = {'questions': 1.0, **dict.fromkeys(DRAFTED, 0.0)}
 SEEN_AGAIN = {
-    'tabletop': 0.15,
-    'practicetabletop': 0.1,
-    'aloha': 0.11,
-    'practicealoha': 0.14,
-    'rooms': 0.25,
-    'practicerooms': 0.25,
+    'tabletop': 0.2,
+    'practicetabletop': 0.13,
+    'aloha': 0.17,
+    'practicealoha': 0.2,
+    'rooms': 0.15,
+    'practicerooms': 0.15,
 }
 DRAFTED_AGAIN = {
-    'tabletop': 0.28,
-    'practicetabletop': 0.12,
-    'aloha': 0.13,
-    'practicealoha': 0.13,
-    'rooms': 0.13,
-    'practicerooms': 0.13,
+    'tabletop': 0.35,
+    'practicetabletop': 0.15,
+    'aloha': 0.15,
+    'practicealoha': 0.15,
+    'rooms': 0.06,
+    'practicerooms': 0.06,
     'trace2d': 0.04,
     'trace3d': 0.04,
 }
