@@ -1,5 +1,6 @@
 """`qwen-vla train STAGE`: each stage has its own options; what has no meaning is refused early."""
 
+import argparse
 import re
 import shutil
 
@@ -8,9 +9,10 @@ import stage_lab
 
 from qwen_vla_ros.cli import main
 from qwen_vla_ros.model.config import PRESETS, preset
-from qwen_vla_ros.train.arguments import OF_STAGE
+from qwen_vla_ros.train.arguments import OF_STAGE, cli_arguments
 from qwen_vla_ros.train.rl_worlds import WORLDS
 from qwen_vla_ros.train.run_folder import claim
+from qwen_vla_ros.train.stage_command import recipe_of
 
 
 def refused(capsys, *words):
@@ -148,3 +150,19 @@ def test_a_folder_with_data_and_a_shell_s_log_is_free(tmp_path):
     (tmp_path / 'words.log').touch()
     claim(tmp_path, 't2a')
     claim(tmp_path / 'not' / 'yet', 't2a')
+
+
+@pytest.mark.parametrize(
+    ('words', 'warm_up'),
+    [
+        (('sft', '--preset', '4b', '--data', 'x'), 1800),
+        (('sft', '--preset', '4b', '--data', 'x', '--steps', '200'), 6),
+        (('sft', '--preset', '4b', '--data', 'x', '--steps', '200', '--warm-up', '50'), 50),
+        (('cpt', '--preset', 'small', '--data', 'x'), 120),
+    ],
+)
+def test_the_warm_up_keeps_its_share_of_the_steps(words, warm_up):
+    parser = argparse.ArgumentParser()
+    cli_arguments(parser)
+    args = parser.parse_args([*words, '--out', 'y'])
+    assert recipe_of(args, None).warm_up == warm_up

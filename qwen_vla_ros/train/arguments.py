@@ -34,7 +34,7 @@ OVERRIDES = {
     'passes': (int, 'parts in which each process takes its share (gradient accumulation)'),
     'backbone_rate': (float, 'peak learning rate of the VLM'),
     'decoder_rate': (float, 'peak learning rate of the action decoder'),
-    'warm_up': (int, 'steps of linear warm-up'),
+    'warm_up': (int, 'steps of linear warm-up; unless told, it shrinks and grows with --steps'),
     'draws': (int, 'noise draws a sample for one VLM pass'),
     'ema': (float, 'decay of averaged weights, e.g. 0.999; 0: none'),
     'seed': (int, 'of data and noise'),

@@ -127,7 +127,9 @@ def sft(preset: str) -> Recipe:
 def _full(recipe: Recipe) -> Recipe:
     """Return the recipe for weights that start from a release, or from nothing."""
     if recipe.preset in FROM_SCRATCH:
-        return replace(recipe, backbone_rate=1e-3, decoder_rate=1e-3, batch=32, steps=4000)
+        return replace(
+            recipe, backbone_rate=1e-3, decoder_rate=1e-3, batch=32, steps=4000, warm_up=120
+        )
     return replace(recipe, dtype='bfloat16', recompute=True)
 
 

@@ -143,6 +143,8 @@ def recipe_of(args: argparse.Namespace, init: Path | None) -> Recipe:
         recipe = demo(recipe)
     told = {name: getattr(args, name) for name in (*OVERRIDES, 'dtype', 'recompute', 'quantise')}
     told['adapters'] = args.lora
+    if args.steps and args.warm_up is None:  # as large a share as of the recipe's own steps
+        told['warm_up'] = max(1, round(recipe.warm_up * args.steps / recipe.steps))
     return dataclasses.replace(recipe, **{k: v for k, v in told.items() if v is not None})
 
 
