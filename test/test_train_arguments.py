@@ -148,8 +148,10 @@ def test_a_folder_with_data_and_a_shell_s_log_is_free(tmp_path):
     for name in ('data', 'tensorboard', '.hidden'):
         (tmp_path / name).mkdir()
     (tmp_path / 'words.log').touch()
+    before = sorted(tmp_path.iterdir())
     claim(tmp_path, 't2a')
     claim(tmp_path / 'not' / 'yet', 't2a')
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
