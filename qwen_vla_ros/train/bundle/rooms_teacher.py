@@ -135,8 +135,8 @@ class RoomsTeacher:
             if door is not None and rows_on(way := self._through(door, pose), pose).any():
                 return way
             done = right and to_begin < LAST
-            if (speed > FAST or done) and self._free_ahead(pose) >= LEAST_AHEAD:
-                return Ahead(self._free_ahead(pose))
+            if (speed > FAST or done) and (free := self._free_ahead(pose)) >= LEAST_AHEAD:
+                return Ahead(free)
         ended = left and to_end < LAST
         return RIGHT if right or ended else LEFT
 
