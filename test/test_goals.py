@@ -9,6 +9,7 @@ pytest.importorskip('test_msgs.action')
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from ros_lab import Lab, wait_for
+from std_srvs.srv import Trigger
 from test_msgs.action import Fibonacci
 
 from qwen_vla_ros.nodes import goals
@@ -76,7 +77,8 @@ def pair(lab, request):
     wait_for(client._client.server_is_ready, what='the server')
     yield SimpleNamespace(controller=controller, client=client, name=name)
     client.close()
-    controller.server.destroy()
+    end = lab.node.executor.create_task(controller.server.destroy)  # between the executor's rounds
+    wait_for(end.done, what='the end of the server')
 
 
 def goal(order):
@@ -88,6 +90,22 @@ def test_a_goal_without_a_server_is_told(lab):
     client.send(goal(5))
     assert client.problem == 'nobody: no action server; is the controller active?'
     client.close()
+
+
+def test_a_client_may_be_made_while_its_node_spins(lab, monkeypatch):
+    add = lab.node.add_waitable
+
+    def late(waitable):
+        add(waitable)
+        lab.call(Trigger, '~/wake')  # an executor's round between rclpy's adding and its lock
+
+    service = lab.node.create_service(Trigger, '~/wake', lambda request, response: response)
+    monkeypatch.setattr(lab.node, 'add_waitable', late)
+    client = GoalClient(lab.node, Fibonacci, 'early')
+    monkeypatch.undo()
+    lab.call(Trigger, '~/wake')
+    client.close()
+    lab.node.destroy_service(service)
 
 
 def test_a_goal_runs_and_is_over(pair):

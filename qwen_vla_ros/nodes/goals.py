@@ -21,12 +21,22 @@ REPLACED = -1  # INVALID_GOAL of control_msgs: what a controller tells of a goal
 OVER = {GoalStatus.STATUS_ABORTED: 'aborted', GoalStatus.STATUS_CANCELED: 'cancelled'}
 
 
+class _Client(ActionClient):
+    """An ActionClient that may be made (ros2/rclpy#1589) and destroyed while its node spins."""
+
+    _lock = threading.Lock()  # rclpy's executor asks for it before rclpy has made the client's own
+
+    def destroy(self) -> None:
+        """Leave the node. The handle goes with the last reference: a round that has it may end."""
+        self._node.remove_waitable(self)
+
+
 class GoalClient:
     """The client of one action; failures counts the goals that were given up."""
 
     def __init__(self, node: Node, action: type, name: str) -> None:
         """Connect to the action of a name; whether somebody serves it shows when a goal goes."""
-        self._client = ActionClient(node, action, name)
+        self._client = _Client(node, action, name)
         self._name, self._lock = name, threading.Lock()
         self._count = self._held = 0
         self._running: dict[int, Any] = {}
