@@ -225,13 +225,15 @@ def test_what_rows_cannot_hold_is_refused_with_the_way_out(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ['in']
 
 
-def test_an_arm_that_rests_is_not_taken_for_that(tmp_path, monkeypatch):
+@pytest.mark.parametrize('place, drift', [(1.0, 0.0), (0.0, 4e-4)])
+def test_an_arm_that_rests_is_not_taken_for_that(tmp_path, monkeypatch, place, drift):
     folder = made.write_v3(tmp_path / 'in')
     robot, rng = LeRobotEpisodes(folder, 4), np.random.default_rng(0)
 
     def stream(episode):
         for sample in LeRobotEpisodes.stream(robot, episode):
-            noise = (1 + rng.normal(0, 1e-4, (4, 2))).astype(np.float32)
+            noise = place + rng.normal(0, 1e-4 if place else 1e-5, (4, 2))
+            noise = (noise + drift * np.arange(4)[:, None]).astype(np.float32)
             yield replace(sample, actions=noise, mask=np.ones_like(noise, bool))
 
     monkeypatch.setattr(robot, 'stream', stream, raising=False)

@@ -13,6 +13,7 @@ from qwen_vla_ros.data.sample import Sample
 from qwen_vla_ros.errors import QwenVlaError
 
 ACTION, STATE = 'action', 'observation.state'
+LEAST_MOTION = 2e-3  # m or rad of a chunk's end
 EVERY = 4  # of rows and columns of a picture that the pixel statistics look at
 
 
@@ -89,10 +90,12 @@ class _Anchoring:
 
     A channel shows it in two ways together: a chunk's second row is not what the next chunk begins
     with, though it moves; and chunks begin near zero and end far from it, in every frame.
+    A channel that hardly leaves zero shows nothing.
     """
 
     def __init__(self) -> None:
         self._sums: np.ndarray | None = None  # [4, A]: mismatch, step, beginning, end
+        self._count = 0
 
     def add(self, before: Sample, sample: Sample) -> None:
         """Compare a sample with the one before it; chunks with holes say nothing."""
@@ -102,13 +105,15 @@ class _Anchoring:
         seen = [first[1] - second[0], first[1] - first[0], first[0], first[-1]]
         sums = np.abs(np.array(seen, np.float64))
         self._sums = sums if self._sums is None else self._sums + sums
+        self._count += 1
 
     def found(self) -> bool:
         """Tell whether any channel shows it."""
         if self._sums is None:
             return False
         mismatch, step, begins, ends = self._sums
-        return bool(np.any((mismatch > 0.5 * step) & (step > 0) & (begins < 0.25 * ends)))
+        away = ends > LEAST_MOTION * self._count
+        return bool(np.any((mismatch > 0.5 * step) & away & (begins < 0.25 * ends)))
 
 
 def _shape(sample: Sample) -> tuple[object, ...]:

@@ -87,22 +87,33 @@ class Worlds:
         )
 
 
-def open_worlds(orders: Sequence[Order], sizes: Sizes, actors: str = LOCAL) -> Worlds:
-    """Make the worlds where --actors says; QwenVlaError says what it may say."""
+def check_actors(actors: str) -> tuple[str, str]:
+    """Return what --actors says: a kind, and how many or where; QwenVlaError: what it may say."""
     kind, mark, place = actors.partition(':')
-    if actors == LOCAL:
-        make, count = _LocalHost, 1
-    elif kind == PROCESSES and (place.isdecimal() if mark else True):
-        make, count = _ProcessHost, int(place) if mark else os.cpu_count() or 1
-    elif kind == RAY and (place.startswith('//') and len(place) > 2 if mark else True):
-        make, count = _cluster(place.removeprefix('//'))
-    else:
+    right = {
+        LOCAL: not mark,
+        PROCESSES: not mark or place.isdecimal(),
+        RAY: not mark or (place.startswith('//') and len(place) > 2),
+    }
+    if not right.get(kind, False):
         raise QwenVlaError(
             f'--actors {actors}: choose {LOCAL}, {PROCESSES}[:N], {RAY} or {RAY}://ADDRESS'
         )
-    count = min(count, len(orders))
-    if count < 1:
+    if kind == PROCESSES and mark and int(place) < 1:
         raise QwenVlaError(f'--actors {actors}: at least one process')
+    return kind, place
+
+
+def open_worlds(orders: Sequence[Order], sizes: Sizes, actors: str = LOCAL) -> Worlds:
+    """Make the worlds where --actors says, as check_actors() has it."""
+    kind, place = check_actors(actors)
+    if kind == LOCAL:
+        make, count = _LocalHost, 1
+    elif kind == PROCESSES:
+        make, count = _ProcessHost, int(place) if place else os.cpu_count() or 1
+    else:
+        make, count = _cluster(place.removeprefix('//'))
+    count = min(count, len(orders))
     halls = [dict(list(enumerate(orders))[index::count]) for index in range(count)]
     return Worlds(orders, [make(hall, sizes) for hall in halls], actors)
 

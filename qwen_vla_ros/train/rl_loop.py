@@ -30,7 +30,7 @@ from qwen_vla_ros.model.checkpoint import save_checkpoint
 from qwen_vla_ros.train.interruption import noted_signals
 from qwen_vla_ros.train.ppo import ActorCritic, losses, rows_of
 from qwen_vla_ros.train.ranks import Ranks
-from qwen_vla_ros.train.rl_actors import LOCAL, Worlds, open_worlds
+from qwen_vla_ros.train.rl_actors import LOCAL, Worlds, check_actors, open_worlds
 from qwen_vla_ros.train.rl_keep import WEIGHT, Kept
 from qwen_vla_ros.train.rl_policy import Actor, fresh_actor, load_actor
 from qwen_vla_ros.train.rl_recipe import Limits, RLRecipe
@@ -334,6 +334,7 @@ def start_rl(
     recipe: RLRecipe, init: str | None, out: Path, device: str = 'auto', actors: str = LOCAL
 ) -> RLRun:
     """Return a run that is ready to go, or to go on; close its worlds at the end."""
+    check_actors(actors)
     orders = recipe.orders()
     if init is None and recipe.world != ('turn',):
         raise QwenVlaError(
