@@ -100,9 +100,7 @@ class Sight:
             self._rays_told(owner, on_floor, away),
         )
 
-    def _rays_told(
-        self, owner: np.ndarray, on_floor: np.ndarray, away: np.ndarray
-    ) -> np.ndarray:
+    def _rays_told(self, owner: np.ndarray, on_floor: np.ndarray, away: np.ndarray) -> np.ndarray:
         """Return int16 [18, 24, 4]."""
         told = self._told[owner]
         told[on_floor & (owner >= 0), 0] = FLOOR
