@@ -40,7 +40,7 @@ def drafts(checkpoint: Path, episodes: ShardEpisodes) -> tuple[dict[str, np.ndar
     own = sight.sentences[episodes.source]
     rows = np.arange(len(own.frame))
     parts = np.array_split(rows, -(-len(rows) // AT_ONCE))
-    seen = [Scene.found(sight.run(episodes.source, some)[0]).tensors() for some in parts]
+    seen = [Scene.found(sight.run(episodes.source, some).found).tensors() for some in parts]
     found = Scene(*map(torch.cat, zip(*seen, strict=True)))
     encoder = Encoder(model.config, begun.tokenizer, begun.robots, images=False)
     statistics = encoder.robot(episodes.sample(0, 0)).statistics['relative']

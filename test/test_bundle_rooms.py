@@ -5,9 +5,10 @@ import pytest
 
 from qwen_vla_ros.sim.graphics import load_mujoco
 from qwen_vla_ros.sim.rooms.environment import RoomsEnv, run_episode
+from qwen_vla_ros.sim.rooms.furniture import COLOURS, KINDS
 from qwen_vla_ros.sim.rooms.house import sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_INSIDE
-from qwen_vla_ros.sim.rooms.sight import Sight, in_sight
+from qwen_vla_ros.sim.rooms.sight import PIECE_SHARE, Sight, in_sight
 from qwen_vla_ros.sim.rooms.tasks import parse_goal, sample_task
 from qwen_vla_ros.sim.rooms.world import RoomsWorld
 from qwen_vla_ros.train.bundle.frames import TRAINING
@@ -43,12 +44,19 @@ def test_what_is_seen_by_rays_is_what_is_drawn():
     bodies = world.model.geom_bodyid[renderer.render()[..., 0]]
     renderer.close()
     world.close()
-    assert set(seen.pieces) == {'green chair', 'red plant'}
-    for name, part in seen.pieces.items():
+    shown = {name: part for name, part in seen.pieces.items() if part.share >= PIECE_SHARE}
+    assert {'green chair', 'red plant'} <= set(shown)
+    for name, part in shown.items():
         drawn = bodies == world.model.body(name).id
         v, u = int(part.point[1] * SIZE[0]), int(part.point[0] * SIZE[1])
         assert drawn[v - 2 : v + 3, u - 2 : u + 3].any()
         assert part.share == pytest.approx(drawn.mean(), abs=0.03)
+        piece = task.house.piece(name)
+        told = (list(KINDS).index(piece.kind), list(COLOURS).index(piece.colour))
+        rays = (seen.rays[..., :2] == told).all(-1)
+        assert rays.mean() == pytest.approx(part.share)
+        away = 100 * np.hypot(piece.x - task.start[0], piece.y - task.start[1])
+        assert abs(np.median(seen.rays[rays, 3]) - away) < 60
 
 
 def test_a_wall_hides_what_is_behind_it():

@@ -12,7 +12,9 @@ import pytest
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
 from qwen_vla_ros.train.bundle import stages
 from qwen_vla_ros.train.bundle.frames import POINTS, Frame, Taught
+from qwen_vla_ros.train.bundle.naming import Naming
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
+from qwen_vla_ros.train.sources import DataSet
 
 CHECKPOINT = Path(__file__).parents[1] / 'checkpoints' / 'small'
 SIZES = {'ego': (96, 128), 'cam_right_wrist': (48, 64)}
@@ -90,6 +92,19 @@ def test_sentences_of_one_picture_belong_together(tmp_path, grey):
     assert one.actions[-1, 1] == pytest.approx(0.3)
 
 
+def test_what_is_named_are_the_words_of_each_half_of_a_sentence(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 3)
+    episodes = ShardEpisodes.load(order, render(order, tmp_path, 1))
+    sets = [DataSet.of('robot manipulation', episodes)]
+    begun = stages.begin(CHECKPOINT, sets, True)
+    naming = Naming(begun, {'grey': episodes})
+    assert naming.words == ['block', 'blue', 'can', 'lift', 'lower', 'red', 'the']
+    lift = [text.find('lift the red block') >= 0 for text in naming.texts].index(True)
+    said = naming.has[lift].reshape(2, -1).bool().tolist()
+    halves = [[w for w, has in zip(naming.words, half, strict=True) if has] for half in said]
+    assert halves == [['lift', 'the'], ['block', 'red']]
+
+
 def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, grey, monkeypatch):
     sets = {
         'robot manipulation': (('grey:GreyMaker', 22),),
@@ -100,6 +115,7 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     monkeypatch.setattr(stages, 'PRACTICE', practice)
     again = {'grey': 0.6, 'practicegrey': 0.4}
     few = {
+        'naming': (12, {'grey': 1.0}),
         'sight': (12, {'grey': 1.0}),
         'answers': (8, {'greyquestions': 1.0, 'grey': 0.0}),
         'draft': (30, {'grey': 1.0}),
@@ -125,6 +141,8 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     told = json.loads((folder / 'training.json').read_text())
     assert list(told['stages']) == ['t2a', 'cpt', 'sft'] and told['text']
     logs = [(tmp_path / stage / 'log.jsonl').read_text() for stage in ('t2a', 'cpt', 'sft')]
+    named = [json.loads(line) for line in (tmp_path / 'naming' / 'log.jsonl').open()]
+    assert len(named) == 12 and named[-1]['named'] < 0.2 * named[0]['named']
     drafted = [json.loads(line) for line in (tmp_path / 'draft' / 'log.jsonl').open()]
     assert len(drafted) == 30 and drafted[-1]['draft'] < 0.5 * drafted[0]['draft']
     assert 0 < drafted[-1]['held_out']['grey']['error_told'] < 0.5

@@ -78,7 +78,7 @@ class Readout(nn.Module):
         count, values = len(points), len(config.readout_values)
         self.state_dim = config.state_dim if config.state_input == 'continuous' else 0
         features = 2 + 4 * WAVES
-        # One word of fifty hardly moves the mean of a prompt: sight.py sets these to its spread.
+        # One word of fifty hardly moves the mean of a prompt: naming.py sets these to its spread.
         self.words_middle = nn.Parameter(torch.zeros(2 * backbone_width))
         self.words_scale = nn.Parameter(torch.ones(2 * backbone_width))
         self.ask = nn.Linear(2 * backbone_width, count * KEY)

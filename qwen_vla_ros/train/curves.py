@@ -7,7 +7,7 @@ draw_curves() is of the phases of the bundled checkpoint's run, draw_log() of th
 import json
 from pathlib import Path
 
-LOSSES = ('action', 'text', 'pointing', 'draft')
+LOSSES = ('action', 'text', 'pointing', 'shown', 'named', 'draft')
 RECENT = 10  # iterations of reinforcement learning: each has few episodes
 
 

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen_vla_ros.sim.rooms.drive import Pose
-from qwen_vla_ros.sim.rooms.house import House, Piece
+from qwen_vla_ros.sim.rooms.furniture import COLOURS, KINDS
+from qwen_vla_ros.sim.rooms.house import ROOMS, House, Piece
 from qwen_vla_ros.sim.rooms.house_mjcf import CAMERA, CAMERA_FOVX, CAMERA_TILT, HEIGHT
 from qwen_vla_ros.sim.rooms.tasks import Goal, Task
 
 PIECE_SHARE, ROOM_SHARE = 0.006, 0.04  # of the picture, from which on a goal counts as in sight
 _RAYS = (18, 24)  # rows and columns
+FLOOR, WALL, NOTHING = len(KINDS), len(KINDS) + 1, len(KINDS) + 2  # beside the kinds' numbers
+NO_COLOUR, NO_ROOM = len(COLOURS), len(ROOMS)
+FAR = 12.0  # m, what a ray that meets nothing has for its length
 _ROUND = 0.886  # a box that shows as much as what is round
 _HALF = (float(np.tan(CAMERA_FOVX / 2)) * 3 / 4, float(np.tan(CAMERA_FOVX / 2)))
 
@@ -31,10 +35,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is in the picture, by name: pieces, and the floors and walls of rooms."""
+    """
+    What is in the picture, by name: pieces, and the floors and walls of rooms.
+
+    rays: int16 [18, 24, 4], what each part of the picture shows: the number of its kind (or FLOOR,
+    WALL, NOTHING), of its colour, of its room, and how far away it is in cm
+    """
 
     pieces: Mapping[str, Part]
     rooms: Mapping[str, Part]
+    rays: np.ndarray | None = None
 
     def shows(self, goal: Goal) -> Part | None:
         """Return where a goal is seen; None where too little of it is."""
@@ -56,6 +66,13 @@ class Sight:
             walls = house.walls(room)
             boxes += [((w.x0, w.y0, 0.0), (w.x1, w.y1, HEIGHT)) for w in walls]
             owners += [index] * len(walls)
+        kinds, colours, rooms = list(KINDS), list(COLOURS), list(ROOMS)
+        told = [
+            (kinds.index(p.kind), colours.index(p.colour), rooms.index(p.room))
+            for p in house.pieces
+        ]
+        told += [(WALL, NO_COLOUR, rooms.index(room.name)) for room in house.rooms]
+        self._told = np.array([*told, (NOTHING, NO_COLOUR, NO_ROOM)], np.int16)
         self._low, self._high = np.array(boxes, np.float32).transpose(1, 0, 2)
         self._owners = np.array(owners)
         self._middle = (self._low + self._high)[:, :2] / 2
@@ -68,7 +85,7 @@ class Sight:
         """Return what the camera shows at a pose on the map."""
         place, turn = _camera(pose)
         rays = (self._rays @ turn.T).astype(np.float32)
-        owner = self._owner(place, rays)
+        owner, on_floor, away = self._owner(place, rays)
         pieces, count = len(self._house.pieces), len(owner)
         found = {}
         for index in np.unique(owner[owner >= 0]):
@@ -80,7 +97,15 @@ class Sight:
         return Seen(
             {self._names[i]: part for i, part in found.items() if i < pieces},
             {self._names[i]: part for i, part in found.items() if i >= pieces},
+            self._rays_told(owner, on_floor, away),
         )
+
+    def _rays_told(self, owner: np.ndarray, on_floor: np.ndarray, away: np.ndarray) -> np.ndarray:
+        """Return int16 [18, 24, 4]."""
+        told = self._told[owner]
+        told[on_floor & (owner >= 0), 0] = FLOOR
+        far = np.minimum(away * np.linalg.norm(self._rays, axis=1), FAR)
+        return np.column_stack([told, np.round(100 * far).astype(np.int16)]).reshape(*_RAYS, 4)
 
     def point(self, pose: Pose, place: tuple[float, float, float]) -> tuple[float, float] | None:
         """Return (u, v) in 0..1 of a point on the map in m; None where it is not to be seen."""
@@ -95,8 +120,14 @@ class Sight:
         free = self._hits(eye, away[None].astype(np.float32))[0].min() > 1.0
         return (float(u), float(v)) if free else None
 
-    def _owner(self, place: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """Return whose each ray [N, 3] is: a piece's or a room's number, -1 for nothing."""
+    def _owner(
+        self, place: np.ndarray, rays: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Return whose each ray [N, 3] is, whether it ends on the floor, and how many lengths on.
+
+        Whose: a piece's or a room's number, -1 for nothing.
+        """
         hits, near = self._hits(place, rays)
         owner = self._owners[near[hits.argmin(1)]]
         first = hits.min(1)
@@ -106,7 +137,7 @@ class Sight:
             x, y = place[:2] + down[ray] * rays[ray, :2]
             room = self._house.room_at(float(x), float(y))
             owner[ray] = -1 if room is None else self._names.index(room.name)
-        return owner
+        return owner, down < first, np.minimum(first, down)
 
     def _hits(self, place: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how many of its lengths each ray [N, 3] is from the boxes near it: [N, B]."""

@@ -127,7 +127,7 @@ def _found_scenes(begun: Start, sets: Mapping[str, ShardEpisodes]) -> list[Scene
         rows = np.arange(len(sight.sentences[name].frame))
         parts = np.array_split(rows, -(-len(rows) // AT_ONCE))
         found = [
-            [x.half() for x in Scene.found(sight.run(name, some)[0]).tensors()]
+            [x.half() for x in Scene.found(sight.run(name, some).found).tensors()]
             for some in tqdm(parts, desc=f'{name}: found', unit='batch')
         ]
         scenes.append(Scene(*map(torch.cat, zip(*found, strict=True))))

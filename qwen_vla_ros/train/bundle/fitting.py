@@ -69,7 +69,9 @@ def fit(part: Part, steps: int, out: Path, save: int = 500) -> float | None:
             entry = run.take()
             log.write(json.dumps(entry) + '\n')
             log.flush()
-            bar.set_postfix({n: f'{entry[n]:.4f}' for n in part.weights}, refresh=False)
+            bar.set_postfix(
+                {n: f'{entry[n]:.4f}' for n in part.weights if n in entry}, refresh=False
+            )
             bar.update()
             if stopping or run.step % save == 0:
                 run.save()

@@ -69,11 +69,16 @@ class Taught:
 
 @dataclass(frozen=True)
 class Frame:
-    """Pictures uint8 [h, w, 3] by view, as the model sees them; state float32 [S] or None."""
+    """
+    Pictures uint8 [h, w, 3] by view, as the model sees them; state float32 [S] or None.
+
+    rays: what each part of the first view shows, int16 [rows, columns, 4] (sim/rooms/sight.py)
+    """
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray | None
     taught: tuple[Taught, ...]
+    rays: np.ndarray | None = None
 
 
 class Maker(Protocol):

@@ -161,8 +161,8 @@ class PracticeRooms(RoomsMaker):
             env.step(right if guided else own)
             wrong = env.stopped and right.any()
             if wrong or rng.random() < KEPT:
-                said = said_at(teacher, goal, goals, pose, seen.state, rng)
-                frames.append(replace(frame, taught=said))
+                said, rays = said_at(teacher, goal, goals, pose, seen.state, rng)
+                frames.append(replace(frame, taught=said, rays=rays))
             arrived = 0 if right.any() else arrived + 1
             moved = np.abs(np.subtract(env.world.base.pose, pose)).max() > STILL_RAD
             stood = 0 if moved or arrived else stood + 1

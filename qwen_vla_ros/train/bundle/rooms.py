@@ -79,7 +79,7 @@ class RoomsMaker:
         state = np.array([*_odometry(teacher, pose, rng), *speeds], np.float32)
         self._world.put(pose)
         picture = self._world.render(VIEW, self._size)
-        return Frame({VIEW: picture}, state, said_at(teacher, goal, goals, pose, state, rng))
+        return Frame({VIEW: picture}, state, *said_at(teacher, goal, goals, pose, state, rng))
 
 
 def said_at(
@@ -89,11 +89,12 @@ def said_at(
     pose: Pose,
     state: np.ndarray,
     rng: np.random.Generator,
-) -> tuple[Taught, ...]:
-    """Return what is said at a pose: of the given goal first, then of others."""
+) -> tuple[tuple[Taught, ...], np.ndarray]:
+    """Return what is said at a pose, of the given goal first, then of others; and the rays."""
     seen = teacher.sight.look(pose)
     chosen = [goal, *_others(teacher, goal, goals, pose, seen, rng)][:SENTENCES]
-    return tuple(_taught(teacher, one, pose, state, seen, rng) for one in chosen)
+    said = tuple(_taught(teacher, one, pose, state, seen, rng) for one in chosen)
+    return said, seen.rays
 
 
 def _taught(

@@ -67,10 +67,9 @@ def sentences_of(
     width = encoder.config.decoder.state_dim
     if state.shape[1]:
         state = robot.statistics['state'].normalise(state, clip=False)
-    rows = actions.shape[1]
+    said = {words: text for text, words in prompts_of(encoder, part).items()}
     index = [
-        prompts.setdefault(robot.embodiment.prompt(words, rows, robot.layout), len(prompts))
-        for words in data['instruction'].tolist()
+        prompts.setdefault(said[words], len(prompts)) for words in data['instruction'].tolist()
     ]
     return Sentences(
         torch.tensor(index),
@@ -81,6 +80,14 @@ def sentences_of(
         torch.from_numpy(actions).half(),
         weight,
     )
+
+
+def prompts_of(encoder: Encoder, part: ShardEpisodes) -> dict[str, str]:
+    """Return the sentence of each prompt of a robot's set."""
+    robot: TrainedRobot = encoder.robot(part.sample(0, 0))
+    rows = part.arrays['actions'].shape[1]
+    said = dict.fromkeys(part.arrays['instruction'].tolist())
+    return {robot.embodiment.prompt(words, rows, robot.layout): words for words in said}
 
 
 @torch.no_grad()

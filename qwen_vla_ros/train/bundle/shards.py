@@ -3,6 +3,7 @@ Frames of a family on disk: rendered in parallel, read back as episodes.
 
 A shard is one .npz (numpy arrays only, read without pickle) of EPISODES_A_SHARD seeds:
   episode int32 [F]   view.NAME uint8 [F, h, w, 3]   state float32 [F, S]   of each frame
+  rays int16 [F, rows, columns, 4]   what each part of a room's picture shows, if told
   frame int32 [N]     instruction str [N]   text str [N]   actions float32 [N, H, A]
   points float32 [N, P, 2] of POINTS (NaN: not in the picture; inf: not told)   of each sentence
   values float32 [N, V] of VALUES (NaN: there is none)     of each sentence
@@ -14,7 +15,7 @@ import multiprocessing
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _render_shard(order: Order, first: int, count: int, path: Path) -> None:
 
 def _shaded(frame: Frame, seed: int, number: int) -> Frame:
     images = augmented(frame.images, np.random.default_rng([seed, number, 3]))
-    return Frame(images, frame.state, frame.taught)
+    return replace(frame, images=images)
 
 
 def _arrays(frames: Sequence[tuple[int, Frame]]) -> dict[str, np.ndarray]:
@@ -120,6 +121,8 @@ def _arrays(frames: Sequence[tuple[int, Frame]]) -> dict[str, np.ndarray]:
     }
     for view in frames[0][1].images:
         found[f'view.{view}'] = np.stack([frame.images[view] for _, frame in frames])
+    if frames[0][1].rays is not None:
+        found['rays'] = np.stack([frame.rays for _, frame in frames])
     if frames[0][1].state is not None:
         found['state'] = np.stack([frame.state for _, frame in frames]).astype(np.float32)
     return found

@@ -9,6 +9,7 @@ Shapes: B pictures, T visual tokens of a picture, C backbone width.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from qwen_vla_ros.train.bundle.fitting import Part, fit
 from qwen_vla_ros.train.bundle.frames import POINTS, VALUES
 from qwen_vla_ros.train.bundle.sentences import Sentences, read_words, sentences_of
 from qwen_vla_ros.train.bundle.shards import ShardEpisodes
+from qwen_vla_ros.train.bundle.shown import Shown
 from qwen_vla_ros.train.pointing import pointing_losses
 from qwen_vla_ros.train.robots import Encoder
 from qwen_vla_ros.train.start import Start
@@ -61,8 +63,8 @@ class Sight:
         first = self.rows[name][0][-max(1, len(self.rows[name][0]) // HELD_OUT)]
         return np.unique(np.linspace(first, rows - 1, LOOKED_AT).astype(int))
 
-    def run(self, name: str, rows: np.ndarray) -> tuple[Found, Sentences, dict[str, Tensor]]:
-        """Return what is found for some sentences, what was told of them, and where tokens are."""
+    def run(self, name: str, rows: np.ndarray) -> 'Looked':
+        """Look at the pictures of some sentences, and find."""
         part, own, model = self.sets[name], self.sentences[name], self.model
         pictures, which = np.unique(own.frame[rows].numpy(), return_inverse=True)
         views = [v for v in model.config.inputs.image_sizes if f'view.{v}' in part.arrays]
@@ -76,7 +78,18 @@ class Sight:
         chosen = Sentences(*(getattr(own, key)[rows] for key in KEPT), weight=1.0)
         words = self.words[chosen.prompt]
         found, _ = model.decoder.readout.find(seen, words, chosen.state, places)
-        return found, chosen, places
+        return Looked(found, chosen, places, tokens[0], pictures)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is found for some sentences, what was told of them, and where tokens are."""
+
+    found: Found
+    told: Sentences
+    places: dict[str, Tensor]
+    tokens: Tensor  # [B, T, C] of the pictures' first view
+    pictures: np.ndarray  # their numbers
 
 
 KEPT = ('prompt', 'frame', 'points', 'values', 'state', 'actions')
@@ -97,27 +110,35 @@ def fit_sight(
     """
     sight = Sight(begun, sets)
     readout, tower = begun.model.decoder.readout, begun.model.backbone.model.visual
-    with torch.no_grad():
-        if (readout.words_scale == 1).all():  # nothing goes by them yet
-            readout.words_middle.copy_(sight.words.mean(0))
-            readout.words_scale.copy_(1 / sight.words.std(0).clamp(min=1e-4))
+    shown = {
+        name: Shown(part.arrays['rays'], _tokens_of(begun.model, part), sight.words.shape[1] // 2)
+        for name, part in sets.items()
+        if 'rays' in part.arrays
+    }
     heads = [weight for part in FINDING for weight in getattr(readout, part).parameters()]
+    telling = [weight for part in shown.values() for weight in part.parameters()]
     chance = np.array([shares[name] for name in sets]) / sum(shares[name] for name in sets)
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((SEED, step))
         name = str(rng.choice(list(sets), p=chance))
-        found, told, places = sight.run(name, sight.drawn(name, rng))
-        return {'pointing': pointing_losses(found, told.points, told.values, places).mean()}
+        seen = sight.run(name, sight.drawn(name, rng))
+        told = seen.told
+        found = {
+            'pointing': pointing_losses(seen.found, told.points, told.values, seen.places).mean()
+        }
+        if name in shown:
+            found['shown'] = shown[name].loss(seen.tokens, seen.pictures)
+        return found
 
     part = Part(
         'sight',
-        ((heads, share * READ_RATE), (list(tower.parameters()), share * TOWER_RATE)),
+        ((heads + telling, share * READ_RATE), (list(tower.parameters()), share * TOWER_RATE)),
         losses,
         lambda: {name: _errors(sight, name) for name in sets},
         WARM_UP,
         LOOK,
-        {'pointing': 1.0},
+        {'pointing': 1.0, 'shown': 1.0},
     )
     return fit(part, steps, out)
 
@@ -125,7 +146,8 @@ def fit_sight(
 @torch.no_grad()
 def _errors(sight: Sight, name: str) -> dict[str, float]:
     """Return the median error of each point (of the picture) and value of held-out pictures."""
-    found, told, _ = sight.run(name, sight.held_out(name))
+    seen = sight.run(name, sight.held_out(name))
+    found, told = seen.found, seen.told
     away = (found.place_BP2 - told.points).norm(dim=-1)
     errors = {}
     for index, point in enumerate(POINTS):
@@ -136,6 +158,15 @@ def _errors(sight: Sight, name: str) -> dict[str, float]:
             off = (found.values_BV[there, index] - told.values[there, index]).abs()
             errors[f'error_{value}'] = float(off.median())
     return {key: round(value, 5) for key, value in errors.items()}
+
+
+def _tokens_of(model: QwenVLA, part: ShardEpisodes) -> tuple[int, int]:
+    """Return rows and columns of the visual tokens of a set's first view."""
+    vision = model.config.backbone['vision_config']
+    cell = vision['patch_size'] * vision['spatial_merge_size']
+    first = next(v for v in model.config.inputs.image_sizes if f'view.{v}' in part.arrays)
+    rows, columns = part.arrays[f'view.{first}'].shape[1:3]
+    return rows // cell, columns // cell
 
 
 def _rows_of(frame: Tensor) -> tuple[np.ndarray, np.ndarray]:

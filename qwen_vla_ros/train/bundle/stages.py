@@ -2,8 +2,9 @@
 The bundled checkpoint: one set of weights for every family, by the stages of the paper.
 
   see   a model that begins from nothing first learns to see (train/runs.py `small`: the named
-        block in the picture), where things are in pictures (sight.py) and to answer
-        (answering.py); it stands in for the released VLM that other sizes begin with
+        block in the picture), which words a sentence has (naming.py), where things are in
+        pictures (sight.py) and to answer (answering.py); it stands in for the released VLM that
+        other sizes begin with
   t2a   words to motion, without pictures: first the draft alone (drafting.py), which then
         practises (practice.py): sight and draft learn from what it met; then the decoder
   cpt   all families, everything trains
@@ -41,6 +42,7 @@ from qwen_vla_ros.train.bundle.answering import fit_answers
 from qwen_vla_ros.train.bundle.drafting import fit_draft
 from qwen_vla_ros.train.bundle.fitting import FAST
 from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING, VALUES
+from qwen_vla_ros.train.bundle.naming import fit_naming
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.bundle.sight import fit_sight
 from qwen_vla_ros.train.curves import draw_log
@@ -67,6 +69,7 @@ READOUT = {
     'joint_actions': 'relative',
 }
 # What comes before the stages: how many steps of what, and how often each set is drawn.
+NAMED = {'tabletop': 0.35, 'aloha': 0.1, 'rooms': 0.35, 'trace2d': 0.1, 'trace3d': 0.1}
 SEEN = {'tabletop': 0.57, 'aloha': 0.25, 'rooms': 0.18}
 DRAFTED = {'tabletop': 0.55, 'aloha': 0.25, 'rooms': 0.1, 'trace2d': 0.05, 'trace3d': 0.05}
 READ = {'questions': 1.0, **dict.fromkeys(DRAFTED, 0.0)}
@@ -89,6 +92,7 @@ DRAFTED_AGAIN = {
     'trace3d': 0.04,
 }
 PARTS = {
+    'naming': (500, fit_naming, NAMED),
     'sight': (8000, fit_sight, SEEN),
     'answers': (500, fit_answers, READ),
     'draft': (12000, fit_draft, DRAFTED),
