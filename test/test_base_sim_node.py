@@ -81,7 +81,7 @@ def test_odometry_and_pictures_are_those_of_the_contract(lab):
     assert (image.width, image.height, image.encoding) == (320, 240, 'rgb8')
     assert image.header.frame_id == info.header.frame_id == camera.frame_id
     assert np.frombuffer(image.data, np.uint8).std() > 10
-    assert info.k[0] == pytest.approx(160 / np.tan(np.pi / 4), rel=1e-3)
+    assert info.k[0] == pytest.approx(160 / np.tan(0.994837 / 2), rel=1e-3)
     assert (odometry.header.frame_id, odometry.child_frame_id) == ('odom', 'base_link')
 
 

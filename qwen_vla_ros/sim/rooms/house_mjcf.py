@@ -20,10 +20,10 @@ HEIGHT = 2.4  # m, of the rooms
 DOOR_HEIGHT = 2.05
 LOW_WALL = 1.0  # m, up to where walls are seen from above
 RADIUS, BASE_HEIGHT = 0.17, 0.60  # m, the base: a Create 3 and LoCoBot's tower
-# The camera stands as in config/robots/mobile_base.urdf; its view is as wide as a D455's.
+# The camera as in config/robots/mobile_base.urdf; its width of view is the D435's there.
 CAMERA = (0.0888, 0.0, 0.56615)
 CAMERA_TILT = 0.3  # rad, downwards
-CAMERA_FOVX = np.pi / 2
+CAMERA_FOVX = 0.994837
 
 _TINT = {
     'kitchen': ((0.93, 0.90, 0.80), (0.84, 0.83, 0.80), (0.64, 0.64, 0.62)),
