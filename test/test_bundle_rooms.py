@@ -7,7 +7,7 @@ from qwen_vla_ros.sim.graphics import load_mujoco
 from qwen_vla_ros.sim.rooms.environment import RoomsEnv, run_episode
 from qwen_vla_ros.sim.rooms.furniture import COLOURS, KINDS
 from qwen_vla_ros.sim.rooms.house import sample_house
-from qwen_vla_ros.sim.rooms.house_mjcf import SEEN_INSIDE
+from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS, SEEN_INSIDE
 from qwen_vla_ros.sim.rooms.sight import PIECE_SHARE, Sight, in_sight
 from qwen_vla_ros.sim.rooms.tasks import parse_goal, sample_task
 from qwen_vla_ros.sim.rooms.world import RoomsWorld
@@ -142,6 +142,24 @@ def _motion(pose, state, seed=9):
     teacher = RoomsTeacher(task.house)
     goal = Asked(parse_goal('go to the bedroom and stop at the chair', task.house), True)
     return teacher.next_way(pose, np.array(state), goal, teacher.sight.look(pose))
+
+
+def test_a_base_that_touches_something_turns_and_drives_off():
+    task = sample_task(19)
+    teacher = RoomsTeacher(task.house)
+    asked, still = Asked(task.goal), np.zeros(5, np.float32)
+
+    def motion(yaw, state=still):
+        pose = (1.57, 0.91, yaw)
+        return teacher.next_way(pose, state, asked, teacher.sight.look(pose))
+
+    assert teacher.clear(1.57, 0.91) == pytest.approx(RADIUS, abs=2e-3)
+    assert motion(0.75) is LEFT  # against what it touches
+    assert motion(0.75, np.array([0, 0, 0, 0, -1.2])) is RIGHT
+    assert motion(1.57) == Ahead(0.3)
+    frames = RoomsMaker({'ego': SIZE}, 40).episode(TRAINING + 1)
+    off = [t.actions for f in frames for t in f.taught if abs(t.actions[-1, 0] - 0.3) < 1e-6]
+    assert off and all((rows[:, 1:] == 0).all() for rows in off)
 
 
 def test_a_search_turns_once_to_the_left_then_to_the_right_then_drives_on():

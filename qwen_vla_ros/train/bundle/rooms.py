@@ -12,6 +12,7 @@ import numpy as np
 
 from qwen_vla_ros.sim.rooms.drive import Pose, inverted, joined
 from qwen_vla_ros.sim.rooms.expert import FACING
+from qwen_vla_ros.sim.rooms.free_floor import GAP
 from qwen_vla_ros.sim.rooms.house import House, sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS
 from qwen_vla_ros.sim.rooms.sight import Seen
@@ -27,9 +28,9 @@ from qwen_vla_ros.train.bundle.rooms_teacher import (
 )
 
 FRAMES, SENTENCES = 40, 5  # a house, and at most a frame
-# How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway, or
-# anywhere.
-KINDS = {'way': 0.30, 'near': 0.20, 'rest': 0.26, 'door': 0.08, 'any': 0.16}
+# How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway,
+# touching something, or anywhere.
+KINDS = {'way': 0.28, 'near': 0.19, 'rest': 0.25, 'door': 0.08, 'touch': 0.06, 'any': 0.14}
 _SPEEDS = (
     (0.0, 0.0),
     (0.29, 0.0),
@@ -168,6 +169,8 @@ def _pose(teacher: RoomsTeacher, goal: Goal, kind: str, rng: np.random.Generator
         return _before(teacher, goal, rng)
     if kind == 'door':
         return _in_doorway(teacher, rng)
+    if kind == 'touch':
+        return _touching(teacher, rng)
     place = _place(teacher, _floor_of_room(teacher, goal, rng), rng)
     if kind == 'any':
         return *place, float(rng.uniform(-np.pi, np.pi))
@@ -223,6 +226,21 @@ def _in_doorway(teacher: RoomsTeacher, rng: np.random.Generator) -> Pose:
     yaw = (np.pi / 2 if door.along == 'x' else 0.0) + np.pi * int(rng.integers(2))
     place = np.array([door.x + x, door.y + y])
     return _free(teacher, place, np.array([door.x, door.y]), yaw + rng.normal(0.0, 0.3))
+
+
+def _touching(teacher: RoomsTeacher, rng: np.random.Generator) -> Pose:
+    """Return a pose at which the base touches something, mostly headed against it."""
+    near = (teacher.floor.clearance >= GAP) & (teacher.floor.clearance < GAP + 0.1)
+    x, y = _place(teacher, near, rng)
+    step, yaw = 0.01, float(rng.uniform(-np.pi, np.pi))
+    while teacher.clear(x, y) > RADIUS + step:
+        slope = [
+            teacher.clear(x + step, y) - teacher.clear(x - step, y),
+            teacher.clear(x, y + step) - teacher.clear(x, y - step),
+        ]
+        yaw = float(np.arctan2(-slope[1], -slope[0]))
+        x, y = x + step * np.cos(yaw), y + step * np.sin(yaw)
+    return float(x), float(y), yaw + float(rng.normal(0.0, 0.8))
 
 
 def _facing(

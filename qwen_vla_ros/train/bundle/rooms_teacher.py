@@ -5,6 +5,7 @@ A goal that the picture shows is driven to along the expert's way, deeper past t
 floor, so that a student who stops a little early has arrived. What is not in the picture is looked
 for by rules that need no map:
 
+- a base that touches something turns to where the floor leads off it, and drives off;
 - at the start turn left once round, then go through the doorway that shows nearest to the middle;
 - a base that drives and sees no doorway drives straight on while there is floor;
 - else turn left and look: for a doorway that leads further from the start, once round; then turn
@@ -25,7 +26,8 @@ import numpy as np
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.sim.rooms.drive import Pose, joined
 from qwen_vla_ros.sim.rooms.expert import HORIZON, NAMES, SPEED, STEP_S, TURN, Way, pose_of, way_to
-from qwen_vla_ros.sim.rooms.house import Doorway, House
+from qwen_vla_ros.sim.rooms.house import Doorway, House, clearance
+from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS
 from qwen_vla_ros.sim.rooms.sight import Seen, Sight
 from qwen_vla_ros.sim.rooms.tasks import Goal, floor_of, parse_goal
 from qwen_vla_ros.types import ActionChunk, Observation
@@ -41,6 +43,7 @@ MOST_TURN = 1.5  # rad of a chunk; what comes after it waits for the next pictur
 REST_M, REST_RAD = 0.08, 0.12
 CREEP = 0.05  # m that a step of a turn goes forward
 DRIVING = 0.05  # m/s
+TOUCHES, OFF, STEP_OFF = RADIUS + 0.02, 0.3, 0.15  # m from what stands, to drive off, and to look
 OWN_SHARE = 0.3  # of the picture that shows the room where the base is
 _BEYOND, _DOOR_HEIGHT = 0.9, 0.5  # m
 
@@ -92,6 +95,8 @@ class RoomsTeacher:
 
         state: x, y, yaw of odometry, forward speed and turning speed, as the contract has it.
         """
+        if self.clear(*pose[:2]) < TOUCHES:
+            return self._off(pose, bool(state[4] < -TURNING))
         driving = state[3] > DRIVING and self._at_hand(pose, asked)
         if driving or self.evident(pose, asked, seen):
             return self.way(asked.goal)
@@ -139,6 +144,18 @@ class RoomsTeacher:
                 return Ahead(free)
         ended = left and to_end < LAST
         return RIGHT if right or ended else LEFT
+
+    def clear(self, x: float, y: float) -> float:
+        """Return how far a place is from what stands, in m."""
+        return float(clearance(self.house, np.array([x]), np.array([y]))[0])
+
+    def _off(self, pose: Pose, right: bool) -> Motion:
+        """Return how to get off what the base touches: straight on, or a turn on the spot."""
+        x, y, yaw = pose
+        there = x + STEP_OFF * np.cos(yaw), y + STEP_OFF * np.sin(yaw)
+        if self.clear(*there) > self.clear(x, y) + 0.5 * STEP_OFF:
+            return Ahead(OFF)
+        return RIGHT if right else LEFT
 
     def _free_ahead(self, pose: Pose) -> float:
         """Return how far the base can go straight on, in m, at most WAY_M."""
