@@ -2,8 +2,9 @@
 Navigation: what the base sees in houses, and the waypoints to whatever may be named there.
 
 Most frames lie where the goal is in sight or found by turning on the spot: along its way, before
-it, and at rest on its floor. The others are anywhere, also at walls and in doorways. Every frame
-is labelled for several goals by the teacher of rooms_teacher.py.
+it, and at rest on its floor. The others are anywhere, also in doorways, and touching what
+stands, where a base that errs comes to stand. Every frame is labelled for several goals by the
+teacher of rooms_teacher.py.
 """
 
 from collections.abc import Mapping
@@ -229,7 +230,7 @@ def _in_doorway(teacher: RoomsTeacher, rng: np.random.Generator) -> Pose:
 
 
 def _touching(teacher: RoomsTeacher, rng: np.random.Generator) -> Pose:
-    """Return a pose at which the base touches something, mostly headed against it."""
+    """Return a pose at which the base touches something, headed against it or anywhere."""
     near = (teacher.floor.clearance >= GAP) & (teacher.floor.clearance < GAP + 0.1)
     x, y = _place(teacher, near, rng)
     step, yaw = 0.01, float(rng.uniform(-np.pi, np.pi))
@@ -240,7 +241,8 @@ def _touching(teacher: RoomsTeacher, rng: np.random.Generator) -> Pose:
         ]
         yaw = float(np.arctan2(-slope[1], -slope[0]))
         x, y = x + step * np.cos(yaw), y + step * np.sin(yaw)
-    return float(x), float(y), yaw + float(rng.normal(0.0, 0.8))
+    turn = rng.normal(0.0, 0.8) if rng.random() < 0.6 else rng.uniform(-np.pi, np.pi)
+    return float(x), float(y), yaw + float(turn)
 
 
 def _facing(
