@@ -4,9 +4,9 @@ The first part: what a prompt ends in tells which words its sentence has.
 The readout asks for things in terms of words_of() a prompt, by a linear layer. A small language
 model that nobody taught keeps there what it needed so far, and of a word that it has just got
 little: sight then looks in vain for a wardrobe that it would know, for it is not told of one. Here
-two linear layers that are thrown away name the words from words_of() alone, one those of the
-sentence's first half, one those of its second (what is put, and where), and the language model
-learns for them. No pictures.
+a linear layer that is thrown away names the words from words_of() alone, apart those of the
+sentence's first half and of its second (what is put, and where), and the language model learns for
+it. No pictures.
 
 Shapes: N prompts, B of a step, W words, C backbone width.
 """
@@ -28,14 +28,14 @@ from qwen_vla_ros.train.start import Start
 
 BATCH, RATE, HEAD_RATE, WARM_UP, LOOK, SEED = 48, 5e-4, 5e-3, 30, 100, 0
 LOOKED_AT = 192  # held-out prompts of a set
-HELD_OUT = 20  # every 20th prompt
+HELD_OUT = 20  # one prompt in so many
 
 
 class Naming:
     """Every prompt of some sets, and which words its sentence has."""
 
     def __init__(self, begun: Start, sets: Mapping[str, ShardEpisodes]) -> None:
-        """Collect the prompts; the last of each set are held out."""
+        """Collect the prompts; a twentieth of each set is held out."""
         self.model = begun.model
         encoder = Encoder(begun.model.config, begun.tokenizer, begun.robots, images=False)
         said = {name: prompts_of(encoder, part) for name, part in sets.items()}
