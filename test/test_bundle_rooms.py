@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from qwen_vla_ros.sim.graphics import load_mujoco
 from qwen_vla_ros.sim.rooms.environment import RoomsEnv, run_episode
 from qwen_vla_ros.sim.rooms.furniture import COLOURS, KINDS
 from qwen_vla_ros.sim.rooms.house import sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS, SEEN_INSIDE
-from qwen_vla_ros.sim.rooms.sight import PIECE_SHARE, Sight, in_sight
+from qwen_vla_ros.sim.rooms.sight import FLOOR, NO_COLOUR, Sight, in_sight
 from qwen_vla_ros.sim.rooms.tasks import parse_goal, sample_task
 from qwen_vla_ros.sim.rooms.world import RoomsWorld
 from qwen_vla_ros.train.bundle import rooms
@@ -22,6 +23,7 @@ from qwen_vla_ros.train.bundle.rooms_teacher import (
     RoomsTeacher,
     RoomsTeacherPolicy,
 )
+from qwen_vla_ros.train.bundle.shown import Shown
 
 mujoco = load_mujoco()
 SIZE, FRAMES = (96, 128), 10
@@ -45,9 +47,8 @@ def test_what_is_seen_by_rays_is_what_is_drawn():
     bodies = world.model.geom_bodyid[renderer.render()[..., 0]]
     renderer.close()
     world.close()
-    shown = {name: part for name, part in seen.pieces.items() if part.share >= PIECE_SHARE}
-    assert {'green chair', 'red plant'} <= set(shown)
-    for name, part in shown.items():
+    assert set(seen.pieces) == {'green chair', 'red plant'}
+    for name, part in seen.pieces.items():
         drawn = bodies == world.model.body(name).id
         v, u = int(part.point[1] * SIZE[0]), int(part.point[0] * SIZE[1])
         assert drawn[v - 2 : v + 3, u - 2 : u + 3].any()
@@ -58,6 +59,21 @@ def test_what_is_seen_by_rays_is_what_is_drawn():
         assert rays.mean() == pytest.approx(part.share)
         away = 100 * np.hypot(piece.x - task.start[0], piece.y - task.start[1])
         assert abs(np.median(seen.rays[rays, 3]) - away) < 60
+
+
+def test_a_token_is_told_what_its_own_part_of_the_picture_shows():
+    rays = np.zeros((1, 18, 24, 4), np.int16)
+    rays[..., 0], rays[..., 1], rays[..., 3] = FLOOR, NO_COLOUR, 200
+    rays[0, 3:6, 21:24, :2] = 0  # a red chair in the second row's last token
+    shown = Shown(rays, (6, 8), 4)
+    with torch.no_grad():
+        shown.tell.weight.zero_()
+        shown.tell.bias.zero_()
+        shown.tell.weight[0, 0] = 1.0  # channel 0 says: a chair
+        tokens = 5.0 * torch.eye(48)[..., None] * torch.eye(4)[0]
+        losses = [float(shown.loss(one[None], np.array([0]))) for one in tokens]
+    assert int(np.argmin(losses)) == 15
+    assert max(losses) > min(losses) + 0.1
 
 
 def test_a_wall_hides_what_is_behind_it():

@@ -99,13 +99,19 @@ def test_a_client_may_be_made_while_its_node_spins(lab, monkeypatch):
         add(waitable)
         lab.call(Trigger, '~/wake')  # an executor's round between rclpy's adding and its lock
 
-    service = lab.node.create_service(Trigger, '~/wake', lambda request, response: response)
+    woken = []
+    service = lab.node.create_service(
+        Trigger, '~/wake', lambda request, response: woken.append(client) or response
+    )
+    client = None
     monkeypatch.setattr(lab.node, 'add_waitable', late)
     client = GoalClient(lab.node, Fibonacci, 'early')
     monkeypatch.undo()
     lab.call(Trigger, '~/wake')
     client.close()
+    lab.call(Trigger, '~/wake')
     lab.node.destroy_service(service)
+    assert woken == [None, client, client], 'the executor goes on: before, with and after it'
 
 
 def test_a_goal_runs_and_is_over(pair):
