@@ -178,3 +178,36 @@ def test_diagnostics_tell_the_splice_and_the_delay(lab, node):
         wait_for(lambda: 'delay_p95_rows' in told, 20.0, f'the delay ({told})')
     assert told['splice'] == 'temporal-ensemble'
     assert 0 <= float(told['delay_p95_rows']) < 5
+
+
+SHUT_DOWN_WHILE_IT_PUBLISHES = """
+import sys
+from types import SimpleNamespace
+from qwen_vla_ros.nodes.running import run
+from qwen_vla_ros.nodes.policy_node import PolicyNode, PolicySettings
+
+class Interrupted(PolicyNode):
+    def _listen(self, embodiment):
+        super()._listen(embodiment)
+        chunks = self._chunks
+        def publish(message):
+            print('publishing', flush=True)
+            self.context.try_shutdown()
+            chunks.publish(message)
+        self._chunks = SimpleNamespace(publish=publish)
+
+sys.exit(run(Interrupted, None, gently=True, settings=PolicySettings))
+"""
+
+
+def test_a_shutdown_between_a_chunk_and_its_publishing_is_no_defect(lab):
+    script = lab.folder / 'interrupted.py'
+    script.write_text(SHUT_DOWN_WHILE_IT_PUBLISHES)
+    with PolicyServer(ConstantPolicy(Embodiment.load(lab.contract)), port=0) as server:
+        address = server.address.removeprefix('ws://')
+        words = f'robot:={lab.contract} autostart:=true instruction:=touch address:={address}'
+        parameters = [word for pair in words.split() for word in ('-p', pair)]
+        child = lab.start('policy_node', script, '--ros-args', *parameters)
+        assert child.wait(timeout=30) == 0
+    assert 'publishing' in lab.log('policy_node')
+    assert 'Traceback' not in lab.log('policy_node')

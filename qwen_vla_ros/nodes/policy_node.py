@@ -318,6 +318,8 @@ class PolicyNode(LifecycleNode):
                     self._chunks.publish(chunk_message(chunk))
                     self._send_whole()
             except Exception:  # a defect must be seen, and must not end the thread unseen
+                if not self.context.ok():  # Ctrl-C came between the question above and publish()
+                    return
                 self.get_logger().error(traceback.format_exc())
                 self._end.wait(0.5)
                 continue
