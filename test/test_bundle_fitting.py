@@ -4,13 +4,17 @@ import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.bundle.drafting import counting
 from qwen_vla_ros.train.bundle.fitting import Part, cosine, fit
+from qwen_vla_ros.train.losses import draft_losses
 from qwen_vla_ros.train.mixed_batch import generator_of
 
 STEPS = 30
@@ -77,3 +81,21 @@ def test_a_gradient_that_is_not_finite_stops_it_and_leaves_the_state(tmp_path):
 def test_the_rate_warms_up_and_falls_to_a_fiftieth():
     assert [cosine(step, 100, 4) for step in (0, 3)] == [0.25, 1.0]
     assert cosine(100, 100, 4) == pytest.approx(0.02) and cosine(52, 100, 4) == pytest.approx(0.51)
+
+
+def test_a_draft_says_stop_of_a_base_only_where_most_of_what_looks_alike_is_rest():
+    def drafted(robot: str, resting: int) -> float:
+        """Return what ten sentences that look alike teach: some rest, the others go 1 m."""
+        actions = np.ones((10, 8, 3), np.float32)
+        actions[:resting] = 0.0
+        part = SimpleNamespace(arrays={'actions': actions}, embodiment=SimpleNamespace(name=robot))
+        right, mask = torch.from_numpy(actions), torch.ones(10, 8, 3, dtype=torch.bool)
+        guesses = torch.linspace(0, 1, 11)
+        found = [
+            (draft_losses(guess.expand(10, 8, 3), right, mask) * counting(part)).mean()
+            for guess in guesses
+        ]
+        return float(guesses[int(torch.stack(found).argmin())])
+
+    assert [drafted('mobile_base', resting) for resting in (0, 6, 8, 10)] == [1, 1, 0, 0]
+    assert [drafted('widowx', resting) for resting in (4, 6)] == [1, 0]

@@ -22,6 +22,7 @@ from qwen_vla_ros.train.bundle.rooms_teacher import (
     Asked,
     RoomsTeacher,
     RoomsTeacherPolicy,
+    place_on,
 )
 from qwen_vla_ros.train.bundle.shown import Shown
 
@@ -197,6 +198,28 @@ def test_a_base_that_drives_and_sees_no_doorway_drives_on_while_there_is_floor()
     found = _motion((x, y, yaw + 0.5), (1.0, 0.0, 0.5, 0.29, 0.0))
     assert isinstance(found, Ahead) and 0.5 <= found.free <= 1.5
     assert _motion((x, y, yaw + 0.5), (1.0, 0.0, 0.5, 0.0, 0.0)) is LEFT
+
+
+def test_a_base_that_drives_keeps_to_a_way_that_lies_about_ahead_of_it():
+    task = sample_task(11)
+    teacher, goal = RoomsTeacher(task.house), task.goal
+    asked, way = Asked(goal), teacher.way(goal)
+    room = task.house.room(goal.room).box
+    x, y = (room.x0 + room.x1) / 2, (room.y0 + room.y1) / 2
+    ahead = place_on(way, (x, y, 0.0))
+    bearing = np.arctan2(ahead[1] - y, ahead[0] - x)
+    kept = {}
+    for turned in np.linspace(-3.1, 3.1, 32):
+        pose = (x, y, bearing + turned)
+        seen = teacher.sight.look(pose)
+        if teacher.evident(pose, asked, seen):
+            continue
+        drives = teacher.next_way(pose, np.array([2.0, 0, 0, 0.29, 0]), asked, seen)
+        stands = teacher.next_way(pose, np.array([2.0, 0, 0, 0.0, 0]), asked, seen)
+        kept[turned] = drives is way
+        assert stands is not way
+    assert set(kept.values()) == {True, False}
+    assert all(keeps == (abs(turned) < 1.0) for turned, keeps in kept.items())
 
 
 @pytest.mark.slow

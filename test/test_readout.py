@@ -265,3 +265,62 @@ def test_words_unlike_all_that_were_met_stay_near():
         readout.words_scale.fill_(100.0)
     spread = readout.standardised(torch.tensor([0.99, 1.0, 1.02, 5.0])[:, None])
     assert spread[:, 0].tolist() == pytest.approx([-1.0, 0.0, 2.0, 4.0], abs=1e-3)
+
+
+def looking(**changes) -> QwenVLA:
+    return build(readout_layers=2, **changes)
+
+
+def test_layers_over_the_pictures_tell_values_by_words_and_state():
+    model = looking()
+    items = [sample(0), sample(0)]
+    batch = model.collate(items)
+    plain = model.context(batch).found.values_BV
+    assert torch.equal(plain[0], plain[1])
+    pictures = model.collate(
+        [sample(0), {**items[1], 'pixel_values': items[1]['pixel_values'][::-1].copy()}]
+    )
+    turned = model.context(pictures).found.values_BV
+    torch.testing.assert_close(turned[0], plain[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(turned[1], plain[1], atol=1e-3)
+    look = model.decoder.readout.look
+    asked = torch.randn(1, look.asked.in_features)
+    seen, place = torch.randn(1, 6, look.token.in_features), torch.rand(1, 6, 4)
+    view = torch.tensor([[0, 0, 0, 1, 1, -1]])
+    told = look(seen, asked, view, place)
+    assert told.shape == (1, look.outside)
+    other = seen.clone()
+    other[:, 5] = 9.0  # a token of words does not count
+    torch.testing.assert_close(look(other, asked, view, place), told)
+    for changed in (
+        look(seen.flip(1), asked, view, place),
+        look(seen, asked + 0.5, view, place),
+        look(seen, asked, view, 1 - place),
+        look(seen, asked, torch.tensor([[1, 1, 1, 0, 0, -1]]), place),
+    ):
+        assert not torch.allclose(changed, told, atol=1e-3)
+
+
+def test_layers_over_the_pictures_take_padding_company_and_pictures_that_are_not_there():
+    model = looking()
+    items = [sample(0), sample(1, words=9), sample(2, words=2, views=('ego',))]
+    together = model.context(model.collate(items)).found
+    for index, item in enumerate(items):
+        alone = model.context(model.collate([item])).found
+        torch.testing.assert_close(
+            together.values_BV[index], alone.values_BV[0], atol=1e-4, rtol=0
+        )
+    assert not hasattr(build().decoder.readout, 'look')
+
+
+def test_layers_over_the_pictures_give_the_same_in_training_and_are_held_with_what_finds():
+    model = looking()
+    batch = model.collate([sample(0), sample(1, words=9)])
+    with torch.no_grad():
+        quick = model.context(batch).found.values_BV
+    slow = model.train().context(batch).found.values_BV
+    torch.testing.assert_close(slow, quick, atol=1e-4, rtol=0)
+    slow.sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in model.decoder.readout.look.parameters())
+    model.decoder.readout.hold()
+    assert not any(w.requires_grad for w in model.decoder.readout.look.parameters())

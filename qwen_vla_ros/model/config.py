@@ -45,6 +45,8 @@ class ActionDecoderConfig:
                     the target is in the robot's own frame
     readout_draft   paper: none; ours: False. True: a regression of the whole chunk from words,
                     points, values and state, which the action rows are given to begin with
+    readout_layers  paper: none; ours: 0. So many layers in which visual tokens, words and state
+                    attend to each other, for the values
     rotary_theta    paper: "multi-section RoPE aligned with the backbone"; ours: the backbone's
     rotary_sections the backbone's (t, h, w) pairs, interleaved as there; action row i stands one
                     past the context's largest position, plus i, on all three axes
@@ -65,6 +67,7 @@ class ActionDecoderConfig:
     readout_queries: int = 0
     readout_values: tuple[str, ...] = ()
     readout_draft: bool = False
+    readout_layers: int = 0
     rotary_theta: float = 1e7
     rotary_sections: tuple[int, ...] = (11, 11, 10)
     timestep_channels: int = 256

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.config import ActionDecoderConfig
+from qwen_vla_ros.model.look import Look
 from qwen_vla_ros.model.scene import (
     VALUE_SCALE,
     VALUE_WAVES,
@@ -51,7 +52,7 @@ KEY = 64
 BEFORE_IMAGE = 2  # tokens: its view's, and that an image begins
 HEADS = 4
 # What finds, estimates and drafts; train/bundle fits these before the stages.
-FINDING = ('ask', 'key', 'places', 'missing', 'glance', 'estimate')
+FINDING = ('ask', 'key', 'places', 'missing', 'glance', 'estimate', 'look')
 DRAFTING = ('reach', 'draft')
 LEARNT_APART = (*FINDING, *DRAFTING)
 
@@ -101,6 +102,10 @@ class Readout(nn.Module):
         if values:
             self.glance = nn.Linear(backbone_width, GLANCE)
             seen = told + 2 * STATE_WAVES * self.state_dim + count * GLANCE
+            if config.readout_layers:
+                asked = 2 * backbone_width + (1 + 2 * STATE_WAVES) * self.state_dim
+                self.look = Look(config.readout_layers, len(known), backbone_width, asked)
+                seen += self.look.outside
             self.estimate = _layers(seen, LAYERS, 2 * values)
         told += (values + len(self.pairs)) * (2 + 2 * VALUE_WAVES)
         moving = (1 + 2 * STATE_WAVES) * self.state_dim + 2 * backbone_width
@@ -121,9 +126,13 @@ class Readout(nn.Module):
 
         A reward's gradient reaches what finds, but not the draft, which goes by it too.
         """
-        for part in LEARNT_APART:
-            if hasattr(self, part):
-                getattr(self, part).requires_grad_(False)
+        for weight in self.weights_of(LEARNT_APART):
+            weight.requires_grad_(False)
+
+    def weights_of(self, parts: Sequence[str]) -> list[nn.Parameter]:
+        """Return the weights of those parts that there are."""
+        there = [getattr(self, part) for part in parts if hasattr(self, part)]
+        return [weight for part in there for weight in part.parameters()]
 
     def find(
         self,
@@ -157,7 +166,8 @@ class Readout(nn.Module):
         found = Found(logits, place, seen)
         if self.values:
             looked = share_BPT.to(seen_BTC.dtype) @ seen_BTC
-            found = self._estimated(found, looked, state_BS, words_B2C)
+            around = self._around(seen_BTC, spread_B2C, state_BS, batch)
+            found = self._estimated(found, (looked, *around), state_BS, words_B2C)
         return found, share_BPT
 
     def forward(
@@ -263,14 +273,37 @@ class Readout(nn.Module):
         known[:, self.hands] = sure.sigmoid().to(known.dtype)
         return values, known
 
+    def _around(
+        self,
+        seen_BTC: Tensor,
+        spread_B2C: Tensor,
+        state_BS: Tensor | None,
+        batch: Mapping[str, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Return what the pictures as a whole say to the words and the state, if it is asked."""
+        if not hasattr(self, 'look'):
+            return ()
+        asked = torch.cat((spread_B2C, *self._state(state_BS), *self._state_waves(state_BS)), -1)
+        asked = asked.to(seen_BTC.dtype)
+        return (self.look(seen_BTC, asked, batch['token_view'], batch['token_place']),)
+
     def _estimated(
-        self, found: Found, looked_BPC: Tensor, state_BS: Tensor | None, words_B2C: Tensor
+        self,
+        found: Found,
+        looked: tuple[Tensor, ...],
+        state_BS: Tensor | None,
+        words_B2C: Tensor,
     ) -> Found:
-        """Return what was found with the values that follow from it."""
+        """
+        Return what was found with the values that follow from it.
+
+        looked: what the points show [B, P, C], and what all the pictures say, if it is asked
+        """
+        looked_BPC, *around = looked
         features = place_features(found.place_BP2, found.seen_BP)
         glances = self.glance(looked_BPC) * found.seen_BP[..., None].to(looked_BPC.dtype)
         states = (*self._state(state_BS), *self._state_waves(state_BS))
-        parts = (features.flatten(1), found.seen_BP, glances.flatten(1), *states)
+        parts = (features.flatten(1), found.seen_BP, glances.flatten(1), *states, *around)
         out = self.estimate(torch.cat(parts, -1).to(looked_BPC.dtype)).float()
         values, known = (x.clone() for x in out.chunk(2, -1))
         values = VALUE_SCALE * values

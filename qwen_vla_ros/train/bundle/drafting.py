@@ -33,6 +33,9 @@ from qwen_vla_ros.train.start import Start
 
 HELD_OUT = 20  # the last 20th of each set's sentences
 FOUND = 0.5  # share of sentences that are told of what was found
+# What a base that stops too early loses is the goal, one that stops too late a moment: it is to be
+# sure, and says STOP where 1 / (1 + REST_WEIGHT) of what looks alike is rest.
+REST_WEIGHT, RESTING = 0.4, 'mobile_base'
 TURN = tuple(VALUES.index(f'target_{name}4') for name in ('cos', 'sin'))
 TURN_ERROR, NO_TURN = 0.4, 0.2  # what is told of it strays, and how often it is not told
 AT_ONCE = 384  # sentences whose pictures are looked at
@@ -59,14 +62,16 @@ def fit_draft(
     words = read_words(begun, list(prompts))
     scenes = _found_scenes(begun, sets)
     weights = torch.tensor([part.weight for part in parts])
+    weighed = [counting(part) for part in sets.values()]
 
     def losses(step: int) -> dict[str, Tensor]:
         generator = generator_of((SEED, step))
         rows = torch.multinomial(weights, BATCH, True, generator=generator)
         counts = torch.bincount(rows, minlength=len(parts)).tolist()
-        drawn, found = [], []
-        for part, scene, count in zip(parts, scenes, counts, strict=True):
+        drawn, found, counted = [], [], []
+        for part, scene, own, count in zip(parts, scenes, weighed, counts, strict=True):
             chosen = _drawn(part, count, generator)
+            counted.append(own[chosen])
             drawn.append(part.batch(chosen, size))
             found.append([x[chosen].float() for x in scene.tensors()])
         prompt, points, values, state, actions, mask = map(torch.cat, zip(*drawn, strict=True))
@@ -76,17 +81,24 @@ def fit_draft(
         with fast():
             draft = readout.draft_from(scene, state, words[prompt])
         reach = value_losses(*readout.reached(state, words[prompt]), values[:, readout.hands])
-        return {'draft': draft_losses(draft, actions, mask).mean(), 'reach': reach.mean()}
+        error = draft_losses(draft, actions, mask) * torch.cat(counted)
+        return {'draft': error.mean(), 'reach': reach.mean()}
 
     def held_out() -> dict[str, dict[str, float]]:
         pairs = zip(parts, scenes, strict=True)
         errors = (_held_out(begun, part, scene, words, size) for part, scene in pairs)
         return dict(zip(sets, errors, strict=True))
 
-    own = [weight for part in DRAFTING for weight in getattr(readout, part).parameters()]
+    own = readout.weights_of(DRAFTING)
     counts = {'draft': 1.0, 'reach': 0.1}
     part = Part('draft', ((own, share * RATE),), losses, held_out, WARM_UP, LOOK, counts)
     return fit(part, steps, out)
+
+
+def counting(part: ShardEpisodes) -> Tensor:
+    """Return how much each sentence counts [N]."""
+    resting = ~part.arrays['actions'].any((1, 2)) & (part.embodiment.name == RESTING)
+    return torch.from_numpy(np.where(resting, REST_WEIGHT, 1.0).astype(np.float32))
 
 
 def _drawn(part: Sentences, count: int, generator: torch.Generator) -> Tensor:

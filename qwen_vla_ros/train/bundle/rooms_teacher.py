@@ -13,8 +13,8 @@ for by rules that need no map:
 
 Motion serves as memory. That the base turns right says that it has been round. A goal leaves the
 picture where the way to it bends: so on ways even turns go forward a little, and one that drives
-goes on along its way while the goal is in its room. Nearly at rest is at rest: STOP stands apart
-from the smallest motion.
+goes on along its way while the goal is in its room and the way lies about ahead. Nearly at rest is
+at rest: STOP stands apart from the smallest motion.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,6 +43,7 @@ MOST_TURN = 1.5  # rad of a chunk; what comes after it waits for the next pictur
 REST_M, REST_RAD = 0.08, 0.12
 CREEP = 0.05  # m that a step of a turn goes forward
 DRIVING = 0.05  # m/s
+MOST_BEND = 1.0  # rad to where the way is WAY_M on, of a base that keeps to it
 TOUCHES, OFF, STEP_OFF = RADIUS + 0.02, 0.3, 0.15  # m from what stands, to drive off, and to look
 OWN_SHARE = 0.3  # of the picture that shows the room where the base is
 _BEYOND, _DOOR_HEIGHT = 0.9, 0.5  # m
@@ -97,7 +98,7 @@ class RoomsTeacher:
         """
         if self.clear(*pose[:2]) < TOUCHES:
             return self._off(pose, bool(state[4] < -TURNING))
-        driving = state[3] > DRIVING and self._at_hand(pose, asked)
+        driving = state[3] > DRIVING and self._at_hand(pose, asked) and self._along(pose, asked)
         if driving or self.evident(pose, asked, seen):
             return self.way(asked.goal)
         return self._search(pose, state, asked)
@@ -124,6 +125,14 @@ class RoomsTeacher:
         return any(
             there.contains(d.x, d.y) and beside.contains(d.x, d.y) for d in self.house.doorways
         )
+
+    def _along(self, pose: Pose, asked: Asked) -> bool:
+        """Return whether the way goes on about where the base is headed."""
+        place = place_on(self.way(asked.goal), pose)
+        if place is None:
+            return True
+        bearing = np.arctan2(place[1] - pose[1], place[0] - pose[0]) - pose[2]
+        return abs(_wrapped(bearing)) < MOST_BEND
 
     def _search(self, pose: Pose, state: np.ndarray, asked: Asked) -> Motion:
         """Return how to look for what is not in the picture."""

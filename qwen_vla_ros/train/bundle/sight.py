@@ -115,7 +115,7 @@ def fit_sight(
         for name, part in sets.items()
         if 'rays' in part.arrays
     }
-    heads = [weight for part in FINDING for weight in getattr(readout, part).parameters()]
+    heads = readout.weights_of(FINDING)
     telling = [weight for part in shown.values() for weight in part.parameters()]
     chance = np.array([shares[name] for name in sets]) / sum(shares[name] for name in sets)
 

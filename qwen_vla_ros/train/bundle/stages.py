@@ -66,6 +66,7 @@ READOUT = {
     'readout_values': VALUES,
     'readout_queries': 8,
     'readout_draft': True,
+    'readout_layers': 2,
     'joint_actions': 'relative',
 }
 # What comes before the stages: how many steps of what, and how often each set is drawn.
