@@ -167,7 +167,7 @@ class Readout(nn.Module):
         if self.values:
             looked = share_BPT.to(seen_BTC.dtype) @ seen_BTC
             around = self._around(seen_BTC, spread_B2C, state_BS, batch)
-            found = self._estimated(found, (looked, *around), state_BS, words_B2C)
+            found = self._estimated(found, looked, around, state_BS, words_B2C)
         return found, share_BPT
 
     def forward(
@@ -290,16 +290,12 @@ class Readout(nn.Module):
     def _estimated(
         self,
         found: Found,
-        looked: tuple[Tensor, ...],
+        looked_BPC: Tensor,
+        around: tuple[Tensor, ...],
         state_BS: Tensor | None,
         words_B2C: Tensor,
     ) -> Found:
-        """
-        Return what was found with the values that follow from it.
-
-        looked: what the points show [B, P, C], and what all the pictures say, if it is asked
-        """
-        looked_BPC, *around = looked
+        """Return what was found with the values that follow from it; around: see _around()."""
         features = place_features(found.place_BP2, found.seen_BP)
         glances = self.glance(looked_BPC) * found.seen_BP[..., None].to(looked_BPC.dtype)
         states = (*self._state(state_BS), *self._state_waves(state_BS))
