@@ -1,5 +1,7 @@
 """The navigation family: what is seen, what is taught, and how far the teacher gets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,14 @@ def test_the_way_to_take_is_told_where_there_is_one(episode):
         if 'reference_x' not in one.values:
             assert np.linalg.norm(one.actions[:, :2], axis=1).max() < 0.1
             assert one.points['ego/reference'] is None
+    for one in taught:
+        # A student is told which of three it is: arrived, a turn on the spot, or a way.
+        asked = {'arrived', 'turn', 'reference_x'} & set(one.values)
+        assert len(asked) <= 1 and (not one.actions.any()) == ('arrived' in asked)
+        if 'turn' in asked:
+            assert np.sign(one.actions[:, 2]).tolist() == [one.values['turn']] * 8
+    said = [name for one in taught for name in one.values]
+    assert min(said.count('arrived'), said.count('turn'), len(led)) > 0
     shown = [t for t in led if t.points['ego/reference']]
     left = [t.points['ego/reference'][0] < 0.5 for t in shown]
     assert shown and left == [t.values['reference_y'] > 0 for t in shown]
@@ -198,6 +208,35 @@ def test_a_base_that_drives_and_sees_no_doorway_drives_on_while_there_is_floor()
     found = _motion((x, y, yaw + 0.5), (1.0, 0.0, 0.5, 0.29, 0.0))
     assert isinstance(found, Ahead) and 0.5 <= found.free <= 1.5
     assert _motion((x, y, yaw + 0.5), (1.0, 0.0, 0.5, 0.0, 0.0)) is LEFT
+
+
+def test_a_doorway_far_off_is_not_made_for():
+    house = sample_house(9)
+    teacher = RoomsTeacher(house)
+    made_for = {}
+    for door in house.doorways:
+        across = np.pi / 2 if door.along == 'x' else 0.0
+        for away in (-6.0, -3.5, 3.5, 6.0):
+            x, y = door.x - away * np.cos(across), door.y - away * np.sin(across)
+            pose = (x, y, across if away > 0 else across + np.pi)
+            if house.room_at(x, y) and teacher.sight.point(pose, (door.x, door.y, 0.5)):
+                found = teacher._doorway(pose, None)
+                made_for[abs(away)] = made_for.get(abs(away), []) + [found == door]
+    assert not any(made_for[6.0]) and any(made_for[3.5])
+
+
+def test_a_goal_is_driven_to_when_it_plainly_shows():
+    task = sample_task(5)
+    teacher = RoomsTeacher(task.house)
+    seen = teacher.sight.look(task.start)
+    goal = parse_goal('go to the green chair', task.house)
+
+    def showing(share):
+        return replace(seen, pieces={goal.piece: replace(seen.shows(goal), share=share)})
+
+    assert showing(0.01).shows(goal)
+    assert not teacher.evident(task.start, Asked(goal), showing(0.01))
+    assert teacher.evident(task.start, Asked(goal), showing(0.02))
 
 
 def test_a_base_that_drives_keeps_to_a_way_that_lies_about_ahead_of_it():

@@ -8,12 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
 from qwen_vla_ros.train.bundle import stages
 from qwen_vla_ros.train.bundle.frames import POINTS, Frame, Taught
 from qwen_vla_ros.train.bundle.naming import Naming
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
+from qwen_vla_ros.train.bundle.sight import fit_sight
 from qwen_vla_ros.train.sources import DataSet
 
 CHECKPOINT = Path(__file__).parents[1] / 'checkpoints' / 'small'
@@ -120,6 +122,7 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
         'answers': (8, {'greyquestions': 1.0, 'grey': 0.0}),
         'draft': (30, {'grey': 1.0}),
         'sharpen': (2, again),
+        'settle': (2, again),
         'redraft': (2, again),
     }
     parts = {name: (few[name][0], fit, few[name][1]) for name, (_, fit, _) in stages.PARTS.items()}
@@ -161,3 +164,18 @@ def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, 
     before = trained.stat().st_mtime_ns
     assert stages.train_bundled(tmp_path, init, 'test', 1, short) == folder
     assert trained.stat().st_mtime_ns == before
+
+
+def test_a_held_tower_stays_as_it_is_while_the_readout_learns(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 22)
+    episodes = ShardEpisodes.load(order, render(order, tmp_path / 'data', 1))
+    sets, shares = {'grey': episodes}, {'grey': 1.0}
+    begun = stages.begin(CHECKPOINT, [DataSet.of('robot manipulation', episodes)], True)
+    tower = begun.model.backbone.model.visual
+    before = {name: weight.clone() for name, weight in tower.state_dict().items()}
+    assert fit_sight(begun, sets, shares, 12, tmp_path / 'held', held=True) > 0
+    assert all(torch.equal(weight, before[name]) for name, weight in tower.state_dict().items())
+    told = [json.loads(line) for line in (tmp_path / 'held' / 'log.jsonl').open()]
+    assert len(told) == 12 and told[-1]['pointing'] < 0.8 * told[0]['pointing']
+    assert fit_sight(begun, sets, shares, 1, tmp_path / 'free') > 0
+    assert any(not torch.equal(w, before[name]) for name, w in tower.state_dict().items())

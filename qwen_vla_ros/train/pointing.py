@@ -17,6 +17,7 @@ from qwen_vla_ros.model.scene import Found
 PLACE_WEIGHT = 10.0
 BETA = 0.02  # of a picture: below it the error counts by its square
 VALUE_WEIGHT, VALUE_BETA, VALUE_ERROR = 2.0, 0.05, 0.1
+KNOWN_WEIGHT = 0.5  # of each value's "there is such", which may be what a base decides by
 TOLD_ERROR, TOLD_RATE = 0.012, 0.9  # of a picture: what is told strays; so often it is seen
 
 
@@ -67,7 +68,7 @@ def value_losses(guess_BV: Tensor, known_BV: Tensor, values_BV: Tensor) -> Tenso
     error = functional.smooth_l1_loss(guess_BV, right, reduction='none', beta=VALUE_BETA)
     error = error.masked_fill(~there, 0).sum(-1) / there.sum(-1).clamp(min=1)
     known = functional.binary_cross_entropy_with_logits(known_BV, there.float(), reduction='none')
-    return VALUE_WEIGHT * error + known.mean(-1)
+    return VALUE_WEIGHT * error + KNOWN_WEIGHT * known.sum(-1)
 
 
 def _point_losses(found: Found, points_BP2: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

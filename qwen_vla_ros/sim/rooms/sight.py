@@ -46,11 +46,11 @@ class Seen:
     rooms: Mapping[str, Part]
     rays: np.ndarray | None = None
 
-    def shows(self, goal: Goal) -> Part | None:
-        """Return where a goal is seen; None where too little of it is."""
+    def shows(self, goal: Goal, times: float = 1.0) -> Part | None:
+        """Return where a goal is seen; None where less of it is than so many times enough."""
         part = self.pieces.get(goal.piece) if goal.piece else self.rooms.get(goal.room)
         least = PIECE_SHARE if goal.piece else ROOM_SHARE
-        return part if part is not None and part.share >= least else None
+        return part if part is not None and part.share >= times * least else None
 
 
 class Sight:

@@ -29,7 +29,8 @@ POINTS = (
 Points = Mapping[str, tuple[float, float] | None]
 # Where they are in the robot's own frame, and the target's turn (a block looks the same every
 # quarter; that of a can and of a held cube is not told): arms and traces in base_link or table,
-# in REACH_M; a base from itself, in m.
+# in REACH_M; a base from itself, in m. Of a base also what its place and picture ask for: that
+# it has arrived (1), or is to turn on the spot (1: to the left, -1).
 VALUES = (
     'target_x',
     'target_y',
@@ -45,6 +46,8 @@ VALUES = (
     'right_hand_x',
     'right_hand_y',
     'right_hand_z',
+    'arrived',
+    'turn',
 )
 REACH_M = 0.1
 

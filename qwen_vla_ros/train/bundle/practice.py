@@ -44,6 +44,7 @@ ALOHA_DECISIONS, ALOHA_FRAMES = 50, 16
 CHANGE = 0.03  # chance a decision of another cube, with empty hands
 ROOMS_DECISIONS, AT_GOAL = 60, 4  # of an episode, and that it stands at a goal at most
 STUCK, GUIDED = 3, 5  # decisions without a motion, and of the teacher, who then drives
+LED = 0.04  # how often he does all the same: a base that turns for ever is met where he would be
 _SEED = 23  # told apart from other draws of the same seed
 
 
@@ -166,7 +167,8 @@ class PracticeRooms(RoomsMaker):
             arrived = 0 if right.any() else arrived + 1
             moved = np.abs(np.subtract(env.world.base.pose, pose)).max() > STILL_RAD
             stood = 0 if moved or arrived else stood + 1
-            guided = GUIDED if wrong or stood >= STUCK else max(0, guided - 1)
+            lost = wrong or stood >= STUCK or rng.random() < LED
+            guided = GUIDED if lost else max(0, guided - 1)
             if arrived >= AT_GOAL or (arrived and env.stopped):
                 goal = goals[int(rng.integers(len(goals)))]
                 (words, with_room), arrived = sentence_for(house, goal, rng), 0

@@ -24,14 +24,16 @@ from qwen_vla_ros.train.bundle.rooms_teacher import (
     AT_START,
     Asked,
     RoomsTeacher,
+    Turn,
     place_on,
     rows_on,
 )
 
 FRAMES, SENTENCES = 40, 5  # a house, and at most a frame
+HIDDEN = 2  # of the sentences of a frame name what it does not show
 # How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway,
 # touching something, or anywhere.
-KINDS = {'way': 0.28, 'near': 0.19, 'rest': 0.25, 'door': 0.08, 'touch': 0.06, 'any': 0.14}
+KINDS = {'way': 0.28, 'near': 0.18, 'rest': 0.18, 'door': 0.11, 'touch': 0.05, 'any': 0.2}
 _SPEEDS = (
     (0.0, 0.0),
     (0.29, 0.0),
@@ -116,14 +118,19 @@ def _taught(
     if part and goal.piece:
         piece = teacher.house.piece(goal.piece)
         places['target'] = piece.x, piece.y
-    if ahead := place_on(way, pose):
+    rows = rows_on(way, pose).astype(np.float32)
+    if rows.any() and (ahead := place_on(way, pose)):
         places['reference'] = ahead
         points['ego/reference'] = teacher.sight.point(pose, (*ahead, 0.0))
     values = {}
     for name, place in places.items():
         x, y, _ = joined(inverted(pose), (*place, 0.0))
         values |= {f'{name}_x': float(x), f'{name}_y': float(y)}
-    return Taught(said, rows_on(way, pose).astype(np.float32), points, values=values)
+    if not rows.any():
+        values['arrived'] = 1.0
+    elif isinstance(way, Turn):
+        values['turn'] = way.side
+    return Taught(said, rows, points, values=values)
 
 
 def goals_of(house: House, rng: np.random.Generator) -> list[Goal]:
@@ -143,12 +150,12 @@ def _others(
     seen: Seen,
     rng: np.random.Generator,
 ) -> list[Goal]:
-    """Return further goals to name: those in sight, then one that is not."""
+    """Return further goals to name: those in sight, then such as are not."""
     shown = [g for g in goals if g != goal and seen.shows(g)]
     hidden = [g for g in goals if g != goal and not seen.shows(g)]
     rng.shuffle(shown)
     rng.shuffle(hidden)
-    return [*shown[: SENTENCES - 2], *hidden[:1]]
+    return [*shown[: SENTENCES - HIDDEN - 1], *hidden[:HIDDEN]]
 
 
 def sentence_for(house: House, goal: Goal, rng: np.random.Generator) -> tuple[str, bool]:

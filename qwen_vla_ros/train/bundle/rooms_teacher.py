@@ -46,6 +46,8 @@ DRIVING = 0.05  # m/s
 MOST_BEND = 1.0  # rad to where the way is WAY_M on, of a base that keeps to it
 TOUCHES, OFF, STEP_OFF = RADIUS + 0.02, 0.3, 0.15  # m from what stands, to drive off, and to look
 OWN_SHARE = 0.3  # of the picture that shows the room where the base is
+PLAIN = 3.0  # times enough of a goal: a small picture shows no less to a student
+FAR_DOOR = 4.0  # m, to a doorway that counts: one further away is a few points of the picture
 _BEYOND, _DOOR_HEIGHT = 0.9, 0.5  # m
 
 
@@ -109,9 +111,9 @@ class RoomsTeacher:
         inside = here is not None and here.name == goal.room
         if not goal.piece and inside:
             return goal.room in seen.rooms and seen.rooms[goal.room].share >= OWN_SHARE
-        if asked.with_room and not inside and seen.shows(Goal(goal.room)):
+        if asked.with_room and not inside and seen.shows(Goal(goal.room), PLAIN):
             return True
-        return seen.shows(goal) is not None
+        return seen.shows(goal, PLAIN) is not None
 
     def _at_hand(self, pose: Pose, asked: Asked) -> bool:
         """Return whether the goal is in the base's room, or is named by a room next to it."""
@@ -188,6 +190,8 @@ class RoomsTeacher:
                 across = np.pi / 2 if door.along == 'x' else 0.0
                 if abs(np.cos(pose[2] - across)) > 0.7:
                     return door
+                continue
+            if away > FAR_DOOR:
                 continue
             shown = self.sight.point(pose, (door.x, door.y, _DOOR_HEIGHT)) is not None
             if shown and (odometry is None or _leads_on(odometry, bearing, away)):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from qwen_vla_ros.model.checkpoint import TrainedRobot
 from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.model.readout import words_of
+from qwen_vla_ros.train.bundle.frames import VALUES
 from qwen_vla_ros.train.bundle.shards import ShardEpisodes
 from qwen_vla_ros.train.robots import Encoder
 from qwen_vla_ros.train.start import Start
@@ -64,6 +65,7 @@ def sentences_of(
     for action, column in step.columns:
         actions[..., action] -= state[:, None, column]
     actions = robot.statistics['relative'].normalise(actions, clip=False)
+    named = [VALUES.index(name) for name in encoder.config.decoder.readout_values]
     width = encoder.config.decoder.state_dim
     if state.shape[1]:
         state = robot.statistics['state'].normalise(state, clip=False)
@@ -75,7 +77,7 @@ def sentences_of(
         torch.tensor(index),
         torch.from_numpy(frame),
         torch.from_numpy(data['points'].astype(np.float32)),
-        torch.from_numpy(data['values'].astype(np.float32)),
+        torch.from_numpy(data['values'][:, named].astype(np.float32)),
         torch.from_numpy(np.pad(state, ((0, 0), (0, width - state.shape[1]))).astype(np.float32)),
         torch.from_numpy(actions).half(),
         weight,

@@ -55,11 +55,7 @@ from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.stage_step import ALONE
 from qwen_vla_ros.train.start import Start, sentences
 
-SIZES = {
-    'ego': (96, 128),
-    'cam_left_wrist': (48, 64),
-    'cam_right_wrist': (48, 64),
-}
+SIZES = {'ego': (96, 128), 'cam_left_wrist': (48, 64), 'cam_right_wrist': (48, 64)}
 VOCABULARY = 768
 READOUT = {
     'readout_points': POINTS,
@@ -82,6 +78,14 @@ SEEN_AGAIN = {
     'rooms': 0.15,
     'practicerooms': 0.15,
 }
+SETTLED = {
+    'tabletop': 0.2,
+    'practicetabletop': 0.07,
+    'aloha': 0.14,
+    'practicealoha': 0.09,
+    'rooms': 0.25,
+    'practicerooms': 0.25,
+}
 DRAFTED_AGAIN = {
     'tabletop': 0.35,
     'practicetabletop': 0.15,
@@ -98,6 +102,7 @@ PARTS = {
     'answers': (500, fit_answers, READ),
     'draft': (12000, fit_draft, DRAFTED),
     'sharpen': (5000, partial(fit_sight, share=0.5), SEEN_AGAIN),
+    'settle': (3200, partial(fit_sight, share=0.8, held=True), SETTLED),
     'redraft': (6000, partial(fit_draft, share=0.5), DRAFTED_AGAIN),
 }
 ACTS = 'draft'  # whose checkpoint practises
