@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
 from qwen_vla_ros.train.bundle import stages
-from qwen_vla_ros.train.bundle.frames import POINTS, Frame, Taught
+from qwen_vla_ros.train.bundle.frames import POINTS, VALUES, Frame, Taught
 from qwen_vla_ros.train.bundle.naming import Naming
+from qwen_vla_ros.train.bundle.sentences import sentences_of
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.bundle.sight import fit_sight
+from qwen_vla_ros.train.robots import Encoder
 from qwen_vla_ros.train.sources import DataSet
 
 CHECKPOINT = Path(__file__).parents[1] / 'checkpoints' / 'small'
@@ -92,6 +95,30 @@ def test_sentences_of_one_picture_belong_together(tmp_path, grey):
     assert (one.instruction, other.instruction) == ('lift the red block', 'lower the blue can')
     assert (one.points, other.points) == ({'ego/target': (0.25, 0.75)}, {'ego/target': None})
     assert one.actions[-1, 1] == pytest.approx(0.3)
+
+
+def test_a_shard_of_another_version_is_named(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 3)
+    path = render(order, tmp_path, 1)[0]
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays['values'] = arrays['values'][:, :-2]
+    np.savez(path, **arrays)
+    with pytest.raises(QwenVlaError, match=r'values, not 6 and 16: another version .*; delete it'):
+        ShardEpisodes.load(order, [path])
+
+
+def test_a_checkpoint_that_knows_fewer_values_is_told_those(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 3)
+    episodes = ShardEpisodes.load(order, render(order, tmp_path, 1))
+    families = CHECKPOINT.with_name('families')
+    begun = stages.begin(families, [DataSet.of('robot manipulation', episodes)], False)
+    encoder = Encoder(begun.model.config, begun.tokenizer, begun.robots, images=False)
+    told = sentences_of(encoder, episodes, {}, 1.0).values
+    known = begun.model.config.decoder.readout_values
+    assert told.shape[1] == len(known) and set(known) <= set(VALUES)
+    columns = [VALUES.index(name) for name in known]
+    np.testing.assert_array_equal(told.numpy(), episodes.arrays['values'][:, columns])
 
 
 def test_what_is_named_are_the_words_of_each_half_of_a_sentence(tmp_path, grey):

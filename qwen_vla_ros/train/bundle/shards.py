@@ -153,6 +153,12 @@ class ShardEpisodes:
                     found = {key: stored[key] for key in stored.files}
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 raise QwenVlaError(f'{path}: broken ({error}); delete it and run again') from error
+            told = found['points'].shape[1], found['values'].shape[1]
+            if told != (len(POINTS), len(VALUES)):
+                raise QwenVlaError(
+                    f'{path}: tells {told[0]} points and {told[1]} values, not {len(POINTS)} and '
+                    f'{len(VALUES)}: another version rendered it; delete it and run again'
+                )
             found['frame'] += pictures
             pictures += len(found['episode'])
             for key, value in found.items():
