@@ -258,6 +258,20 @@ def test_where_a_hand_is_follows_from_the_joints_whatever_is_told():
     assert found.values_BV.shape == (1, 4) and found.values_BV.isfinite().all()
 
 
+def test_to_which_side_a_base_turns_follows_from_its_motion_and_whether_from_the_picture():
+    model = build(readout_values=('target_x', 'turn'))
+    item, moved = sample(0), sample(0)
+    moved['state'] = moved['state'] + 0.01  # of the normalised range
+    other = {**item, 'pixel_values': item['pixel_values'][::-1].copy()}
+    found = model.context(model.collate([item, other, moved])).found
+    side, known = found.values_BV[:, 1], found.known_BV[:, 1]
+    assert model.decoder.readout.sides == [1]
+    assert torch.isclose(side[0], side[1], atol=1e-4) and abs(side[2] - side[0]) > 1e-2
+    assert not torch.allclose(known[0], known[1], atol=1e-4)
+    assert not hasattr(build().decoder.readout, 'side')
+    assert not hasattr(build(readout_values=('turn',), state_input='text').decoder.readout, 'side')
+
+
 def test_words_unlike_all_that_were_met_stay_near():
     readout = build().decoder.readout
     with torch.no_grad():

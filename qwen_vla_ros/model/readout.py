@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.config import ActionDecoderConfig
+from qwen_vla_ros.model.layers import Draft, layers, mlp
 from qwen_vla_ros.model.look import Look
 from qwen_vla_ros.model.scene import (
     VALUE_SCALE,
@@ -44,15 +45,16 @@ from qwen_vla_ros.model.scene import (
 )
 
 STATE_WAVES = 3  # of a channel of the state: what a picture's hand sees turns with its joints
+SIDE = 'turn'  # which of the values motion alone tells, by shorter waves: a round ends at a yaw
+SIDE_WAVES = 6
 GLANCE, LAYERS = 64, 512  # widths of the estimate: what a point shows, and its layers
 GEOMETRY = 2  # tokens
 MOST_SPREAD = 4.0  # of words, in standard deviations
-DRAFT, DRAFT_LAYERS = 768, 4
 KEY = 64
 BEFORE_IMAGE = 2  # tokens: its view's, and that an image begins
 HEADS = 4
 # What finds, estimates and drafts; train/bundle fits these before the stages.
-FINDING = ('ask', 'key', 'places', 'missing', 'glance', 'estimate', 'look')
+FINDING = ('ask', 'key', 'places', 'missing', 'glance', 'estimate', 'look', 'side')
 DRAFTING = ('reach', 'draft')
 LEARNT_APART = (*FINDING, *DRAFTING)
 
@@ -89,7 +91,7 @@ class Readout(nn.Module):
         self.told_by_states = nn.Linear(backbone_width, count)
         nn.init.zeros_(self.told_by_states.weight)  # sight (train/bundle) comes before it
         nn.init.zeros_(self.told_by_states.bias)
-        self.where = _mlp(features, width, width)
+        self.where = mlp(features, width, width)
         self.what = nn.Linear(backbone_width, width)
         nn.init.zeros_(self.what.weight)  # T2A knows the places alone; what is there comes later
         nn.init.zeros_(self.what.bias)
@@ -99,6 +101,8 @@ class Readout(nn.Module):
         self.values = values
         self.pairs = same_axis(config.readout_values)
         self.hands = [i for i, name in enumerate(config.readout_values) if 'hand' in name]
+        named = enumerate(config.readout_values)
+        self.sides = [i for i, name in named if name == SIDE and self.state_dim]
         if values:
             self.glance = nn.Linear(backbone_width, GLANCE)
             seen = told + 2 * STATE_WAVES * self.state_dim + count * GLANCE
@@ -106,12 +110,14 @@ class Readout(nn.Module):
                 asked = 2 * backbone_width + (1 + 2 * STATE_WAVES) * self.state_dim
                 self.look = Look(config.readout_layers, len(known), backbone_width, asked)
                 seen += self.look.outside
-            self.estimate = _layers(seen, LAYERS, 2 * values)
+            self.estimate = layers(seen, LAYERS, 2 * values)
         told += (values + len(self.pairs)) * (2 + 2 * VALUE_WAVES)
         moving = (1 + 2 * STATE_WAVES) * self.state_dim + 2 * backbone_width
         if self.hands:
-            self.reach = _layers(moving, LAYERS, 2 * len(self.hands))
-        self.geometry = _layers(told, 2 * width, GEOMETRY * width)
+            self.reach = layers(moving, LAYERS, 2 * len(self.hands))
+        if self.sides:
+            self.side = layers((1 + 2 * SIDE_WAVES) * self.state_dim, LAYERS, len(self.sides))
+        self.geometry = layers(told, 2 * width, GEOMETRY * width)
         self.rows = (config.horizon, config.action_dim) if config.readout_draft else None
         if self.rows:
             known = told + 2 * STATE_WAVES * self.state_dim + 2 * backbone_width
@@ -247,8 +253,8 @@ class Readout(nn.Module):
     def _state(self, state_BS: Tensor | None) -> list[Tensor]:
         return [state_BS.float()] if self.state_dim else []
 
-    def _state_waves(self, state_BS: Tensor | None) -> list[Tensor]:
-        rates = math.pi / 2 * 2.0 ** torch.arange(STATE_WAVES)
+    def _state_waves(self, state_BS: Tensor | None, count: int = STATE_WAVES) -> list[Tensor]:
+        rates = math.pi / 2 * 2.0 ** torch.arange(count)
         return [waves(state, rates) for state in self._state(state_BS)]
 
     def reached(self, state_BS: Tensor | None, words_B2C: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,6 +311,10 @@ class Readout(nn.Module):
         values = VALUE_SCALE * values
         if self.hands:
             values[:, self.hands], known[:, self.hands] = self.reached(state_BS, words_B2C)
+        if self.sides:
+            moving = (*self._state(state_BS), *self._state_waves(state_BS, SIDE_WAVES))
+            side = self.side(torch.cat(moving, -1).to(looked_BPC.dtype)).float()
+            values[:, self.sides] = VALUE_SCALE * side
         return replace(found, values_BV=values, known_BV=known)
 
     def _read(self, hidden_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
@@ -362,37 +372,5 @@ def words_of(hidden_BTC: Tensor, end_B: Tensor) -> Tensor:
     return torch.cat(((hidden_BTC * own).sum(1) / own.sum(1), (hidden_BTC * last).sum(1)), -1)
 
 
-class Draft(nn.Module):
-    """Rows that know all of a scene -> a chunk, in a few layers that add to each other."""
-
-    def __init__(self, inside: int, outside: int) -> None:
-        """Build it."""
-        super().__init__()
-        self.first = nn.Linear(inside, DRAFT)
-        self.layers = nn.ModuleList(nn.Linear(DRAFT, DRAFT) for _ in range(DRAFT_LAYERS))
-        self.last = nn.Linear(DRAFT, outside)
-
-    def forward(self, known_BG: Tensor) -> Tensor:
-        """Return [B, outside]."""
-        x = functional.silu(self.first(known_BG))
-        for layer in self.layers:
-            x = x + functional.silu(layer(functional.layer_norm(x, x.shape[-1:])))
-        return self.last(functional.layer_norm(x, x.shape[-1:]))
-
-
 def _heads(x_BTD: Tensor) -> Tensor:
     return x_BTD.unflatten(-1, (HEADS, -1)).transpose(1, 2)
-
-
-def _layers(inside: int, hidden: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inside, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, outside),
-    )
-
-
-def _mlp(inside: int, hidden: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inside, hidden), nn.SiLU(), nn.Linear(hidden, outside))

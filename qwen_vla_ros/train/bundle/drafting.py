@@ -35,7 +35,7 @@ HELD_OUT = 20  # the last 20th of each set's sentences
 FOUND = 0.5  # share of sentences that are told of what was found
 # What a base that stops too early loses is the goal, one that stops too late a moment: it is to be
 # sure, and says STOP where 1 / (1 + REST_WEIGHT) of what looks alike is rest.
-REST_WEIGHT, RESTING = 0.4, 'mobile_base'
+REST_WEIGHT, RESTING = 0.2, 'mobile_base'
 TURN = tuple(VALUES.index(f'target_{name}4') for name in ('cos', 'sin'))
 TURN_ERROR, NO_TURN = 0.4, 0.2  # what is told of it strays, and how often it is not told
 AT_ONCE = 384  # sentences whose pictures are looked at

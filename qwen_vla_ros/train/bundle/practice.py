@@ -42,7 +42,8 @@ KEPT = 0.5  # share of decisions that become frames
 ELSEWHERE = 0.3  # share of episodes that do not begin as the scene does
 ALOHA_DECISIONS, ALOHA_FRAMES = 50, 16
 CHANGE = 0.03  # chance a decision of another cube, with empty hands
-ROOMS_DECISIONS, AT_GOAL = 60, 4  # of an episode, and that it stands at a goal at most
+ROOMS_DECISIONS, AT_GOAL = 90, 4  # of an episode, and that it stands at a goal at most
+ROOMS_KEPT = 0.4
 STUCK, GUIDED = 3, 5  # decisions without a motion, and of the teacher, who then drives
 LED = 0.04  # how often he does all the same: a base that turns for ever is met where he would be
 _SEED = 23  # told apart from other draws of the same seed
@@ -161,7 +162,7 @@ class PracticeRooms(RoomsMaker):
             own = waypoints_of(self._policy.infer(asked))
             env.step(right if guided else own)
             wrong = env.stopped and right.any()
-            if wrong or rng.random() < KEPT:
+            if wrong or rng.random() < ROOMS_KEPT:
                 said, rays = said_at(teacher, goal, goals, pose, seen.state, rng)
                 frames.append(replace(frame, taught=said, rays=rays))
             arrived = 0 if right.any() else arrived + 1

@@ -34,8 +34,11 @@ HIDDEN = 2  # of the sentences of a frame name what it does not show
 # How a frame's pose is drawn: on the way to its goal, before it, at rest there, in a doorway,
 # touching something, or anywhere.
 KINDS = {'way': 0.28, 'near': 0.18, 'rest': 0.18, 'door': 0.11, 'touch': 0.05, 'any': 0.2}
-_SPEEDS = (
-    (0.0, 0.0),
+# Forward and turning speeds, m/s and rad/s. One that is held up stands and was told to go on: no
+# other stands, but where it began and at rest, so that its speeds tell a student that it touches.
+_STANDING = ((0.0, 0.0),)
+_HELD_UP = ((0.0, 0.0), (0.0, 0.3), (0.0, -0.3), (0.0, 0.6), (0.0, -0.6), (0.0, 1.2), (0.0, -1.2))
+_MOVING = (
     (0.29, 0.0),
     (0.29, 0.6),
     (0.29, -0.6),
@@ -67,7 +70,7 @@ class RoomsMaker:
             kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
             goal = goals[int(rng.integers(len(goals)))]
             pose = _pose(teacher, goal, kind, rng)
-            frames.append(self._frame(teacher, goal, goals, pose, rng))
+            frames.append(self._frame(teacher, goal, goals, pose, kind, rng))
         return frames
 
     def _frame(
@@ -76,11 +79,12 @@ class RoomsMaker:
         goal: Goal,
         goals: list[Goal],
         pose: Pose,
+        kind: str,
         rng: np.random.Generator,
     ) -> Frame:
         """Return the picture at a pose with what is said of it, the given goal first."""
-        speeds = _SPEEDS[int(rng.integers(len(_SPEEDS)))]
-        state = np.array([*_odometry(teacher, pose, rng), *speeds], np.float32)
+        odometry = _odometry(teacher, pose, rng)
+        state = np.array([*odometry, *_speeds(kind, odometry, rng)], np.float32)
         self._world.put(pose)
         picture = self._world.render(VIEW, self._size)
         return Frame({VIEW: picture}, state, *said_at(teacher, goal, goals, pose, state, rng))
@@ -287,6 +291,14 @@ def _odometry(teacher: RoomsTeacher, pose: Pose, rng: np.random.Generator) -> Po
         return float(x), float(y), float(rng.uniform(-np.pi, np.pi))
     start = _place(teacher, teacher.floor.clearance >= 0.35, rng)
     return joined(inverted((*start, float(rng.uniform(-np.pi, np.pi)))), pose)
+
+
+def _speeds(kind: str, odometry: Pose, rng: np.random.Generator) -> tuple[float, float]:
+    """Return forward and turning speed of a pose of a kind."""
+    begins = bool(np.hypot(*odometry[:2]) < AT_START)
+    those = (*_STANDING, *_MOVING) if begins or kind == 'rest' else _MOVING
+    those = _HELD_UP if kind == 'touch' else those
+    return those[int(rng.integers(len(those)))]
 
 
 def _middle(house: House) -> tuple[float, float]:

@@ -6,12 +6,15 @@ floor, so that a student who stops a little early has arrived. What is not in th
 for by rules that need no map:
 
 - a base that touches something turns to where the floor leads off it, and drives off;
-- at the start turn left once round, then go through the doorway that shows nearest to the middle;
+- at the start turn left once round, then right until a doorway shows, and go through the one
+  nearest to the middle;
 - a base that drives and sees no doorway drives straight on while there is floor;
-- else turn left and look: for a doorway that leads further from the start, once round; then turn
-  right, for any.
+- else turn left and look for a doorway that leads further from the start, until the yaw is that
+  of the start; then turn right, for any; and when that round has ended drive on where there is
+  floor.
 
-Motion serves as memory. That the base turns right says that it has been round. A goal leaves the
+Motion serves as memory. That the base turns right says that it has been round, and that a round
+ends at one yaw wherever it began is what a student learns from odometry. A goal leaves the
 picture where the way to it bends: so on ways even turns go forward a little, and one that drives
 goes on along its way while the goal is in its room and the way lies about ahead. Nearly at rest is
 at rest: STOP stands apart from the smallest motion.
@@ -32,10 +35,10 @@ from qwen_vla_ros.sim.rooms.sight import Seen, Sight
 from qwen_vla_ros.sim.rooms.tasks import Goal, floor_of, parse_goal
 from qwen_vla_ros.types import ActionChunk, Observation
 
-PIECE_DEEPER, ROOM_DEEPER = 0.25, 0.60  # m past the edge of the goal's floor
-AT_START = 0.25  # m of odometry
-ROUND, LAST = 1.2, 0.65  # rad, what is left of a turn once round when all is seen, and its end
-ROUND_BEGINS = (-0.02, -0.25)  # rad: the yaw at the start, elsewhere from what leads on from it
+PIECE_DEEPER, ROOM_DEEPER = 0.30, 0.60  # m past the edge of the goal's floor
+AT_START = 0.35  # m of odometry
+ROUND, LAST = 0.9, 0.65  # rad, what is left of a turn to the left when all is seen; to the right
+ROUND_BEGINS = -0.02  # rad of odometry
 TURNING, FAST = 0.3, 0.15  # rad/s, m/s
 LEAST_AHEAD = 0.5  # m that are free
 WAY_M, ARRIVED = 1.5, 0.04  # m of a way: how far on it is told, and less is its end
@@ -113,7 +116,7 @@ class RoomsTeacher:
             return goal.room in seen.rooms and seen.rooms[goal.room].share >= OWN_SHARE
         if asked.with_room and not inside and seen.shows(Goal(goal.room), PLAIN):
             return True
-        return seen.shows(goal, PLAIN) is not None
+        return seen.shows(goal, 1.0 if inside else PLAIN) is not None
 
     def _at_hand(self, pose: Pose, asked: Asked) -> bool:
         """Return whether the goal is in the base's room, or is named by a room next to it."""
@@ -143,17 +146,18 @@ class RoomsTeacher:
         stay &= asked.with_room or not asked.goal.piece
         speed, turning = state[3:5]
         left, right = bool(turning > TURNING), bool(turning < -TURNING)
-        start, to_end, to_begin = _on_the_round(state)
-        if start and not right and to_end > ROUND:
-            return LEFT
+        start = bool(np.hypot(*state[:2]) < AT_START)
+        to_end, to_begin = _on_the_round(state[2])
+        ended = left and to_end < ROUND
+        if start and not right and speed < DRIVING:
+            return RIGHT if ended else LEFT
         if not stay:
-            door = self._doorway(pose, state[:3] if left and not start else None)
+            door = self._doorway(pose, state[:3] if left else None)
             if door is not None and rows_on(way := self._through(door, pose), pose).any():
                 return way
-            done = right and to_begin < LAST
-            if (speed > FAST or done) and (free := self._free_ahead(pose)) >= LEAST_AHEAD:
-                return Ahead(free)
-        ended = left and to_end < LAST
+        done = right and to_begin < LAST
+        if (speed > FAST or done) and (free := self._free_ahead(pose)) >= LEAST_AHEAD:
+            return Ahead(free)
         return RIGHT if right or ended else LEFT
 
     def clear(self, x: float, y: float) -> float:
@@ -215,17 +219,10 @@ class RoomsTeacher:
         return self._ways[key]
 
 
-def _on_the_round(state: np.ndarray) -> tuple[bool, float, float]:
-    """
-    Return whether the base is where it began, and rad left of a round to the left, to the right.
-
-    A round begins at ROUND_BEGINS.
-    """
-    x, y, yaw = state[:3]
-    start = bool(np.hypot(x, y) < AT_START)
-    turned = yaw - ROUND_BEGINS[0] if start else yaw - np.arctan2(y, x) - ROUND_BEGINS[1]
-    turned = float(turned) % (2 * np.pi)
-    return start, 2 * np.pi - turned, turned
+def _on_the_round(yaw: float) -> tuple[float, float]:
+    """Return rad that are left of a round to the left, to the right; it begins at ROUND_BEGINS."""
+    turned = float(yaw - ROUND_BEGINS) % (2 * np.pi)
+    return 2 * np.pi - turned, turned
 
 
 def _leads_on(odometry: np.ndarray, bearing: float, away: float) -> bool:
