@@ -1,6 +1,7 @@
 """The thread that owns the simulation: what others ask of it is done there, or they are told."""
 
 import itertools
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +48,37 @@ def test_an_arm_with_an_error_of_its_zero_reads_more_and_stands_where_it_stood()
     np.testing.assert_allclose(desired - posture, off, atol=1e-9)
     np.testing.assert_allclose(true, posture, atol=5e-3)  # sags under its weight
     np.testing.assert_allclose(read[-1] - posture, off, atol=5e-3)
+
+
+def test_a_world_that_was_held_up_catches_up_without_a_jump_of_the_arm():
+    clock, stamps, speeds = [1_000_000_000], [], []
+
+    def on_tick(stamp_ns, _, velocities):
+        stamps.append(stamp_ns)
+        speeds.append(abs(velocities[0]))
+
+    heard = SimpleNamespace(on_tick=on_tick, on_image=lambda *_: None)
+    robot = SimulatedRobot(lambda: clock[0], heard, 20.0, 1)
+    robot.start()
+    try:
+        arm = robot.controllers[0]
+        first, _ = arm.sample(clock[0])
+        last = first + 0.1 * np.eye(len(first))[0] * 30.0
+        arm.accept(arm.joint_names, [30.0], [last], None, 0, clock[0])
+        for held_up_s, slips in ((0.0, 0), (0.3, 0), (1.5, 0), (3.0, 1)):
+            for forward_s in (*[0.01] * 50, held_up_s):
+                clock[0] += round(forward_s * 1e9)
+                give_up = time.monotonic() + 20.0
+                while not stamps or stamps[-1] < clock[0] - 10_000_000:
+                    assert time.monotonic() < give_up, 'the world stands'
+                    time.sleep(0.001)
+            assert robot.slips == slips
+            if not slips:
+                assert max(speeds) < 0.13  # it is to go at 0.1 rad/s
+                assert set(np.diff(stamps)) == {10_000_000}
+        assert max(np.diff(stamps)) > 2_000_000_000
+    finally:
+        robot.stop()
 
 
 def test_zero_errors_of_two_arms_are_refused():

@@ -1,8 +1,10 @@
 """
 One thread that owns a simulated world and its OpenGL, in step with a clock. No ROS here.
 
-The world advances in ticks of 10 ms at the clock's pace. Pictures are taken one at a time, only
-when the world has caught up. Other threads have their work with the world done by call().
+The world advances in ticks of 10 ms at the clock's pace; after a moment without the processor it
+catches up tick by tick: an arm would have to jump over what was left out. Pictures are taken one
+at a time, only when the world has caught up. Other threads have their work with the world done by
+call().
 """
 
 import threading
@@ -16,7 +18,7 @@ from typing import Any, TypeVar
 from qwen_vla_ros.errors import QwenVlaError
 
 TICK_NS = 10_000_000
-SLIP_NS = 200_000_000  # further behind than this, the world stops to catch up
+SLIP_NS = 2_000_000_000  # further behind than this, the world leaves time out
 WAIT_S = 0.01
 
 Result = TypeVar('Result')
