@@ -27,7 +27,7 @@ from qwen_vla_ros.contract_keys import (
 from qwen_vla_ros.embodiment import config_folder
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.image_encodings import DEPTH
-from qwen_vla_ros.output_kinds import BASE, JOINTS, TIP, Option
+from qwen_vla_ros.output_kinds import BASE, JOINTS, TIP, Option, OutputKind
 from qwen_vla_ros.state_reading import ODOMETRY_UNITS
 
 Schema = dict[str, Any]
@@ -157,10 +157,15 @@ def _fields(components: Mapping[str, str]) -> Schema:
     return {'properties': {'fields': {'additionalProperties': {'enum': units}}}}
 
 
+def _outputs() -> list[tuple[str, OutputKind]]:
+    """Return the outputs by name: the order in which modules register them may differ."""
+    return sorted(OUTPUTS.items())
+
+
 def _of_kind(kind: str) -> Schema:
     """Return what a kind of group asks of the rest of it."""
     rows = TAKEN.get(kind, (JOINTS,))
-    fitting = [name for name, known in OUTPUTS.items() if known.rows in rows]
+    fitting = [name for name, known in _outputs() if known.rows in rows]
     units = UNITS_OF.get(kind)
     names: Schema = {'additionalProperties': {'enum': list(UNITS)}}
     if units is not None:
@@ -190,7 +195,7 @@ def _trace_names() -> Schema:
 
 def _solved() -> Schema:
     """Return that our kinematics need an arm where the output takes joints."""
-    taking = [name for name, known in OUTPUTS.items() if known.rows == JOINTS]
+    taking = [name for name, known in _outputs() if known.rows == JOINTS]
     kinds = {'properties': {'type': {'enum': taking}}, 'required': ['type']}
     test = {'properties': {'output': kinds}, 'required': ['output']}
     return {'if': test, 'then': {'required': ['tip', 'joints']}}
@@ -199,7 +204,7 @@ def _solved() -> Schema:
 def _output() -> Schema:
     """Return the schema of an output: its type decides which options it takes."""
     choices = []
-    for name, known in OUTPUTS.items():
+    for name, known in _outputs():
         options = {key: _option(option) for key, option in known.options.items()}
         then = {
             'properties': {'type': True, 'topic': True, **options},
@@ -210,7 +215,7 @@ def _output() -> Schema:
         choices.append({'if': test, 'then': then})
     topic = {'description': 'its topic, or the name of its action'}
     topic |= _value(SECTIONS['camera']['topic'])
-    kind = {'enum': list(OUTPUTS), 'description': 'see docs/outputs.md'}
+    kind = {'enum': sorted(OUTPUTS), 'description': 'see docs/outputs.md'}
     return {
         'type': 'object',
         'properties': {'type': kind, 'topic': topic},

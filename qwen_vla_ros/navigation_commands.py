@@ -5,6 +5,8 @@ A waypoint is dx, dy in m and dtheta in rad on the ground plane, x forward and y
 `relative_to`: `previous` (each from the one before, in its axes) or `first` (each from the pose of
 the base at the observation, in its axes). Frames are REP-105's: the pose's own, odom or map.
 
+With option `recovery` a base that is held up gets off by itself (recovery.py).
+
 A chunk that moves less than stop_m and turns less than stop_rad in all, from the first pose to
 every waypoint, is STOP: zero velocity, and the running goal is cancelled.
 """
@@ -48,6 +50,7 @@ VELOCITIES = {
     'holonomic': Option('flag', False),
     'max_sideways_m': Option('number', 0.3, 0.0, 1.0),
     'frame': Option('word', 'base_link'),
+    'recovery': Option('flag', False),
 }
 
 

@@ -188,7 +188,7 @@ BASE_LAYOUTS = """layouts:
     wheels:
       kind: waypoint
       names: {dx2: m, dy2: m, dtheta2: rad}
-      output: {type: TwistStamped, topic: cmd_vel}
+      output: {type: TwistStamped, topic: cmd_vel, recovery: true}
 
 """
 
@@ -225,7 +225,11 @@ def base_contract(folder):
     return path
 
 
-def test_a_base_follows_waypoints_by_path_and_velocity_and_stops(tmp_path):
+def _moves(twist):
+    return twist.linear.x != 0.0 or twist.angular.z != 0.0
+
+
+def test_a_base_follows_waypoints_by_path_and_velocity_recovers_and_stops(tmp_path):
     lab = Lab(33, tmp_path)
     path = base_contract(tmp_path)
     robot = server = None
@@ -257,12 +261,15 @@ def test_a_base_follows_waypoints_by_path_and_velocity_and_stops(tmp_path):
         assert paths[-1].poses[0].pose.position.x == pytest.approx(2.05, abs=1e-6)
         wait_for(lambda: speeds[-1].twist.linear.x > 0.15, 5.0, 'speed')
         assert max(message.twist.linear.x for message in speeds) <= 0.5
+        # Its odometry stands: it turns by itself, and the status tells so.
+        wait_for(lambda: 'held up' in statuses[-1].reason, 8.0, f'recovery ({statuses[-1:]})')
+        wait_for(lambda: speeds[-1].twist.angular.z > 0.5, 3.0, 'a turn')
         stop = SetBool.Request(data=True)
         lab.call(SetBool, 'policy/estop', stop)
-        wait_for(lambda: speeds[-1].twist.linear.x == 0.0, 3.0, 'standstill')
+        wait_for(lambda: not _moves(speeds[-1].twist), 3.0, 'standstill')
         count = len(speeds)
         time.sleep(0.5)
-        assert all(message.twist.linear.x == 0.0 for message in speeds[count:])
+        assert not any(_moves(message.twist) for message in speeds[count:])
         assert 'emergency stop' in statuses[-1].reason
     finally:
         if robot is not None:

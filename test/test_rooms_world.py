@@ -9,7 +9,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.policy import describe_policy
 from qwen_vla_ros.seeing.links import RobotLinks
 from qwen_vla_ros.sim.rooms.environment import RoomsEnv, run_episode
-from qwen_vla_ros.sim.rooms.expert import RoomsExpert, StandingPolicy
+from qwen_vla_ros.sim.rooms.expert import NAMES, RoomsExpert, StandingPolicy
 from qwen_vla_ros.sim.rooms.house import clearance, sample_house
 from qwen_vla_ros.sim.rooms.house_mjcf import RADIUS
 from qwen_vla_ros.sim.rooms.tasks import sample_task
@@ -148,6 +148,20 @@ def test_stop_at_the_start_is_the_end_without_success(env):
     facts = run_episode(StandingPolicy(), 0, env=env)
     assert (facts['success'], facts['stopped'], facts['inferences']) == (False, True, 1)
     assert facts['distance_m'] > 1.5
+
+
+def test_a_base_that_is_driven_against_something_gets_off_it_by_itself(env):
+    class Onwards(StandingPolicy):
+        def infer(self, observation, prefix=None):
+            rows = 0.15 * np.arange(1, 9)[:, None] * np.array([[1.0, 0.0, 0.0]])
+            return ActionChunk(rows.astype(np.float32), NAMES, observation.stamp_ns, 0.5)
+
+    facts = run_episode(Onwards(), 0, env=env)
+    once = np.flatnonzero(np.linalg.norm(np.diff(facts['track'], axis=0), axis=1) < 1e-6)[0]
+    assert facts['bumped'] and facts['recoveries'] >= 2
+    assert np.ptp(facts['track'][once:], axis=0).max() > 1.0
+    _, facts = env.reset(seed=0)
+    assert facts['recoveries'] == 0
 
 
 def test_a_chunk_that_moves_the_base_sideways_is_refused_and_it_stands(env):

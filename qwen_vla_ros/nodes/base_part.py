@@ -2,7 +2,8 @@
 The tips and bases of a robot: chunks checked and handed to the outputs, which execute them.
 
 The outputs keep a base within its speeds and end at rest by themselves; here a chunk must be
-finite, young and ahead, and the base's pose at its observation must be known.
+finite, young and ahead, and the base's pose at its observation must be known. A base that is held
+up gets off by itself where its output says so (recovery.py).
 """
 
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen_vla_ros.chunk_check import ChunkRefused
+from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.motion import Follow
+from qwen_vla_ros.recovery import Recovery
 from qwen_vla_ros.types import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -28,6 +31,12 @@ class BasePart:
         self._embodiment, self._groups = embodiment, groups
         self.pose_names = _pose_names(embodiment)
         self._frame = next((group.frame for group in groups if group.frame), 'odom')
+        self._recoveries = [found for g in groups if (found := Recovery.of(g)) is not None]
+        if self._recoveries and self.pose_names is None:
+            raise QwenVlaError(
+                f'contract {embodiment.name}: recovery: true needs x, y and yaw of an Odometry '
+                'source in the state; give it one, or leave recovery out'
+            )
         self._newest: Follow | None = None
         self._end_ns: int | None = None
         self.latched = ''
@@ -36,6 +45,11 @@ class BasePart:
     def moving(self) -> bool:
         """Return whether a chunk runs."""
         return self._end_ns is not None
+
+    @property
+    def notice(self) -> str:
+        """Return what the base does other than what the policy asks; '' when nothing."""
+        return next((r.notice for r in self._recoveries if r.notice), '')
 
     def admitted(self, chunk: ActionChunk, observation: Observation, now_ns: int) -> Follow:
         """Return what the outputs get; raise ChunkRefused when they may not get it."""
@@ -55,8 +69,15 @@ class BasePart:
         return Follow(chunk, now_ns, self.pose(observation), self._frame)
 
     def lead(self, follow: Follow, speed: float) -> None:
-        """Make a chunk the one that runs; at a share of the speed its rows lie further apart."""
-        chunk = replace(follow.chunk, step_s=follow.chunk.step_s / speed)
+        """
+        Make a chunk the one that runs; at a share of the speed its rows lie further apart.
+
+        A base that is held up runs another one, which gets it off.
+        """
+        chunk = follow.chunk
+        for recovery in self._recoveries:
+            chunk = recovery.chunk(chunk, follow.pose, speed)
+        chunk = replace(chunk, step_s=chunk.step_s / speed)
         self._newest, self._end_ns = replace(follow, chunk=chunk), chunk.end_ns
 
     def take(self) -> Follow | None:
@@ -73,6 +94,8 @@ class BasePart:
     def forget(self) -> None:
         """Nothing runs any more."""
         self._newest = self._end_ns = None
+        for recovery in self._recoveries:
+            recovery.reset()
 
     def latch(self, reason: str) -> None:
         """Forbid motion until reset(): a robot without joints has no gate of its own."""

@@ -356,7 +356,7 @@ class Pilot:
             self.chunks += 1
             if self.stages.commands:
                 self._moved, self._parked = True, False
-                self._set(RUNNING, self.executor.notice if self.arm else '')
+                self._set(RUNNING, self.executor.notice if self.arm else self.base.notice)
             else:
                 if self.stages.stage == SHADOW and joints is not None:
                     self.shadow.expect(joints, measured)

@@ -22,6 +22,7 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.navigation_commands import base_speeds, is_stop, limited_speeds, waypoint_poses
 from qwen_vla_ros.output_kinds import BaseRows, CommandRefused
 from qwen_vla_ros.policy import Policy
+from qwen_vla_ros.recovery import Recovery
 from qwen_vla_ros.sim.rooms.drive import Drift
 from qwen_vla_ros.sim.rooms.expert import HORIZON, NAMES, STEP_S
 from qwen_vla_ros.sim.rooms.tasks import Task, sample_task
@@ -51,8 +52,9 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._size, self._views, self._drift = size, (VIEW,) if images else (), drift
         contract = Embodiment.load('mobile_base')
         self._state_names = contract.state_names
-        output = contract.action_groups()[0].output
-        self._options = output_of(output.type).filled(output.options)
+        group = contract.action_groups()[0]
+        self._options = output_of(group.output.type).filled(group.output.options)
+        self._group, self.recovery = group, Recovery.of(group)
         pixels = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(
             {
@@ -83,8 +85,8 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self.world.dress(options['look'])
         self.instruction = self.task.instruction
         self.track = [self.task.start[:2]]
-        self.stopped, self.refused = False, 0
-        self._speed = np.zeros(3)
+        self.stopped, self.refused, self._speed = False, 0, np.zeros(3)
+        self.recovery = Recovery.of(self._group)
         return self._observe(), self._facts()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -103,6 +105,13 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         facts = self._facts()
         truncated = not self.stopped and self.world.time >= TIME_LIMIT_S
         return self._observe(), float(facts['success']), self.stopped, truncated, facts
+
+    def followed(self, chunk: ActionChunk) -> np.ndarray:
+        """Return the waypoints [N, 3] that the policy node has the base follow for a chunk."""
+        rows = waypoints_of(chunk)
+        if self.recovery is None:
+            return rows
+        return waypoints_of(self.recovery.chunk(chunk, self.world.base.odometry))
 
     def observation(self) -> Observation:
         """Return the present instant as the observation that a policy takes."""
@@ -164,6 +173,7 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             'elapsed_s': self.world.time,
             'bumped': list(self.world.bumped),
             'refused': self.refused,
+            'recoveries': 0 if self.recovery is None else self.recovery.begun,
             'seed': self.task.house.seed,
         }
 
@@ -192,7 +202,7 @@ def run_episode(
         policy.reset()
         inferences, ended = 0, False
         while not ended:
-            rows = waypoints_of(policy.infer(env.observation()))
+            rows = env.followed(policy.infer(env.observation()))
             inferences += 1
             told(rows)
             _, _, terminated, truncated, facts = env.step(rows)
