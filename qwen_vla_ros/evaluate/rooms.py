@@ -52,6 +52,7 @@ class RoomsEpisode:
     stopped: bool
     bumped: tuple[str, ...]
     refused: int
+    recoveries: int  # times that a base which was held up got off by itself
     elapsed_s: float
     score: NavigationScore
     inference_s: tuple[float, ...]
@@ -170,7 +171,8 @@ def _run(
         watcher.end(text, score.success)
     episode = RoomsEpisode(
         variant, seed, facts['instruction'], facts['goal'], facts['stopped'],
-        tuple(facts['bumped']), facts['refused'], facts['elapsed_s'], score, tuple(timed.seconds),
+        tuple(facts['bumped']), facts['refused'], facts['recoveries'], facts['elapsed_s'],
+        score, tuple(timed.seconds),
     )  # fmt: skip
     return episode, facts['track']
 
@@ -232,6 +234,7 @@ def _summarise(
         'variants': {name: summarise_navigation(rows) for name, rows in scores.items()},
         'bumped_episodes': sum(bool(episode.bumped) for episode in own),
         'refused_chunks': sum(episode.refused for episode in own),
+        'recoveries': sum(episode.recoveries for episode in own),
         'inference_ms': percentiles(times),
         'durations_s': {'whole run': round(seconds, 1)},
         'episode_list': [episode.to_json() for episode in own],
@@ -260,6 +263,7 @@ def _told(episode: RoomsEpisode) -> str:
     score = episode.score
     error = '-' if score.error_m is None else f'{score.error_m:.2f} m'
     bumped = f'   bumped: {", ".join(episode.bumped)}' if episode.bumped else ''
+    bumped += f'   recoveries: {episode.recoveries}' if episode.recoveries else ''
     return (
         f'NE {error}   SPL {score.spl:.2f}   nDTW {score.ndtw:.2f}   '
         f'{score.length_m:.1f} m of {score.shortest_m:.1f} m   {episode.elapsed_s:.0f} s{bumped}'

@@ -87,10 +87,11 @@ def _episodes(summary: Mapping[str, Any]) -> str:
                 f'{score["ndtw"]:.2f}',
                 f'{row["elapsed_s"]:.1f}',
                 html.escape(', '.join(row['bumped'])) or '–',
+                str(row['recoveries'] or '–'),
             ]
         )
-    head = ('seed', 'instruction', 'outcome', 'NE [m]', 'SPL', 'nDTW', 'time [s]', 'bumped')
-    return html_table(head, rows)
+    scores = ('outcome', 'NE [m]', 'SPL', 'nDTW', 'time [s]')
+    return html_table(('seed', 'instruction', *scores, 'bumped', 'recoveries'), rows)
 
 
 def rate_cell(row: Mapping[str, Any]) -> str:
