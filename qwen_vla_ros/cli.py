@@ -352,7 +352,7 @@ def _serve(args: argparse.Namespace) -> int:
 
         return run_from_arguments(args)
     from qwen_vla_ros.evaluate.choose_policy import name_policy, serve_policy
-    from qwen_vla_ros.evaluate.processes import end_of_serving, interrupted_by_signals
+    from qwen_vla_ros.evaluate.processes import EndOfServing, interrupted_by_signals
     from qwen_vla_ros.remote import PolicyServer
 
     with interrupted_by_signals():
@@ -364,7 +364,7 @@ def _serve(args: argparse.Namespace) -> int:
         token = os.environ.get('QWEN_VLA_TOKEN')
         port = 8766 if args.port is None else args.port
         with PolicyServer(policy, args.host, port, token) as server:
-            ended = end_of_serving()
+            ended = EndOfServing()
             for key, value in policy.metadata.get('engine', {}).items():
                 print(f'{key:20} {value}')
             robots = ', '.join(policy.metadata.get('robots', ()))

@@ -158,11 +158,31 @@ def test_serve_says_where_and_ends_without_an_error() -> None:
     with subprocess.Popen(
         words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
-        assert 'serving constant on ws://127.0.0.1:' in child.stdout.readline()
-        os.kill(child.pid, signal.SIGINT)
-        os.kill(child.pid, signal.SIGTERM)
-        assert child.wait(10) == 0, 'launch calls any other code an error'
-        assert 'Traceback' not in child.stderr.read()
+        try:
+            assert 'serving constant on ws://127.0.0.1:' in child.stdout.readline()
+            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGTERM)
+            assert child.wait(10) == 0, 'launch calls any other code an error'
+            assert 'Traceback' not in child.stderr.read()
+        finally:
+            child.kill()  # else one that does not end would hold the tests for good
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_signal_that_came_before_a_server_waits_ends_it_too(name: str) -> None:
+    code = (
+        'import os, signal\n'
+        'from qwen_vla_ros.evaluate.processes import EndOfServing\n'
+        'ended = EndOfServing()\n'
+        f'os.kill(os.getpid(), signal.{name})\n'
+        'print("handled", flush=True)\n'
+        'ended.wait()\n'
+        'print("ended")\n'
+    )
+    run = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout.split()) == (0, ['handled', 'ended']), run.stderr
 
 
 def test_doctor_passes_what_is_here() -> None:

@@ -173,12 +173,26 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_of_serving() -> threading.Event:
-    """Return what Ctrl-C or SIGTERM sets from now on: a server ends by them without an error."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: ended.set())
-    return ended
+class EndOfServing:
+    """
+    What Ctrl-C, SIGTERM and SIGHUP tell from now on: a server ends by them without an error.
+
+    A signal that comes just before a thread begins to wait for a lock does not wake it, and a
+    handler that sets an Event may meet its lock taken by the very wait. So the signal's number
+    goes through a pipe, which holds it until somebody reads. Of the main thread only.
+    """
+
+    def __init__(self) -> None:
+        """Take the signals."""
+        self._told, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+
+    def wait(self) -> None:
+        """Return when a signal has come, at once if one came before."""
+        os.read(self._told, 1)
 
 
 @contextmanager

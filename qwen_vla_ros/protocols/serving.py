@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 def run_from_arguments(args: argparse.Namespace) -> int:
     """Serve until interrupted; the token comes from QWEN_VLA_TOKEN."""
     from qwen_vla_ros.evaluate.choose_policy import name_policy
-    from qwen_vla_ros.evaluate.processes import end_of_serving, interrupted_by_signals
+    from qwen_vla_ros.evaluate.processes import EndOfServing, interrupted_by_signals
 
     with interrupted_by_signals():
         seat = seat_from_arguments(args)
         token = os.environ.get('QWEN_VLA_TOKEN')
         with foreign_server(seat, args.host, args.port, token) as server:
-            ended = end_of_serving()
-            ended = end_of_serving()
+            ended = EndOfServing()
             for line in told_keys(seat):
                 print(line)
             print(
