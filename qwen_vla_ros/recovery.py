@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qwen_vla_ros.command import commands, output_of
+from qwen_vla_ros.navigation_commands import is_stop, rows_of_chunk, waypoint_poses
 from qwen_vla_ros.output_kinds import BASE
 from qwen_vla_ros.types import ActionChunk
 
@@ -83,9 +84,10 @@ class Recovery:
         that the base drives with, 0..1
         """
         order = [chunk.names.index(name) for name in self._names]
-        way = self._from_first(chunk.actions[:, order])
+        rows = rows_of_chunk(chunk, self._names, (0.0, 0.0, 0.0), '', chunk.start_ns)
+        way = waypoint_poses(rows, self._options['relative_to'])
         now_ns, allowed_ns = chunk.start_ns, HELD_UP_S / speed * 1e9
-        if self._stops(way):
+        if is_stop(rows, way, self._options):
             self._since = self._leg = None
             return chunk
         if self._leg is None:
@@ -138,14 +140,6 @@ class Recovery:
         if self._options['relative_to'] == 'previous':
             way = np.diff(way, axis=0, prepend=np.zeros((1, 3)))
         return way
-
-    def _from_first(self, rows: np.ndarray) -> np.ndarray:
-        """Return waypoints relative to the first pose, near enough to tell STOP and driving."""
-        return rows.cumsum(0) if self._options['relative_to'] == 'previous' else rows
-
-    def _stops(self, way: np.ndarray) -> bool:
-        far, turned = np.linalg.norm(way[:, :2], axis=1).max(), np.abs(way[:, 2]).max()
-        return bool(far <= self._options['stop_m'] and turned <= self._options['stop_rad'])
 
 
 def _away(pose: Pose, other: Pose) -> float:

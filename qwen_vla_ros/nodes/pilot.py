@@ -356,7 +356,8 @@ class Pilot:
             self.chunks += 1
             if self.stages.commands:
                 self._moved, self._parked = True, False
-                self._set(RUNNING, self.executor.notice if self.arm else self.base.notice)
+                told = (part.notice for part in (self.executor, self.base) if part is not None)
+                self._set(RUNNING, '; '.join(filter(None, told)))
             else:
                 if self.stages.stage == SHADOW and joints is not None:
                     self.shadow.expect(joints, measured)
