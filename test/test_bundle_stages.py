@@ -12,8 +12,10 @@ import torch
 
 from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.model.checkpoint import from_pretrained, load_tokenizer, read_robots
+from qwen_vla_ros.model.scene import Scene
 from qwen_vla_ros.train.bundle import stages
 from qwen_vla_ros.train.bundle.frames import POINTS, VALUES, Frame, Taught
+from qwen_vla_ros.train.bundle.growth import grow
 from qwen_vla_ros.train.bundle.naming import Naming
 from qwen_vla_ros.train.bundle.sentences import sentences_of
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
@@ -119,6 +121,39 @@ def test_a_checkpoint_that_knows_fewer_values_is_told_those(tmp_path, grey):
     assert told.shape[1] == len(known) and set(known) <= set(VALUES)
     columns = [VALUES.index(name) for name in known]
     np.testing.assert_array_equal(told.numpy(), episodes.arrays['values'][:, columns])
+
+
+def test_a_checkpoint_of_the_command_goes_on_with_all_that_it_knew(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 3)
+    sets = [
+        DataSet.of('robot manipulation', ShardEpisodes.load(order, render(order, tmp_path, 1)))
+    ]
+    families = CHECKPOINT.with_name('families')
+    before, now = stages.begin(families, sets, False), stages.begin(families, sets, True)
+    assert len(now.tokenizer) == len(before.tokenizer) and now.answers
+    one, other = before.model.decoder.readout, now.model.decoder.readout
+    assert len(other.estimate[-1].bias) == 2 * len(VALUES) > len(one.estimate[-1].bias)
+    assert not now.model.decoder.action_out[2].weight.any()
+    rng = torch.Generator().manual_seed(0)
+    seen, words = torch.randn(2, 5, 160, generator=rng), torch.rand(2, 320, generator=rng)
+    state = torch.rand(2, 32, generator=rng)
+    batch = {
+        'token_view': torch.tensor([[0, 0, 0, 1, 2]] * 2),
+        'token_place': torch.rand(2, 5, 4, generator=rng),
+    }
+    with torch.no_grad():
+        was, is_ = one.find(seen, words, state, batch)[0], other.find(seen, words, state, batch)[0]
+        known = [VALUES.index(name) for name in before.model.config.decoder.readout_values]
+        torch.testing.assert_close(is_.values_BV[:, known], was.values_BV)
+        torch.testing.assert_close(is_.known_BV[:, known], was.known_BV)
+        torch.testing.assert_close(is_.place_BP2, was.place_BP2)
+        drafts = [
+            part.draft_from(Scene.found(found), state, words)
+            for part, found in ((one, was), (other, is_))
+        ]
+    torch.testing.assert_close(drafts[1], drafts[0], rtol=1e-3, atol=1e-4)
+    with pytest.raises(QwenVlaError, match=r'readout\..*begin from checkpoints/small'):
+        grow(before.model, {'readout_points': POINTS[:4]})
 
 
 def test_what_is_named_are_the_words_of_each_half_of_a_sentence(tmp_path, grey):

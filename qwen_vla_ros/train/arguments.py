@@ -56,7 +56,8 @@ INIT: Table = {'--init': {'metavar': 'CHECKPOINT', 'help': 'folder or hub name t
 SEEING: Table = {
     '--init': {
         'metavar': 'CHECKPOINT',
-        'help': 'folder of a model that can see (default: OUT/see, which the run small makes)',
+        'help': 'folder of a model that can see, or of one that this command made (default: '
+        'OUT/see, which the run small makes)',
     }
 }
 RENDERING: Table = {
@@ -64,6 +65,14 @@ RENDERING: Table = {
         'type': int,
         'default': os.cpu_count() or 1,
         'help': 'rendering processes (default: as many as cores)',
+    }
+}
+SHORTER: Table = {
+    '--scale': {
+        'type': float,
+        'default': 1.0,
+        'metavar': 'F',
+        'help': 'other numbers of episodes and steps: 0.4 takes 0.4 of the time (default: 1)',
     }
 }
 SUPERVISED: Table = {
@@ -147,7 +156,7 @@ ACTING: Table = {
 OF_STAGE: Mapping[str, Table] = {
     **{stage: {**COMMON, **THREADS, **INIT, **SUPERVISED} for stage in STAGES},
     RL: {**COMMON, **THREADS, **INIT, **ACTING},
-    BUNDLED: {**COMMON, **THREADS, **SEEING, **RENDERING},
+    BUNDLED: {**COMMON, **THREADS, **SEEING, **RENDERING, **SHORTER},
     SMALL: {**COMMON, **RENDERING},
     TINY: {**COMMON, **RENDERING},
 }

@@ -1,6 +1,7 @@
 """The named runs, and `qwen-vla train` around them."""
 
 import argparse
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ def _bundled(args: argparse.Namespace, command: str) -> int:
     """Train every stage of the bundled checkpoint that is not there yet."""
     from qwen_vla_ros.train.bundle.stages import train_bundled
 
+    if not 0 < args.scale < math.inf:
+        raise QwenVlaError(f'--scale {args.scale}: choose a number above 0, e.g. 0.4')
     claim(args.out, BUNDLED)
     if args.init:
         look_at(args.init)
@@ -78,7 +81,7 @@ def _bundled(args: argparse.Namespace, command: str) -> int:
     init = Path(args.init) if args.init else args.out / 'see' / 'checkpoint'
     if not args.init and not init.is_dir():
         _run(small(), args.out / 'see', args, command)
-    folder = train_bundled(args.out, init, command, args.workers)
+    folder = train_bundled(args.out, init, command, args.workers, scale=args.scale)
     if folder is None:
         print('stopped; the same command goes on', file=sys.stderr)
         return stage_command.INTERRUPTED

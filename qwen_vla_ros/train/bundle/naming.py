@@ -27,6 +27,7 @@ from qwen_vla_ros.train.robots import Encoder
 from qwen_vla_ros.train.start import Start
 
 BATCH, RATE, HEAD_RATE, WARM_UP, LOOK, SEED = 48, 5e-4, 5e-3, 30, 100, 0
+HELD_WEIGHT = 20.0
 LOOKED_AT = 192  # held-out prompts of a set
 HELD_OUT = 20  # one prompt in so many
 
@@ -74,11 +75,13 @@ def fit_naming(
     shares: Mapping[str, float],
     steps: int,
     out: Path,
+    held: Sequence[str] = (),
 ) -> float | None:
     """
     Train the language model in place, as fit() tells.
 
-    shares: set -> how often it is drawn
+    shares: set -> how often it is drawn; held: those of the sets whose prompts stay what a
+    readout that goes on knows them as
     """
     naming, readout = Naming(begun, sets), begun.model.decoder.readout
     new = bool((readout.words_scale == 1).all())  # nothing goes by them yet
@@ -87,6 +90,10 @@ def fit_naming(
     torch.manual_seed(SEED)
     head = nn.Linear(len(readout.words_middle), naming.has.shape[1])
     chance = np.array([shares[name] for name in sets]) / sum(shares[name] for name in sets)
+    stays = torch.zeros(len(naming.texts), dtype=torch.bool)
+    for name in naming.rows.keys() & held:
+        stays[naming.rows[name]] = not new
+    before = readout.standardised(read_words(begun, naming.texts)).detach()
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((SEED, step))
@@ -95,9 +102,11 @@ def fit_naming(
         for which, name in enumerate(sets):
             rows += rng.choice(naming.trained(name), size=int((drawn == which).sum())).tolist()
         with sdpa_kernel(SDPBackend.MATH), fast():
-            told = head(naming.read(rows)).float()
+            words = naming.read(rows)
+            told = head(words).float()
         wrong = functional.binary_cross_entropy_with_logits(told, naming.has[rows])
-        return {'named': len(naming.words) * wrong}
+        moved = functional.smooth_l1_loss(words, before[rows], reduction='none').mean(-1)
+        return {'named': len(naming.words) * wrong, 'moved': (moved * stays[rows]).mean()}
 
     model = begun.model.backbone.model.language_model
     part = Part(
@@ -107,7 +116,7 @@ def fit_naming(
         lambda: {name: _held_out(naming, head, name) for name in sets},
         WARM_UP,
         LOOK,
-        {'named': 1.0},
+        {'named': 1.0, 'moved': HELD_WEIGHT},
     )
     seconds = fit(part, steps, out)
     if new and seconds is not None:

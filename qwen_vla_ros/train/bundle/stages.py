@@ -25,23 +25,19 @@ from typing import Any
 
 import torch
 
-from qwen_vla_ros.data.sample import Episodes
 from qwen_vla_ros.embodiment import Embodiment
 from qwen_vla_ros.errors import QwenVlaError
-from qwen_vla_ros.model.action_decoder import ActionDecoder
 from qwen_vla_ros.model.checkpoint import (
     from_pretrained,
     load_tokenizer,
     read_robots,
     save_checkpoint,
 )
-from qwen_vla_ros.model.initialise import fit_robots, with_vocabulary
-from qwen_vla_ros.model.processor import train_tokenizer
-from qwen_vla_ros.model.qwen_vla import QwenVLA
 from qwen_vla_ros.train.bundle.answering import fit_answers
+from qwen_vla_ros.train.bundle.beginning import SIZES, begin
 from qwen_vla_ros.train.bundle.drafting import fit_draft
 from qwen_vla_ros.train.bundle.fitting import FAST
-from qwen_vla_ros.train.bundle.frames import POINTS, TRAINING, VALUES
+from qwen_vla_ros.train.bundle.frames import TRAINING
 from qwen_vla_ros.train.bundle.naming import fit_naming
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.bundle.sight import fit_sight
@@ -49,25 +45,14 @@ from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.demo_data import ArrayEpisodes, kept, make_words
 from qwen_vla_ros.train.ranks import Ranks, open_ranks
 from qwen_vla_ros.train.recipe import CPT, SFT, T2A, Recipe
-from qwen_vla_ros.train.robots import Key, driven, find_robots
 from qwen_vla_ros.train.sources import DataSet
 from qwen_vla_ros.train.stage_loop import Every, StageRun
 from qwen_vla_ros.train.stage_step import ALONE
-from qwen_vla_ros.train.start import Start, sentences
 
-SIZES = {'ego': (96, 128), 'cam_left_wrist': (48, 64), 'cam_right_wrist': (48, 64)}
-VOCABULARY = 768
-READOUT = {
-    'readout_points': POINTS,
-    'readout_values': VALUES,
-    'readout_queries': 8,
-    'readout_draft': True,
-    'readout_layers': 2,
-    'joint_actions': 'relative',
-}
 # What comes before the stages: how many steps of what, and how often each set is drawn.
 NAMED = {'tabletop': 0.35, 'aloha': 0.1, 'rooms': 0.35, 'trace2d': 0.1, 'trace3d': 0.1}
-SEEN = {'tabletop': 0.57, 'aloha': 0.25, 'rooms': 0.18}
+HELD = ('tabletop', 'aloha', 'trace2d', 'trace3d')  # whose prompts a former run's readout knows
+SEEN = {'tabletop': 0.48, 'aloha': 0.22, 'rooms': 0.3}
 DRAFTED = {'tabletop': 0.55, 'aloha': 0.25, 'rooms': 0.1, 'trace2d': 0.05, 'trace3d': 0.05}
 READ = {'questions': 1.0, **dict.fromkeys(DRAFTED, 0.0)}
 SEEN_AGAIN = {
@@ -87,17 +72,17 @@ SETTLED = {
     'practicerooms': 0.25,
 }
 DRAFTED_AGAIN = {
-    'tabletop': 0.35,
-    'practicetabletop': 0.15,
-    'aloha': 0.15,
-    'practicealoha': 0.15,
-    'rooms': 0.06,
-    'practicerooms': 0.06,
-    'trace2d': 0.04,
-    'trace3d': 0.04,
+    'tabletop': 0.28,
+    'practicetabletop': 0.12,
+    'aloha': 0.16,
+    'practicealoha': 0.14,
+    'rooms': 0.12,
+    'practicerooms': 0.12,
+    'trace2d': 0.03,
+    'trace3d': 0.03,
 }
 PARTS = {
-    'naming': (500, fit_naming, NAMED),
+    'naming': (500, partial(fit_naming, held=HELD), NAMED),
     'sight': (8000, fit_sight, SEEN),
     'answers': (500, fit_answers, READ),
     'draft': (12000, fit_draft, DRAFTED),
@@ -110,7 +95,7 @@ ACTS = 'draft'  # whose checkpoint practises
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
     'robot manipulation': (('tabletop:Tabletop', 3200),),
     'bimanual manipulation': (('aloha:AlohaMaker', 900),),
-    'navigation': (('rooms:RoomsMaker', 250),),
+    'navigation': (('rooms:RoomsMaker', 400),),
     'synthetic': (('traces:Trace2DMaker', 250), ('traces:Trace3DMaker', 250)),
     'vision-language': (('questions:QuestionsMaker', 500),),
 }
@@ -189,8 +174,7 @@ def orders(scale: float = 1.0, acting: Path | None = None) -> dict[str, list[Ord
     first = TRAINING if acting is None else PRACTISING
     return {
         family: [
-            Order(maker, SIZES, first, max(2, round(episodes * scale)), acting)
-            for maker, episodes in sets
+            Order(maker, SIZES, first, _some(episodes, scale), acting) for maker, episodes in sets
         ]
         for family, sets in (SETS if acting is None else PRACTICE).items()
     }
@@ -230,57 +214,8 @@ def stage_sets(stage: str, sets: Sequence[DataSet], folder: Path) -> list[DataSe
     return [DataSet.of('synthetic', words), *real]
 
 
-def begin(before: Path, sets: Sequence[DataSet], first: bool) -> Start:
-    """
-    Return where a stage starts: the weights of a checkpoint, and the robots of the sets.
-
-    first: the checkpoint is of the seeing stage: it gets the words, views and statistics of all
-    families; later ones keep theirs.
-    """
-    parts = [data.training for data in sets]
-    model, tokenizer = from_pretrained(before, 'cpu', 'float32'), load_tokenizer(before)
-    robots = find_robots(parts, () if first else read_robots(before), relative=True)
-    if first:
-        tokenizer = _with_words(model, tokenizer, parts, robots)
-    return Start(model.train(), tokenizer, robots, before, not first)
-
-
-def _with_words(
-    model: QwenVLA, tokenizer: Any, parts: Sequence[Episodes], robots: Mapping[Key, Any]
-) -> Any:
-    """
-    Give a model the views, the horizon, a readout and a tokenizer of the families' own words.
-
-    A token that the former tokenizer had keeps its embedding; a new one begins as the mean of
-    what the former made of it. Return the tokenizer.
-    """
-    config = fit_robots(model.config, driven(robots))
-    inputs = replace(config.inputs, image_sizes=dict(SIZES))
-    decoder = replace(config.decoder, **READOUT)
-    words = train_tokenizer(sentences(parts, robots), VOCABULARY, inputs.views)
-    old, known = (
-        model.backbone.get_input_embeddings().weight.detach().clone(),
-        tokenizer.get_vocab(),
-    )
-    torch.manual_seed(0)
-    model.backbone.resize_token_embeddings(len(words), mean_resizing=False)
-    weight = model.backbone.get_input_embeddings().weight
-    with torch.no_grad():
-        for token, row in words.get_vocab().items():
-            if token in known:
-                weight[row] = old[known[token]]
-            else:
-                text = words.convert_tokens_to_string([token])
-                pieces = tokenizer(text, add_special_tokens=False)['input_ids']
-                weight[row] = old[pieces].mean(0)
-    backbone = with_vocabulary(config.backbone, words, len(words))
-    model.config = replace(config, inputs=inputs, backbone=backbone, decoder=decoder)
-    former = model.decoder.state_dict()
-    model.decoder = ActionDecoder(decoder, old.shape[1], tuple(SIZES))
-    model.decoder.load_state_dict(former, strict=False)  # the readout is new
-    for part in (model.decoder.action_out[2].weight, model.decoder.action_out[2].bias):
-        torch.nn.init.zeros_(part)  # what it adds to the draft
-    return words
+def _some(count: int, scale: float) -> int:
+    return max(2, round(count * scale))
 
 
 @contextlib.contextmanager
@@ -295,7 +230,12 @@ def _all_cores() -> Iterator[None]:
 
 
 def run_part(
-    part: str, before: Path, sets: Sequence[DataSet], out: Path, ranks: Ranks = ALONE
+    part: str,
+    before: Path,
+    sets: Sequence[DataSet],
+    out: Path,
+    ranks: Ranks = ALONE,
+    scale: float = 1.0,
 ) -> Path | None:
     """Train one of PARTS, on the first process alone, and return its checkpoint or None."""
     done = out / part / 'checkpoint'
@@ -305,7 +245,7 @@ def run_part(
         known = {data.episodes.source: data.episodes for data in sets}
         episodes = {source: known[source] for source in shares}
         with _all_cores():
-            seconds = fit(begun, episodes, shares, steps, out / part)
+            seconds = fit(begun, episodes, shares, _some(steps, scale), out / part)
         if seconds is None:
             return None
         facts = {'stage': part, 'text': None, 'optimisation_seconds': seconds}
@@ -355,6 +295,8 @@ def train_bundled(
     """
     Train the supervised stages one after another from a checkpoint that can see.
 
+    scale: other numbers of episodes and steps
+
     Return out/checkpoint, the last one in half the bytes with every stage's curves, or None when a
     signal stopped it.
     """
@@ -364,13 +306,14 @@ def train_bundled(
         sets = load_sets(out / 'data', workers, ranks, scale)
         before: Path | None = init
         for part in PARTS:
-            before = run_part(part, before, sets, out, ranks)
+            before = run_part(part, before, sets, out, ranks, scale)
             if before is None:
                 return None
             if part == ACTS:
                 sets += load_sets(out / 'data', workers, ranks, scale, before)
         for recipe in recipes:
-            before = run_stage(recipe, before, sets, out, command, ranks)
+            shorter = replace(recipe, steps=_some(recipe.steps, scale))
+            before = run_stage(shorter, before, sets, out, command, ranks)
             if before is None:
                 return None
             if ranks.first:
