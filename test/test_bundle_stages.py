@@ -16,8 +16,8 @@ from qwen_vla_ros.model.scene import Scene
 from qwen_vla_ros.train.bundle import stages
 from qwen_vla_ros.train.bundle.frames import POINTS, VALUES, Frame, Taught
 from qwen_vla_ros.train.bundle.growth import grow
-from qwen_vla_ros.train.bundle.naming import Naming
-from qwen_vla_ros.train.bundle.sentences import sentences_of
+from qwen_vla_ros.train.bundle.naming import Naming, fit_naming
+from qwen_vla_ros.train.bundle.sentences import read_words, sentences_of
 from qwen_vla_ros.train.bundle.shards import Order, ShardEpisodes, render
 from qwen_vla_ros.train.bundle.sight import fit_sight
 from qwen_vla_ros.train.robots import Encoder
@@ -167,6 +167,21 @@ def test_what_is_named_are_the_words_of_each_half_of_a_sentence(tmp_path, grey):
     said = naming.has[lift].reshape(2, -1).bool().tolist()
     halves = [[w for w, has in zip(naming.words, half, strict=True) if has] for half in said]
     assert halves == [['lift', 'the'], ['block', 'red']]
+
+
+def test_held_prompts_stay_what_a_readout_that_goes_on_knows_them_as(tmp_path, grey):
+    order = Order('grey:GreyMaker', SIZES, 5, 3)
+    episodes = ShardEpisodes.load(order, render(order, tmp_path, 1))
+    families = CHECKPOINT.with_name('families')
+    moved = []
+    for held in ((), ('grey',)):
+        begun = stages.begin(families, [DataSet.of('robot manipulation', episodes)], True)
+        texts = Naming(begun, {'grey': episodes}).texts
+        before = begun.model.decoder.readout.standardised(read_words(begun, texts))
+        fit_naming(begun, {'grey': episodes}, {'grey': 1.0}, 12, tmp_path / str(held), held)
+        now = begun.model.decoder.readout.standardised(read_words(begun, texts))
+        moved.append(float((now - before).detach().abs().mean()))
+    assert 0 < moved[1] < 0.7 * moved[0]
 
 
 def test_three_stages_lead_to_one_checkpoint_that_says_what_it_learnt(tmp_path, grey, monkeypatch):

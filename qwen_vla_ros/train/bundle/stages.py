@@ -82,7 +82,7 @@ DRAFTED_AGAIN = {
     'trace3d': 0.03,
 }
 PARTS = {
-    'naming': (500, partial(fit_naming, held=HELD), NAMED),
+    'naming': (1500, partial(fit_naming, held=HELD), NAMED),
     'sight': (8000, fit_sight, SEEN),
     'answers': (500, fit_answers, READ),
     'draft': (12000, fit_draft, DRAFTED),
@@ -95,7 +95,7 @@ ACTS = 'draft'  # whose checkpoint practises
 SETS: Mapping[str, tuple[tuple[str, int], ...]] = {
     'robot manipulation': (('tabletop:Tabletop', 3200),),
     'bimanual manipulation': (('aloha:AlohaMaker', 900),),
-    'navigation': (('rooms:RoomsMaker', 400),),
+    'navigation': (('rooms:RoomsMaker', 500),),
     'synthetic': (('traces:Trace2DMaker', 250), ('traces:Trace3DMaker', 250)),
     'vision-language': (('questions:QuestionsMaker', 500),),
 }
