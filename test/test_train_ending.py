@@ -8,6 +8,7 @@ import stage_lab
 from PIL import Image
 
 from qwen_vla_ros.evaluate.skill_worlds import ROBOTS
+from qwen_vla_ros.train import curves
 from qwen_vla_ros.train.curves import draw_log
 from qwen_vla_ros.train.ending import SIMULATED, held_out_line, next_line, way_of_losses
 from qwen_vla_ros.train.held_out import at_rest
@@ -43,11 +44,17 @@ def test_the_next_command_is_of_the_robot_and_of_adapters():
     assert next_line(Path('out'), ['scara'], Path('base')) == told
 
 
-def test_curves_without_held_out_errors_have_one_panel(tmp_path):
-    widths = []
-    for more in ({}, {'held_out': {'table': {'error_rad': 0.1}}}):
+def test_curves_have_a_panel_of_losses_and_one_for_each_source(tmp_path):
+    sizes = []
+    for sources in (0, 1, 4):
+        held_out = {f'table {number}': {'error_rad': 0.1} for number in range(sources)}
         log, picture = tmp_path / 'log.jsonl', tmp_path / 'curves.png'
-        log.write_text(json.dumps({'step': 1, 'success': 0.5, **more}) + '\n')
+        log.write_text(json.dumps({'step': 1, 'success': 0.5, 'held_out': held_out}) + '\n')
         draw_log(log, picture)
-        widths.append(Image.open(picture).width)
-    assert widths == [660, 1320]
+        sizes.append(Image.open(picture).size)
+    assert sizes == [(540, 360), (1080, 360), (1620, 720)]
+
+
+def test_a_curve_is_drawn_with_its_means():
+    steps, means = curves._means([(1, 1.0), (2, 3.0), (4, 5.0)], 2)
+    assert (steps, means) == ([1, 2, 4], [1.0, 2.0, 4.0])
