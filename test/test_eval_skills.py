@@ -15,7 +15,7 @@ from qwen_vla_ros.evaluate.kept_episodes import EPISODES
 from qwen_vla_ros.evaluate.skill_pictures import distances
 from qwen_vla_ros.evaluate.skill_worlds import SKILLS
 from qwen_vla_ros.evaluate.skills import chosen_skills, name_stages, possible_skills
-from qwen_vla_ros.evaluate.skills_summary import FIRST_STOP, IN_SIGHT, summarise_skills, table
+from qwen_vla_ros.evaluate.skills_summary import IN_SIGHT, summarise_skills, table
 from qwen_vla_ros.nodes.robot_kinds import kind_of
 from qwen_vla_ros.sim.tasks.environment import TasksEnv
 from qwen_vla_ros.sim.tasks.expert import TaskExpert
@@ -153,14 +153,13 @@ def test_a_robot_that_refuses_what_it_is_told_is_told():
     assert second == '1 of 2 [9, 91] %'
 
 
-def test_goals_in_sight_and_first_stops_are_lines_of_their_own():
-    rows = episodes('sft', 'navigation', [1, 1], in_sight=True, first_stop=True)
+def test_goals_in_sight_are_a_line_of_their_own():
+    rows = episodes('sft', 'navigation', [1, 1], in_sight=True)
     rows += [{**row, 'seed': 9, 'success': False, 'in_sight': False} for row in rows[:1]]
-    rows[1]['first_stop'] = False
     lines = summarise_skills(rows, ['sft'])['lines']
     counts = {name: (line['stages']['sft']['success'], line['stages']['sft']['episodes'])
               for name, line in lines.items()}  # fmt: skip
-    assert counts == {'navigation': (2, 3), IN_SIGHT: (2, 2), FIRST_STOP: (2, 3)}
+    assert counts == {'navigation': (2, 3), IN_SIGHT: (2, 2)}
 
 
 def test_questions_count_by_kind_beside_chance_and_traces_by_distance():

@@ -20,7 +20,6 @@ from qwen_vla_ros.evaluate.statistics import success_rate
 
 Found = dict[Any, Any]  # world -> success, or distance
 IN_SIGHT = 'navigation, goal in sight'
-FIRST_STOP = 'navigation, were the first STOP the end'
 TOLD_FROM = 0.05  # of the chunks: a policy that is refused says nothing of where it would go
 
 
@@ -64,8 +63,6 @@ def _outcomes(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool | float]]
         yield skill, seed, bool(row['success'])
     if row.get('in_sight'):
         yield IN_SIGHT, seed, bool(row['success'])
-    if 'first_stop' in row:
-        yield FIRST_STOP, seed, bool(row['first_stop'])
     for number, asked in enumerate(row.get('asked', ())):
         yield skill, (seed, number), bool(asked['right'])
         yield f'{skill}, {asked["kind"]}', (seed, number), bool(asked['right'])

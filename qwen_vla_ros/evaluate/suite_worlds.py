@@ -166,8 +166,8 @@ class Rooms:
         watched = Watched(AblatedPolicy(policy, {'instruction': task.instruction}))
         facts = run_episode(watched, seed, env=self._env, further=task.further)
         score = score_task(self._env.task, facts['track'], facts['stopped'])
-        told = _facts(task, {**facts, 'success': score.success}, watched, film)
-        return {**told, 'navigation': score.to_json(), 'first_stop': facts['first_stop']}
+        facts = {**facts, 'success': score.success}
+        return {**_facts(task, facts, watched, film), 'navigation': score.to_json()}
 
     def close(self) -> None:
         """Free the GL contexts."""

@@ -14,11 +14,11 @@ from qwen_vla_ros.errors import QwenVlaError
 from qwen_vla_ros.nodes.paced_simulation import PacedSimulation
 from qwen_vla_ros.sim.cameras import CameraInfo
 from qwen_vla_ros.sim.rooms.drive import Drift, Pose
-from qwen_vla_ros.sim.rooms.environment import STOP_S, TIME_LIMIT_S
+from qwen_vla_ros.sim.rooms.environment import TIME_LIMIT_S
 from qwen_vla_ros.sim.rooms.tasks import Task, sample_task
 from qwen_vla_ros.sim.rooms.world import SIZE, TICK_S, VIEW, RoomsWorld
 
-GIVES_UP_S = 3.0  # s at rest in a wrong place
+STANDS_S, GIVES_UP_S = 1.0, 3.0  # s at rest: arrived, if it is there; else the end
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class SimulatedBase(PacedSimulation):
 
     def _result(self) -> Arrival:
         x, y, _ = self.world.base.pose
-        arrived = self._moved and self._still_s >= STOP_S and self.task.reached(x, y)
+        arrived = self._moved and self._still_s >= STANDS_S and self.task.reached(x, y)
         ended = self._moved and self._still_s >= GIVES_UP_S
         done = arrived or ended or self.world.time >= TIME_LIMIT_S
         distance = self.task.distance(x, y)

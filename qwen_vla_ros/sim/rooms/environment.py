@@ -3,9 +3,8 @@ The rooms as a gymnasium environment, with the observation that a base gives ove
 
 Action: a chunk of eight waypoints (dx, dy in m, dtheta in rad) in base_link now. The base drives
 towards them for 0.5 s as the policy node's cmd_vel output makes it, then the next chunk is due.
-Waypoints that all stay within the contract's stop_m and stop_rad are STOP: the base comes to rest,
-and as over ROS the policy is asked again. A STOP that is said for STOP_S ends the episode, with
-reward 1 when the base stands on the goal's floor, else 0; 120 s truncate it. Importing this module
+Waypoints that all stay within the contract's stop_m and stop_rad are STOP and end the episode.
+Reward 1 when it stops on the goal's floor, else 0; 120 s truncate it. Importing this module
 registers 'qwen_vla_ros/Rooms-v0'.
 """
 
@@ -32,7 +31,6 @@ from qwen_vla_ros.types import ActionChunk, Observation
 
 ENVIRONMENT_ID = 'qwen_vla_ros/Rooms-v0'
 TIME_LIMIT_S = 120.0
-STOP_S = 2.0  # of nothing but STOP: it is meant
 
 
 class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -88,12 +86,11 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.instruction = self.task.instruction
         self.track = [self.task.start[:2]]
         self.stopped, self.refused, self._speed = False, 0, np.zeros(3)
-        self._stops, self._first_stop = 0, None
         self.recovery = Recovery.of(self._group)
         return self._observe(), self._facts()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Drive for 0.5 s along a chunk [8, 3]; a STOP brings it to rest; one that lasts ends."""
+        """Drive for 0.5 s along a chunk [8, 3]; STOP brings the base to rest and ends."""
         rows = np.asarray(action, np.float64)
         if rows.ndim != 2 or rows.shape[1] != 3 or not np.isfinite(rows).all():
             raise QwenVlaError(
@@ -105,12 +102,9 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self.world.step(1.0 / self._options['rate_hz'])
             self.track.append(self.world.base.pose[:2])
             self.driven()
-        self._stops = self._stops + 1 if self.stopped else 0
-        if self.stopped and self._first_stop is None:
-            self._first_stop = self.task.reached(*self.world.base.pose[:2])
         facts = self._facts()
-        truncated = not facts['stopped'] and self.world.time >= TIME_LIMIT_S
-        return self._observe(), float(facts['success']), facts['stopped'], truncated, facts
+        truncated = not self.stopped and self.world.time >= TIME_LIMIT_S
+        return self._observe(), float(facts['success']), self.stopped, truncated, facts
 
     def followed(self, chunk: ActionChunk) -> np.ndarray:
         """Return the waypoints [N, 3] that the policy node has the base follow for a chunk."""
@@ -167,17 +161,11 @@ class RoomsEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         }
 
     def _facts(self) -> dict[str, Any]:
-        """
-        Return what a policy may not see; distance_m and lengths are those of the metrics.
-
-        first_stop: whether the first STOP of all was at the goal, as where one ends an episode.
-        """
+        """Return what a policy may not see; distance_m and lengths are those of the metrics."""
         x, y, _ = self.world.base.pose
-        ended = self._stops * STEP_S >= STOP_S
         return {
-            'success': ended and self.task.reached(x, y),
-            'stopped': ended,
-            'first_stop': bool(self._first_stop),
+            'success': self.stopped and self.task.reached(x, y),
+            'stopped': self.stopped,
             'goal': self.task.goal.name,
             'room': self.world.room_name(),
             'distance_m': self.task.distance(x, y),
