@@ -160,6 +160,14 @@ def test_worlds_and_kinds_take_turns():
         (['--demo', '--actors', 'processes:0'], 'at least one process'),
         (['--demo', '--minutes', '0'], 'give more than 0'),
         (['--demo', '--rows', '-1'], 'give more than 0'),
+        (
+            ['--init', 'here', '--keep-weight', '0.1'],
+            'train rl --keep-weight: of what --keep names',
+        ),
+        (
+            ['--init', 'here', '--keep', 'turn', '--keep-weight', '0'],
+            'train rl --keep-weight 0.0: give',
+        ),
         (['--demo', '--keep', 'turn'], 'train rl --demo: it keeps nothing'),
         (['--init', 'here', '--keep', 'moon'], "world 'moon' is unknown"),
         (['--demo', '--lasting', '1'], 'give 0 or more, and less than 1'),

@@ -22,7 +22,6 @@ from qwen_vla_ros.transforms import Pipeline
 
 DECISIONS, A_STEP = 48, 16  # of each world, and looked at in a step of the optimiser
 STRAYS = Noise(0.15, 0.8)
-WEIGHT = 0.05  # of a nat, beside the loss of PPO; at 0.3 and 1 what was learnt moved less
 PLACE = 1_000_000_000  # a number that no iteration has
 
 

@@ -31,7 +31,7 @@ from qwen_vla_ros.train.interruption import noted_signals
 from qwen_vla_ros.train.ppo import ActorCritic, losses, rows_of
 from qwen_vla_ros.train.ranks import Ranks
 from qwen_vla_ros.train.rl_actors import LOCAL, Worlds, check_actors, open_worlds
-from qwen_vla_ros.train.rl_keep import WEIGHT, Kept
+from qwen_vla_ros.train.rl_keep import Kept
 from qwen_vla_ros.train.rl_policy import Actor, fresh_actor, load_actor
 from qwen_vla_ros.train.rl_recipe import Limits, RLRecipe
 from qwen_vla_ros.train.rollout import Noise, Rollout, roll_out
@@ -170,7 +170,7 @@ class RLRun:
         loss = policy + recipe.clips.value_weight * worth
         if self.kept is not None:
             drift = self.kept.drift(rng)
-            loss, told = loss + WEIGHT * drift, {**told, 'kept_kl': drift.item()}
+            loss, told = loss + self.recipe.keep_weight * drift, {**told, 'kept_kl': drift.item()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for weight in self.weights.values():

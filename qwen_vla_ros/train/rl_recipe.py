@@ -20,6 +20,7 @@ class RLRecipe:
     rows               of a chunk that are run before the next decision; 0: as usual in each world
     zero_errors        of the arms in `tasks`, (joint, rad or m) each; see sim/zero_errors.py
     keep               worlds in which the policy is to stay what it was, see train/rl_keep.py
+    keep_weight        of a nat of that, beside the loss of PPO
     minibatch          decisions a step of the optimiser
     freeze_vlm         train the decoder alone: a decision is seen once and not in every epoch
     noise              level of the random step's noise (None: the model's)
@@ -37,6 +38,7 @@ class RLRecipe:
     rows: int = 0
     zero_errors: ZeroErrors = ()
     keep: tuple[str, ...] = ()
+    keep_weight: float = 0.05  # at 0.3 and 1 what was learnt moved less
     epochs: int = 4
     minibatch: int = 256
     rate: float = 5e-6

@@ -86,6 +86,7 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
         'decisions': args.decisions,
         'rows': args.rows,
         'keep': tuple(args.keep.split(',')) if args.keep else None,
+        'keep_weight': args.keep_weight,
         'zero_errors': tuple(parse_zero_errors(args.zero_errors).items()) or None,
         'iterations': args.iterations,
         'epochs': args.epochs,
@@ -99,10 +100,11 @@ def rl_recipe_of(args: argparse.Namespace) -> 'RLRecipe':
     }
     _refuse_beside(args)
     positive = ('worlds', 'decisions', 'rows', 'iterations', 'epochs', 'batch', 'minutes', 'noise')
-    for name in positive:
+    for name in (*positive, 'keep_weight'):
         value = getattr(args, name)
         if value is not None and not value > 0:
-            raise QwenVlaError(f'train rl --{name} {value}: give more than 0')
+            option = name.replace('_', '-')
+            raise QwenVlaError(f'train rl --{option} {value}: give more than 0')
     for name in ('smooth', 'lasting'):
         value = getattr(args, name)
         if value is not None and not 0 <= value < 1:
@@ -124,6 +126,8 @@ def _refuse_beside(args: argparse.Namespace) -> None:
         raise QwenVlaError('train rl --preset: of --demo; else --init tells the size of the model')
     if args.demo and args.init:
         raise QwenVlaError('train rl --demo: it begins from nothing; give --demo or --init')
+    if args.keep_weight is not None and not args.keep:
+        raise QwenVlaError('train rl --keep-weight: of what --keep names; give both')
     if args.demo and args.keep:
         raise QwenVlaError('train rl --demo: it keeps nothing; give --keep with --init')
     if args.demo and args.world not in (None, 'turn'):
