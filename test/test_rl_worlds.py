@@ -210,8 +210,7 @@ def test_what_is_to_be_kept_stays(freeze_vlm, tmp_path, monkeypatch):
     recipe = dataclasses.replace(one, keep=('turn',), freeze_vlm=freeze_vlm, enough_kl=1e9)
     far = {}
     for weight in (0.0, 0.3):
-        monkeypatch.setattr('qwen_vla_ros.train.rl_loop.WEIGHT', weight)
-        run = build(tmp_path, recipe)
+        run = build(tmp_path, dataclasses.replace(recipe, keep_weight=weight))
         assert run.kept.drift(np.random.default_rng(0)).item() < 1e-6
         met = run.act()
         random = torch.randn(len(met.advantage), generator=torch.Generator().manual_seed(0))
