@@ -170,7 +170,7 @@ class RLRun:
         loss = policy + recipe.clips.value_weight * worth
         if self.kept is not None:
             drift = self.kept.drift(rng)
-            loss, told = loss + self.recipe.keep_weight * drift, {**told, 'kept_kl': drift.item()}
+            loss, told = loss + recipe.keep_weight * drift, {**told, 'kept_kl': drift.item()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for weight in self.weights.values():
