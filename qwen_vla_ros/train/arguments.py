@@ -134,7 +134,7 @@ ACTING: Table = {
         'help': 'of tasks: an arm whose joints read so much more than they are',
     },
     '--keep': {'help': 'worlds in which the policy is to stay what it was; with commas'},
-    '--keep-weight': {'type': float, 'help': 'of a nat from what it was (default: 0.05)'},
+    '--keep-weight': {'type': float, 'help': 'of a nat from what it was (default: 0.2)'},
     '--iterations': {'type': int, 'help': 'of acting and learning'},
     '--minutes': {
         'type': float,
