@@ -3,6 +3,7 @@
 import argparse
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import stage_lab
@@ -61,6 +62,14 @@ def test_the_help_of_a_stage_shows_its_own_options_and_that_it_goes_on(stage, ca
     told = capsys.readouterr().out
     assert set(re.findall(r'^  (--[a-z-]+)', told, re.M)) == set(OF_STAGE[stage])
     assert 'The same command goes on' in ' '.join(told.split())
+
+
+@pytest.mark.parametrize('stage', OF_STAGE)
+def test_a_run_without_a_folder_goes_to_that_of_its_stage(stage):
+    parser = argparse.ArgumentParser()
+    cli_arguments(parser)
+    assert parser.parse_args([stage]).out == Path('out') / stage
+    assert parser.parse_args([stage, '--out', 'mine']).out == Path('mine')
 
 
 def test_the_help_names_every_world():

@@ -46,8 +46,7 @@ Table = Mapping[str, Mapping[str, Any]]
 COMMON: Table = {
     '--out': {
         'type': Path,
-        'required': True,
-        'help': 'folder of the run; goes on if its state is there',
+        'help': 'folder of the run; goes on if its state is there (default: out/STAGE)',
     },
     '--device': {'default': 'auto', 'help': 'auto, cpu or cuda (default: auto)'},
 }
@@ -190,5 +189,6 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         added = chosen.add_parser(stage, help=what, description=told)
         for flag, settings in own.items():
             added.add_argument(flag, **settings)
+        added.set_defaults(out=Path('out') / stage)
         for flag in having.keys() - own.keys():
             added.add_argument(flag, action=_Foreign, stages=having[flag])
