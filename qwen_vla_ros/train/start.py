@@ -78,7 +78,11 @@ def refuse_nothing_to_start_from(recipe: Recipe) -> None:
 
 def recompute_blocks(model: QwenVLA) -> None:
     """Keep only what goes into each block of a model in training; the rest is computed again."""
-    model.backbone.gradient_checkpointing_enable({'use_reentrant': False})
+    backbone = model.backbone
+    if hasattr(backbone, 'activation_checkpointing_enable'):  # since transformers 5.23
+        backbone.activation_checkpointing_enable({'use_reentrant': False})
+    else:
+        backbone.gradient_checkpointing_enable({'use_reentrant': False})
     model.decoder.recompute = True
 
 
