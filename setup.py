@@ -113,7 +113,7 @@ EXTRAS = {
     ],
     'gr00t': ['pyzmq>=25.0'],  # servers and clients of GR00T's protocol
     'ray': ['ray>=2.40'],  # qwen-vla synthesise and train rl on many machines
-    'wandb': ['wandb>=0.18'],  # qwen-vla train --wandb
+    'wandb': ['wandb>=0.31'],  # qwen-vla train --wandb
     'rerun': ['rerun-sdk>=0.24'],  # viz_node's parameter rerun; 0.7 GB
     'dev': [
         'pytest>=8.0',
@@ -122,6 +122,7 @@ EXTRAS = {
         'ruff==0.17.5',
         'pre-commit>=3.5',
         'pyzmq>=25.0',
+        'wandb>=0.31',  # offline, in the tests
     ],
 }
 # What colcon needs where the underlay is the Python environment itself.

@@ -106,6 +106,14 @@ def test_only_the_rows_that_ran_count(tmp_path):
     assert ran.mask[0].all() and ran.mask[1, :, 0].tolist() == [0, 1, 1, *[0] * 5]
 
 
+def test_figures_go_to_weights_and_biases_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    assert build(tmp_path, dataclasses.replace(RECIPE, iterations=1)).fit(OFTEN, wandb='lab')
+    (told,) = (tmp_path / 'wandb').glob('offline-run-*/*.wandb')
+    assert b'clip_fraction' in told.read_bytes()
+
+
 def test_a_run_that_stopped_goes_on_to_the_same_bits_and_leaves_a_checkpoint(tmp_path):
     whole = build(tmp_path / 'whole')
     assert whole.fit(OFTEN)

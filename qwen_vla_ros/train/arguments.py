@@ -59,6 +59,7 @@ SEEING: Table = {
         'OUT/see, which the run small makes)',
     }
 }
+TOLD: Table = {'--wandb': {'metavar': 'PROJECT', 'help': 'tell Weights & Biases too'}}
 RENDERING: Table = {
     '--workers': {
         'type': int,
@@ -111,7 +112,6 @@ SUPERVISED: Table = {
         'metavar': 'STEPS',
         'help': f'held-out figures and pictures (default: {Every.look}, of --demo {DEMO.look})',
     },
-    '--wandb': {'metavar': 'PROJECT', 'help': 'tell Weights & Biases too'},
     **{
         f'--{name.replace("_", "-")}': {'type': kind, 'help': f'{text} (default: of the stage)'}
         for name, (kind, text) in OVERRIDES.items()
@@ -154,8 +154,8 @@ ACTING: Table = {
     '--seed': {'type': int, 'help': 'of worlds and noise'},
 }
 OF_STAGE: Mapping[str, Table] = {
-    **{stage: {**COMMON, **THREADS, **INIT, **SUPERVISED} for stage in STAGES},
-    RL: {**COMMON, **THREADS, **INIT, **ACTING},
+    **{stage: {**COMMON, **THREADS, **INIT, **TOLD, **SUPERVISED} for stage in STAGES},
+    RL: {**COMMON, **THREADS, **INIT, **TOLD, **ACTING},
     BUNDLED: {**COMMON, **THREADS, **SEEING, **RENDERING, **SHORTER},
     SMALL: {**COMMON, **RENDERING},
     TINY: {**COMMON, **RENDERING},

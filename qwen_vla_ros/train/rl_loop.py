@@ -203,17 +203,22 @@ class RLRun:
 
     # The run -----------------------------------------------------------------------------------
 
-    def fit(self, limits: Limits = UNLIMITED, begun: float | None = None) -> bool:
+    def fit(
+        self,
+        limits: Limits = UNLIMITED,
+        begun: float | None = None,
+        wandb: str | None = None,
+    ) -> bool:
         """
         Run to the end, or as long as another iteration fits; return False after a signal.
 
-        begun: time.monotonic() from which the minutes count. The state is saved at the end. A
-        collapse is an error: the state before it is told.
+        begun: time.monotonic() from which the minutes count; wandb: a project of Weights & Biases.
+        The state is saved at the end. A collapse is an error: the state before it is told.
         """
         begun = time.monotonic() if begun is None else begun
         self.out.mkdir(parents=True, exist_ok=True)
         self._describe()
-        watch, saved = Watch(self.out, self.iteration, None, {}), self.iteration
+        watch, saved = Watch(self.out, self.iteration, wandb, self.identity), self.iteration
         bar = tqdm(total=self.recipe.iterations, initial=self.iteration, desc='rl')
         with noted_signals(self._stop):
             while self.iteration < self.recipe.iterations and not self.stopping:

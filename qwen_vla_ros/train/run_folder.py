@@ -11,7 +11,7 @@ from qwen_vla_ros.train.recipe import RL
 LOG, RUN = 'log.jsonl', 'run.json'
 # What tells a folder of a run: one of these, or nothing beside what is made before them.
 MARKS = {SMALL: {'state.pt'}, TINY: {'state.pt'}, BUNDLED: {'see', 'sight'}}
-BEFORE = {'data', 'tensorboard', LOG}
+BEFORE = {'data', 'tensorboard', 'wandb', LOG}
 
 
 def claim(out: Path, stage: str) -> None:

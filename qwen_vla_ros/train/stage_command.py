@@ -58,7 +58,7 @@ def run_rl_from_arguments(args: argparse.Namespace) -> int:
         else:
             begin_anew(args.out)
         try:
-            done = run.fit(Limits(args.minutes), begun)
+            done = run.fit(Limits(args.minutes), begun, args.wandb)
             if not done:
                 print(f'stopped at iteration {run.iteration}; the same command goes on')
                 return INTERRUPTED

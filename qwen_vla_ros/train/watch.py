@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_vla_ros.errors import QwenVlaError
+from qwen_vla_ros.train.weights_biases import WeightsBiases
 
 # Dense bfloat16 peak in TFLOP/s, by a part of the GPU's name (vendors' data sheets).
 PEAKS = {'H200': 989.0, 'H100': 989.0, 'A100': 312.0, 'L40S': 362.0, '4090': 165.0, 'L4': 121.0}
@@ -60,7 +60,7 @@ class Watch:
         self.path = out / 'log.jsonl'
         self._forget(step)
         self._board = _tensorboard(out / 'tensorboard', step)
-        self._wandb = _wandb(wandb, out, settings) if wandb else None
+        self._wandb = WeightsBiases(wandb, out, step, settings) if wandb else None
 
     def _forget(self, step: int) -> None:
         """Drop lines behind a step, and a line that was cut short."""
@@ -86,7 +86,7 @@ class Watch:
             for name, value in flat.items():
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(flat, step=step)
+            self._wandb.tell(step, flat)
 
     def picture(self, step: int, name: str, path: Path) -> None:
         """Show a picture that was drawn."""
@@ -96,27 +96,22 @@ class Watch:
             self._board.add_image(
                 name, cv2.imread(str(path))[..., ::-1].copy(), step, dataformats='HWC'
             )
+        if self._wandb is not None:
+            self._wandb.picture(step, name, path)
 
     def film(self, step: int, name: str, frames: Sequence[np.ndarray], rate_hz: float) -> None:
         """Show frames uint8 [h, w, 3] as TensorBoard shows films: as a GIF that plays."""
+        if self._board is None and self._wandb is None:
+            return
+        gif = _gif(frames, rate_hz)
+        if self._wandb is not None:
+            self._wandb.film(step, name, gif)
         if self._board is None:
             return
-        from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        pictures, data = [Image.fromarray(frame) for frame in frames], io.BytesIO()
-        pictures[0].save(
-            data,
-            format='GIF',
-            save_all=True,
-            append_images=pictures[1:],
-            duration=round(1000 / rate_hz),
-            loop=0,
-        )
         height, width = frames[0].shape[:2]
-        shown = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=data.getvalue()
-        )
+        shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         summary = Summary(value=[Summary.Value(tag=name, image=shown)])
         self._board.file_writer.add_summary(summary, step)
 
@@ -125,7 +120,7 @@ class Watch:
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
 
 
 def _flat(entry: Mapping[str, Any], above: str = '') -> list[tuple[str, float]]:
@@ -148,12 +143,19 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _wandb(project: str, out: Path, settings: Mapping[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise QwenVlaError(f'--wandb: {error}; pip install wandb') from error
-    return wandb.init(project=project, dir=str(out), config=dict(settings), resume='allow')
+def _gif(frames: Sequence[np.ndarray], rate_hz: float) -> bytes:
+    from PIL import Image
+
+    pictures, data = [Image.fromarray(frame) for frame in frames], io.BytesIO()
+    pictures[0].save(
+        data,
+        format='GIF',
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 / rate_hz),
+        loop=0,
+    )
+    return data.getvalue()
 
 
 def memory_gb(device: torch.device) -> float:
